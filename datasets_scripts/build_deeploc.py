@@ -1,0 +1,199 @@
+"""
+Build the DeepLoc data sets: the published files -> Parquet that `load_dataset` and the Hub viewer read.
+
+    python datasets_scripts/build_deeploc.py \
+        --deeploc2 Swissprot_Train_Validation_dataset.csv --hpa hpa_testset.csv \
+        --deeploc1 deeploc_train.fasta deeploc_test.fasta --exclude never_train.csv.gz --out data/deeploc
+
+Each source is optional. Configurations of the result:
+
+    deeploc2         DeepLoc 2.0, train / validation (/ test) split by homology partition, several labels a protein
+    hpa              DeepLoc 2.0's independent test set from the Human Protein Atlas, eight of the ten labels
+    deeploc1         DeepLoc 1.0, train / test as published, the combined label Cytoplasm-Nucleus as both labels
+    deeploc1_single  the same with one label a protein; proteins with the combined label are dropped
+
+Add `--push-to-hub OWNER/NAME` to publish the folder as a data set repository.
+"""
+
+import argparse
+import csv
+import gzip
+import hashlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, Features, List, Value
+
+from protloc.sequences import SequenceError, clean_sequence, open_text, read_fasta
+from protloc.taxonomy import COMBINED_LABELS, COMPARTMENTS, KINGDOMS
+
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "sequence": Value("string"),
+        "kingdom": ClassLabel(names=[*KINGDOMS, "unknown"]),
+        "labels": List(ClassLabel(names=COMPARTMENTS)),
+        "membrane": Value("int8"),  # 1 membrane, 0 soluble, -1 unknown
+        "partition": Value("int8"),  # homology partition, -1 where the source has none
+    }
+)
+DEEPLOC2_COLUMNS = ["ACC", "Kingdom", "Partition", "Membrane", *COMPARTMENTS, "Sequence"]
+DEEPLOC1_HEADER = re.compile(r"^(?P<location>.+?)(?:-(?P<membrane>[MSU]))?$")
+MEMBRANE_FLAGS = {"M": 1, "S": 0, "U": -1, None: -1}
+
+Row = dict[str, object]
+
+
+def read_csv(path: Path, required: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a published CSV with their line numbers; `ValueError` names a missing column."""
+    csv.field_size_limit(sys.maxsize)
+    with open_text(path) as handle:
+        reader = csv.DictReader(handle)
+        missing = [column for column in required if column not in (reader.fieldnames or [])]
+        if missing:
+            raise ValueError(f"{path}: no column {missing[0]!r}; columns are {', '.join(reader.fieldnames or [])}")
+        for row in reader:
+            yield reader.line_num, row
+
+
+def positive_labels(path: Path, line: int, row: dict[str, str], columns: list[str]) -> list[str]:
+    labels = [name for name in columns if float(row[name])]
+    if not labels:
+        raise ValueError(f"{path}: line {line}: the protein has no location")
+    return labels
+
+
+def read_deeploc2(path: Path) -> Iterator[Row]:
+    for line, row in read_csv(path, DEEPLOC2_COLUMNS):
+        yield {
+            "id": row["ACC"],
+            "sequence": clean_sequence(row["Sequence"]),
+            "kingdom": row["Kingdom"],
+            "labels": positive_labels(path, line, row, COMPARTMENTS),
+            "membrane": int(float(row["Membrane"])),
+            "partition": int(row["Partition"]),
+        }
+
+
+def read_hpa(path: Path) -> Iterator[Row]:
+    columns = [name for name in COMPARTMENTS if name not in ("Extracellular", "Plastid")]
+    for line, row in read_csv(path, ["sid", "fasta", *columns]):
+        yield {
+            "id": row["sid"],
+            "sequence": clean_sequence(row["fasta"]),
+            "kingdom": "Metazoa",
+            "labels": positive_labels(path, line, row, columns),
+            "membrane": -1,
+            "partition": -1,
+        }
+
+
+def read_deeploc1(paths: list[Path]) -> Iterator[tuple[str, Row]]:
+    """Pairs of split and row from headers `>ACC Location-M/S/U [test]`; the membrane flag may be absent."""
+    for path in paths:
+        for header, sequence in read_fasta(path, full_header=True):
+            accession, location, *rest = header.split()
+            match = DEEPLOC1_HEADER.match(location)
+            name = match["location"].replace(".", " ")
+            labels = COMBINED_LABELS.get(name, [name])
+            if not set(labels) <= set(COMPARTMENTS):
+                raise ValueError(f"{path}: {accession}: unknown location {location!r}")
+            row = {
+                "id": accession,
+                "sequence": sequence,
+                "kingdom": "unknown",
+                "labels": labels,
+                "membrane": MEMBRANE_FLAGS[match["membrane"]],
+                "partition": -1,
+            }
+            yield ("test" if rest == ["test"] else "train"), row
+
+
+def read_exclusions(path: Path) -> tuple[set[str], set[str]]:
+    """Accessions and SHA-1 sums of sequences that must not be trained on."""
+    rows = [row for _, row in read_csv(path, ["accession", "sequence_sha1"])]
+    return {row["accession"] for row in rows}, {row["sequence_sha1"] for row in rows}
+
+
+def sha1(sequence: str) -> str:
+    return hashlib.sha1(sequence.encode()).hexdigest()
+
+
+def check_no_duplicates(splits: dict[str, list[Row]]) -> None:
+    """`ValueError` if one sequence stands in two splits: what is measured would have been learnt."""
+    seen: dict[str, tuple[str, object]] = {}
+    for split, rows in splits.items():
+        for row in rows:
+            other_split, other_id = seen.setdefault(row["sequence"], (split, row["id"]))
+            if other_split != split:
+                raise ValueError(
+                    f"the sequence of {row['id']} in {split} is also {other_id} in {other_split}: "
+                    "list one of them in the file given to --exclude"
+                )
+
+
+def build(args: argparse.Namespace) -> dict[str, dict[str, list[Row]]]:
+    """Configurations -> splits -> rows."""
+    configs: dict[str, dict[str, list[Row]]] = {}
+    if args.deeploc2:
+        partitions = {"train": args.train, "validation": args.validation, "test": args.test}
+        rows = list(read_deeploc2(args.deeploc2))
+        configs["deeploc2"] = {
+            split: [row for row in rows if row["partition"] in chosen] for split, chosen in partitions.items() if chosen
+        }
+        for split, chosen in partitions.items():
+            absent = set(chosen) - {row["partition"] for row in rows}
+            if absent:
+                raise ValueError(f"{args.deeploc2}: no partition {min(absent)}, asked for by --{split}")
+    if args.hpa:
+        configs["hpa"] = {"test": list(read_hpa(args.hpa))}
+    if args.deeploc1:
+        configs["deeploc1"] = {"train": [], "test": []}
+        for split, row in read_deeploc1(args.deeploc1):
+            configs["deeploc1"][split].append(row)
+        configs["deeploc1_single"] = {
+            split: [row for row in rows if len(row["labels"]) == 1] for split, rows in configs["deeploc1"].items()
+        }
+
+    if args.exclude:
+        accessions, sums = read_exclusions(args.exclude)
+        for name, splits in configs.items():
+            for split in splits.keys() - {"test"}:
+                kept = [r for r in splits[split] if r["id"] not in accessions and sha1(r["sequence"]) not in sums]
+                print(f"{name}/{split}: {len(splits[split]) - len(kept)} proteins excluded", file=sys.stderr)
+                splits[split] = kept
+
+    for name in ("deeploc1", "deeploc1_single"):
+        check_no_duplicates({f"{name}/{split}": rows for split, rows in configs.get(name, {}).items()})
+    # DeepLoc 2.0 and the HPA set are trained and tested together.
+    check_no_duplicates(
+        {f"{name}/{split}": rows for name in ("deeploc2", "hpa") for split, rows in configs.get(name, {}).items()}
+    )
+    return configs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--deeploc2", type=Path, help="DeepLoc 2.0's Swissprot_Train_Validation_dataset.csv[.gz]")
+    parser.add_argument("--hpa", type=Path, help="DeepLoc 2.0's hpa_testset.csv[.gz]")
+    parser.add_argument("--deeploc1", type=Path, nargs="+", default=[], help="DeepLoc 1.0's FASTA file(s)")
+    parser.add_argument("--exclude", type=Path, help="CSV with columns accession, sequence_sha1: never trained on")
+    parser.add_argument("--train", type=int, nargs="+", default=[0, 1, 2], help="partitions of DeepLoc 2.0 to train on")
+    parser.add_argument("--validation", type=int, nargs="+", default=[3], help="partitions for early stopping and calibration")
+    parser.add_argument("--test", type=int, nargs="+", default=[], help="partitions kept for a test split")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    args = parser.parse_args()
+
+    configs = build(args)
+    for name, splits in configs.items():
+        for split, rows in splits.items():
+            path = args.out / name / f"{split}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Dataset.from_list(rows, features=FEATURES).to_parquet(path)
+            print(f"{path}: {len(rows)} proteins", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Length-sorted batches under a token budget: little padding, and a known bound on memory."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+SPECIAL_TOKENS = 2  # <cls> and <eos>
+_POOL = 2048  # proteins sorted together when shuffling: enough to pad little, few enough to mix well
+
+
+def token_budget_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """
+    Group sequences of similar length, longest first.
+
+    Args:
+        lengths (`Sequence[int]`): Residues of each sequence; two special tokens are added to each.
+        max_tokens (`int`): The most tokens of a batch, padding included. A longer sequence is a batch of its own.
+
+    Returns:
+        `list[list[int]]`: Indices into `lengths`, each once.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
+        if batches and (len(batches[-1]) + 1) * (lengths[batches[-1][0]] + SPECIAL_TOKENS) <= max_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+class TokenBudgetBatchSampler(Sampler[list[int]]):
+    """
+    Shuffled batches for training: proteins of similar length together, batches in random order.
+
+    The order depends on `seed` and the epoch alone, so that a run that resumes sees the batches it would have seen.
+
+    Args:
+        lengths (`Sequence[int]`): Residues of each protein.
+        max_tokens (`int`): The most tokens of a batch, padding included.
+        seed (`int`): Seed of the order.
+        num_processes (`int`): The number of batches is cut to a multiple of it, since every process must step as often.
+    """
+
+    def __init__(self, lengths: Sequence[int], max_tokens: int, seed: int = 0, num_processes: int = 1):
+        self.lengths = lengths
+        self.max_tokens = max_tokens
+        self.seed = seed
+        self.num_processes = num_processes
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, and with it the order, of the next iteration."""
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        batches = []
+        for start in range(0, len(order), _POOL):
+            pool = order[start : start + _POOL]
+            pool_batches = token_budget_batches([self.lengths[i] for i in pool], self.max_tokens)
+            batches += [[pool[i] for i in batch] for batch in pool_batches]
+        shuffled = torch.randperm(len(batches), generator=generator).tolist()
+        kept = len(batches) // self.num_processes * self.num_processes
+        self._batches = [batches[i] for i in shuffled[:kept]]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)

@@ -1,0 +1,183 @@
+"""Metrics of localization as `evaluate.Metric` over scikit-learn, and the fitting of thresholds and calibration."""
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+from sklearn import metrics as sk
+from torch.nn import functional as F
+
+AVERAGES = ("micro", "macro", "weighted", "samples")
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
+    """
+    Mean distance between what a probability says and how often it holds, weighted by the bins' sizes.
+
+    Args:
+        labels (`np.ndarray`): 0 / 1, any shape; all values are pooled.
+        probabilities (`np.ndarray`): In [0, 1], the same shape.
+        bins (`int`): Bins of equal width.
+
+    Returns:
+        `float`: In [0, 1], 0 for a calibrated model.
+    """
+    labels, probabilities = np.ravel(labels), np.ravel(probabilities)
+    index = np.minimum((probabilities * bins).astype(int), bins - 1)
+    gaps = np.bincount(index, weights=probabilities - labels, minlength=bins)
+    return float(np.abs(gaps).sum() / labels.size)
+
+
+class LocalizationMetric(evaluate.Metric):
+    """
+    Scores of multi-label localization over a stated set of classes.
+
+    `compute(references=(n, classes) 0 / 1, predictions=(n, classes) 0 / 1, probabilities=(n, classes), classes=names)`
+    returns a dictionary: `classes` (names the averages are over), `num_proteins`, `subset_accuracy`,
+    `argmax_accuracy` (the most probable class is a true one), `jaccard` (mean over proteins), `calibration_error` (all
+    probabilities pooled, ten bins), and under `per_class` and `average` precision, recall, F1, AUROC and AUPRC, with MCC
+    and support for each class. A class without both positives and negatives has no AUROC; it is `None` and left out of
+    that average.
+    """
+
+    def _info(self):
+        sequence = datasets.Sequence(datasets.Value("float32"))
+        return evaluate.MetricInfo(
+            description="Multi-label protein localization scores",
+            citation="",
+            inputs_description=self.__doc__,
+            features=datasets.Features({"references": sequence, "predictions": sequence, "probabilities": sequence}),
+        )
+
+    def _compute(self, references, predictions, probabilities, classes):
+        labels = np.asarray(references, dtype=int)
+        predicted = np.asarray(predictions, dtype=int)
+        probabilities = np.asarray(probabilities, dtype=float)
+
+        precision, recall, f1, support = sk.precision_recall_fscore_support(labels, predicted, zero_division=0)
+        per_class = {}
+        for i, name in enumerate(classes):
+            mixed = 0 < support[i] < len(labels)
+            per_class[name] = {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "mcc": float(sk.matthews_corrcoef(labels[:, i], predicted[:, i])),
+                "auroc": float(sk.roc_auc_score(labels[:, i], probabilities[:, i])) if mixed else None,
+                "auprc": float(sk.average_precision_score(labels[:, i], probabilities[:, i])) if mixed else None,
+                "support": int(support[i]),
+            }
+        average = {}
+        ranked = [i for i in range(len(classes)) if 0 < support[i] < len(labels)]
+        for kind in AVERAGES:
+            p, r, f, _ = sk.precision_recall_fscore_support(labels, predicted, average=kind, zero_division=0)
+            average[kind] = {"precision": float(p), "recall": float(r), "f1": float(f)}
+            if kind != "samples":
+                average[kind]["auroc"] = float(
+                    sk.roc_auc_score(labels[:, ranked], probabilities[:, ranked], average=kind)
+                )
+                average[kind]["auprc"] = float(
+                    sk.average_precision_score(labels[:, ranked], probabilities[:, ranked], average=kind)
+                )
+        top = probabilities.argmax(axis=1)
+        return {
+            "classes": list(classes),
+            "num_proteins": len(labels),
+            "subset_accuracy": float(sk.accuracy_score(labels, predicted)),
+            "argmax_accuracy": float(labels[np.arange(len(labels)), top].mean()),
+            "jaccard": float(sk.jaccard_score(labels, predicted, average="samples", zero_division=0)),
+            "calibration_error": expected_calibration_error(labels, probabilities),
+            "average": average,
+            "per_class": per_class,
+        }
+
+
+class MembraneMetric(evaluate.Metric):
+    """
+    Scores of the membrane head: `compute(references, predictions, probabilities)`, each of shape `(n,)`, returns
+    `num_proteins`, `accuracy`, `precision`, `recall`, `f1`, `mcc`, `auroc`, `auprc` and `calibration_error`.
+    """
+
+    def _info(self):
+        value = datasets.Value("float32")
+        return evaluate.MetricInfo(
+            description="Membrane or soluble",
+            citation="",
+            inputs_description=self.__doc__,
+            features=datasets.Features({"references": value, "predictions": value, "probabilities": value}),
+        )
+
+    def _compute(self, references, predictions, probabilities):
+        labels = np.asarray(references, dtype=int)
+        predicted = np.asarray(predictions, dtype=int)
+        probabilities = np.asarray(probabilities, dtype=float)
+        mixed = 0 < labels.sum() < len(labels)
+        return {
+            "num_proteins": len(labels),
+            "accuracy": float(sk.accuracy_score(labels, predicted)),
+            "precision": float(sk.precision_score(labels, predicted, zero_division=0)),
+            "recall": float(sk.recall_score(labels, predicted, zero_division=0)),
+            "f1": float(sk.f1_score(labels, predicted, zero_division=0)),
+            "mcc": float(sk.matthews_corrcoef(labels, predicted)),
+            "auroc": float(sk.roc_auc_score(labels, probabilities)) if mixed else None,
+            "auprc": float(sk.average_precision_score(labels, probabilities)) if mixed else None,
+            "calibration_error": expected_calibration_error(labels, probabilities),
+        }
+
+
+def fit_calibration(logits: torch.Tensor, labels: torch.Tensor) -> tuple[list[float], list[float]]:
+    """
+    Scale and bias of each class that make `sigmoid(scale * logit + bias)` likeliest (Platt 1999).
+
+    Args:
+        logits (`torch.Tensor` of shape `(n, classes)`): Raw.
+        labels (`torch.Tensor` of shape `(n, classes)`): 0 / 1, or class indices of shape `(n,)` for a softmax, where
+            one scale is shared by all classes (temperature scaling with biases).
+
+    Returns:
+        `tuple[list[float], list[float]]`: Scales and biases, one a class.
+    """
+    logits = logits.double()
+    multi_label = labels.ndim == 2
+    scale = torch.ones(logits.shape[1] if multi_label else 1, dtype=torch.double, requires_grad=True)
+    bias = torch.zeros(logits.shape[1], dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([scale, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        calibrated = logits * scale + bias
+        if multi_label:
+            loss = F.binary_cross_entropy_with_logits(calibrated, labels.double())
+        else:
+            loss = F.cross_entropy(calibrated, labels)
+        # Keeps a class without positives or negatives finite.
+        loss = loss + 1e-6 * (scale.square().sum() + bias.square().sum())
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return scale.detach().expand(logits.shape[1]).tolist(), bias.detach().tolist()
+
+
+def fit_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """
+    The probability from which calling one class positive gives the largest MCC (as DeepLoc 2.0 does).
+
+    Args:
+        labels, probabilities (`np.ndarray` of shape `(n,)`)
+
+    Returns:
+        `float`: Half-way between the two probabilities it separates; 0.5 where the class has no positive or negative.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    labels, ranked = np.asarray(labels)[order].astype(float), probabilities[order]
+    positives, total = labels.sum(), len(labels)
+    if positives in (0, total):
+        return 0.5
+    true_positives = np.cumsum(labels)[:-1]
+    called = np.arange(1, total)
+    covariance = true_positives * total - called * positives
+    mcc = covariance / np.sqrt(called * (total - called) * positives * (total - positives))
+    mcc[ranked[:-1] == ranked[1:]] = -1  # equal probabilities can't be separated
+    best = int(mcc.argmax())
+    return float((ranked[best] + ranked[best + 1]) / 2)

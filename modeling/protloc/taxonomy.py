@@ -1,0 +1,11 @@
+"""Label sets and their order."""
+
+from .models.configuration_deeploc import COMPARTMENTS
+
+# Labels of DeepLoc 1.0 that stand for two compartments at once.
+COMBINED_LABELS = {"Cytoplasm-Nucleus": ["Cytoplasm", "Nucleus"]}
+
+KINGDOMS = ["Metazoa", "Fungi", "Viridiplantae", "Other"]
+MEMBRANE = ["Soluble", "Membrane"]
+
+__all__ = ["COMBINED_LABELS", "COMPARTMENTS", "KINGDOMS", "MEMBRANE"]
