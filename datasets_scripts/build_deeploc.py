@@ -21,12 +21,15 @@ import gzip
 import hashlib
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, List, Value
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi, get_token
 
-from protloc.sequences import SequenceError, clean_sequence, open_text, read_fasta
+from protloc.sequences import clean_sequence, open_text, read_fasta
 from protloc.taxonomy import COMBINED_LABELS, COMPARTMENTS, KINGDOMS
 
 FEATURES = Features(
@@ -43,7 +46,17 @@ DEEPLOC2_COLUMNS = ["ACC", "Kingdom", "Partition", "Membrane", *COMPARTMENTS, "S
 DEEPLOC1_HEADER = re.compile(r"^(?P<location>.+?)(?:-(?P<membrane>[MSU]))?$")
 MEMBRANE_FLAGS = {"M": 1, "S": 0, "U": -1, None: -1}
 
-Row = dict[str, object]
+CARD_TEMPLATE = Path(__file__).resolve().parents[1] / "model_cards" / "dataset_deeploc.md.jinja"
+DESCRIPTIONS = {
+    "deeploc2": "DeepLoc 2.0's cross-validation set: several labels a protein, split by homology partition.",
+    "hpa": "DeepLoc 2.0's independent test set from the Human Protein Atlas: eight of the ten labels "
+    "(no Extracellular, no Plastid), membrane type unknown.",
+    "deeploc1": "DeepLoc 1.0 as published; its combined label Cytoplasm-Nucleus is given as both labels.",
+    "deeploc1_single": "DeepLoc 1.0 with one label a protein: those labelled Cytoplasm-Nucleus are dropped.",
+}
+
+Row = dict[str, Any]
+Configs = dict[str, dict[str, list[Row]]]
 
 
 def read_csv(path: Path, required: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -122,31 +135,34 @@ def sha1(sequence: str) -> str:
 
 
 def check_no_duplicates(splits: dict[str, list[Row]]) -> None:
-    """`ValueError` if one sequence stands in two splits: what is measured would have been learnt."""
-    seen: dict[str, tuple[str, object]] = {}
+    """`ValueError` if a sequence of a training or validation split stands in another: it would be learnt, then scored."""
+    seen: dict[str, tuple[str, str]] = {}
     for split, rows in splits.items():
         for row in rows:
             other_split, other_id = seen.setdefault(row["sequence"], (split, row["id"]))
-            if other_split != split:
+            if other_split != split and not (split.endswith("/test") and other_split.endswith("/test")):
                 raise ValueError(
                     f"the sequence of {row['id']} in {split} is also {other_id} in {other_split}: "
                     "list one of them in the file given to --exclude"
                 )
 
 
-def build(args: argparse.Namespace) -> dict[str, dict[str, list[Row]]]:
-    """Configurations -> splits -> rows."""
-    configs: dict[str, dict[str, list[Row]]] = {}
+def build(args: argparse.Namespace) -> tuple[Configs, Counter]:
+    """Configurations -> splits -> rows, and how many proteins were excluded from each (configuration, split)."""
+    configs: Configs = {}
     if args.deeploc2:
-        partitions = {"train": args.train, "validation": args.validation, "test": args.test}
         rows = list(read_deeploc2(args.deeploc2))
-        configs["deeploc2"] = {
-            split: [row for row in rows if row["partition"] in chosen] for split, chosen in partitions.items() if chosen
-        }
+        partitions = {"train": args.train, "validation": args.validation, "test": args.test}
         for split, chosen in partitions.items():
             absent = set(chosen) - {row["partition"] for row in rows}
             if absent:
                 raise ValueError(f"{args.deeploc2}: no partition {min(absent)}, asked for by --{split}")
+        twice = [p for p, count in Counter(sum(partitions.values(), [])).items() if count > 1]
+        if twice:
+            raise ValueError(f"partition {twice[0]} is asked for by two splits")
+        configs["deeploc2"] = {
+            split: [row for row in rows if row["partition"] in chosen] for split, chosen in partitions.items() if chosen
+        }
     if args.hpa:
         configs["hpa"] = {"test": list(read_hpa(args.hpa))}
     if args.deeploc1:
@@ -157,12 +173,13 @@ def build(args: argparse.Namespace) -> dict[str, dict[str, list[Row]]]:
             split: [row for row in rows if len(row["labels"]) == 1] for split, rows in configs["deeploc1"].items()
         }
 
+    excluded: Counter = Counter()
     if args.exclude:
         accessions, sums = read_exclusions(args.exclude)
         for name, splits in configs.items():
             for split in splits.keys() - {"test"}:
                 kept = [r for r in splits[split] if r["id"] not in accessions and sha1(r["sequence"]) not in sums]
-                print(f"{name}/{split}: {len(splits[split]) - len(kept)} proteins excluded", file=sys.stderr)
+                excluded[name, split] = len(splits[split]) - len(kept)
                 splits[split] = kept
 
     for name in ("deeploc1", "deeploc1_single"):
@@ -171,7 +188,85 @@ def build(args: argparse.Namespace) -> dict[str, dict[str, list[Row]]]:
     check_no_duplicates(
         {f"{name}/{split}": rows for name in ("deeploc2", "hpa") for split, rows in configs.get(name, {}).items()}
     )
-    return configs
+    return configs, excluded
+
+
+def describe(configs: Configs, excluded: Counter) -> list[dict]:
+    """What the card's tables show, counted from the rows."""
+    described = []
+    for name, splits in configs.items():
+        tables = []
+        for split, rows in splits.items():
+            membrane = Counter(row["membrane"] for row in rows)
+            labels = Counter(label for row in rows for label in row["labels"])
+            tables.append(
+                {
+                    "name": split,
+                    "proteins": len(rows),
+                    "partitions": ", ".join(str(p) for p in sorted({row["partition"] for row in rows})),
+                    "excluded": excluded[name, split],
+                    "multi_label": sum(len(row["labels"]) > 1 for row in rows),
+                    "membrane": f"{membrane[1]} / {membrane[0]} / {membrane[-1]}",
+                    "labels": {label: labels[label] for label in COMPARTMENTS},
+                }
+            )
+        described.append(
+            {
+                "name": name,
+                "description": DESCRIPTIONS[name],
+                "partitioned": name == "deeploc2",
+                "splits": tables,
+            }
+        )
+    return described
+
+
+def write(configs: Configs, excluded: Counter, out: Path, repo_id: str) -> None:
+    """Write Parquet files and the card, which tells `load_dataset` and the Hub viewer where they are."""
+    for name, splits in configs.items():
+        for split, rows in splits.items():
+            path = out / name / f"{split}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Dataset.from_list(rows, features=FEATURES).to_parquet(path)
+            print(f"{path}: {len(rows)} proteins, {excluded[name, split]} excluded", file=sys.stderr)
+
+    card_data = DatasetCardData(
+        pretty_name="DeepLoc subcellular localization",
+        license=["cc-by-4.0", "cc-by-sa-4.0"],
+        task_categories=["text-classification"],
+        task_ids=["multi-label-classification"],
+        tags=["biology", "protein", "subcellular-localization"],
+        configs=[
+            {
+                "config_name": name,
+                "data_files": [{"split": split, "path": f"{name}/{split}.parquet"} for split in splits],
+            }
+            for name, splits in configs.items()
+        ],
+    )
+    card = DatasetCard.from_template(
+        card_data,
+        template_path=str(CARD_TEMPLATE),
+        repo_id=repo_id,
+        labels=COMPARTMENTS,
+        configs=describe(configs, excluded),
+    )
+    card.save(out / "README.md")
+
+
+def push(folder: Path, repo_id: str, private: bool) -> None:
+    """Publish the folder in one commit."""
+    api = HfApi()
+    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    # Parquet files and the card only, whatever else lies in the folder.
+    commit = api.upload_folder(
+        folder_path=folder,
+        repo_id=repo_id,
+        repo_type="dataset",
+        allow_patterns=["README.md", "*/*.parquet"],
+        commit_message="Build with datasets_scripts/build_deeploc.py",
+    )
+    print(commit.commit_url, file=sys.stderr)
 
 
 def main() -> None:
@@ -179,20 +274,28 @@ def main() -> None:
     parser.add_argument("--deeploc2", type=Path, help="DeepLoc 2.0's Swissprot_Train_Validation_dataset.csv[.gz]")
     parser.add_argument("--hpa", type=Path, help="DeepLoc 2.0's hpa_testset.csv[.gz]")
     parser.add_argument("--deeploc1", type=Path, nargs="+", default=[], help="DeepLoc 1.0's FASTA file(s)")
-    parser.add_argument("--exclude", type=Path, help="CSV with columns accession, sequence_sha1: never trained on")
-    parser.add_argument("--train", type=int, nargs="+", default=[0, 1, 2], help="partitions of DeepLoc 2.0 to train on")
-    parser.add_argument("--validation", type=int, nargs="+", default=[3], help="partitions for early stopping and calibration")
+    parser.add_argument("--exclude", type=Path, help="CSV with columns accession, sequence_sha1: kept out of training")
+    parser.add_argument("--train", type=int, nargs="+", default=[0, 1, 2], help="DeepLoc 2.0 partitions to train on")
+    parser.add_argument(
+        "--validation", type=int, nargs="+", default=[3], help="partitions for early stopping and calibration"
+    )
     parser.add_argument("--test", type=int, nargs="+", default=[], help="partitions kept for a test split")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="publish the folder as this data set repository")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
     args = parser.parse_args()
+    if not (args.deeploc2 or args.hpa or args.deeploc1):
+        parser.error("give at least one of --deeploc2, --hpa and --deeploc1")
+    if args.push_to_hub and get_token() is None:
+        parser.error("--push-to-hub needs you to be logged in: run `hf auth login`, or set HF_TOKEN")
 
-    configs = build(args)
-    for name, splits in configs.items():
-        for split, rows in splits.items():
-            path = args.out / name / f"{split}.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Dataset.from_list(rows, features=FEATURES).to_parquet(path)
-            print(f"{path}: {len(rows)} proteins", file=sys.stderr)
+    try:
+        configs, excluded = build(args)
+    except ValueError as error:
+        parser.exit(2, f"build_deeploc: {error}\n")
+    write(configs, excluded, args.out, args.push_to_hub or str(args.out))
+    if args.push_to_hub:
+        push(args.out, args.push_to_hub, args.private)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@ Train DeepLoc.
 
     # a toy run on a CPU, under a minute
     accelerate launch --cpu training/train_deeploc.py training/configs/toy.yaml
-    # the shipped checkpoint, on two cores or one GPU
+    # the shipped checkpoint on two cores (accelerate gives a process one thread unless told), or on one GPU
+    accelerate launch --cpu --num_cpu_threads_per_process 2 training/train_deeploc.py training/configs/deeploc.yaml
     accelerate launch training/train_deeploc.py training/configs/deeploc.yaml
     # many GPUs, another width, from a data set on the Hub
     accelerate launch --multi_gpu training/train_deeploc.py training/configs/deeploc.yaml \
@@ -32,7 +33,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import AutoTokenizer, get_cosine_schedule_with_warmup
+from transformers import AutoTokenizer, get_cosine_schedule_with_warmup, pipeline
 
 from protloc import ASSETS, DeepLocConfig, DeepLocForSequenceClassification
 from protloc.batching import TokenBudgetBatchSampler, token_budget_batches
@@ -315,10 +316,13 @@ def main() -> None:
     # Calibration and thresholds, on raw logits of the best epoch
     accelerator.wait_for_everyone()
     best = DeepLocForSequenceClassification.from_pretrained(output_dir / "best").to(accelerator.device)
+    best.load_state_dict({name: value.bfloat16().float() for name, value in best.state_dict().items()})
     fit_decisions(best.config, *predict_logits(accelerator, best, validation_loader))
     if accelerator.is_main_process:
-        best.to(torch.bfloat16).save_pretrained(output_dir)
-        tokenizer.save_pretrained(output_dir)
+        # Weights are stored in bfloat16, at half the size; the configuration keeps float32 to compute in.
+        stored = {name: value.bfloat16() for name, value in best.state_dict().items()}
+        locator = pipeline("protein-localization", model=best, tokenizer=tokenizer)
+        locator.save_pretrained(output_dir, state_dict=stored)
         print(f"saved {output_dir}")
     accelerator.end_training()
 

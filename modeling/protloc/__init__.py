@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, EsmTokenizer
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .models.configuration_deeploc import DeepLocConfig
 from .models.modeling_deeploc import DeepLocForSequenceClassification, DeepLocModel
+from .pipelines.pipeline_protein_localization import ProteinLocalizationPipeline
 
 ASSETS = Path(__file__).parent / "assets"  # the checkpoints that the package ships
 
@@ -14,4 +16,22 @@ AutoTokenizer.register(DeepLocConfig, EsmTokenizer)
 AutoModel.register(DeepLocConfig, DeepLocModel)
 AutoModelForSequenceClassification.register(DeepLocConfig, DeepLocForSequenceClassification)
 
-__all__ = ["ASSETS", "DeepLocConfig", "DeepLocForSequenceClassification", "DeepLocModel"]
+PIPELINE_REGISTRY.register_pipeline(
+    "protein-localization",
+    pipeline_class=ProteinLocalizationPipeline,
+    pt_model=AutoModelForSequenceClassification,
+    default={"model": (str(ASSETS / "deeploc"), "main")},
+    type="text",
+)
+# `save_pretrained` writes this into a model's config.json, where the path of this installation has no place.
+ProteinLocalizationPipeline._registered_impl = {
+    "protein-localization": {"impl": ProteinLocalizationPipeline, "pt": (AutoModelForSequenceClassification,), "type": "text"}
+}
+
+__all__ = [
+    "ASSETS",
+    "DeepLocConfig",
+    "DeepLocForSequenceClassification",
+    "DeepLocModel",
+    "ProteinLocalizationPipeline",
+]

@@ -139,24 +139,25 @@ def fit_calibration(logits: torch.Tensor, labels: torch.Tensor) -> tuple[list[fl
     """
     logits = logits.double()
     multi_label = labels.ndim == 2
-    scale = torch.ones(logits.shape[1] if multi_label else 1, dtype=torch.double, requires_grad=True)
+    # Its exponential is the scale: a negative one would turn a class's ranking around.
+    log_scale = torch.zeros(logits.shape[1] if multi_label else 1, dtype=torch.double, requires_grad=True)
     bias = torch.zeros(logits.shape[1], dtype=torch.double, requires_grad=True)
-    optimizer = torch.optim.LBFGS([scale, bias], max_iter=200, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([log_scale, bias], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure():
         optimizer.zero_grad()
-        calibrated = logits * scale + bias
+        calibrated = logits * log_scale.exp() + bias
         if multi_label:
             loss = F.binary_cross_entropy_with_logits(calibrated, labels.double())
         else:
             loss = F.cross_entropy(calibrated, labels)
         # Keeps a class without positives or negatives finite.
-        loss = loss + 1e-6 * (scale.square().sum() + bias.square().sum())
+        loss = loss + 1e-6 * (log_scale.square().sum() + bias.square().sum())
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    return scale.detach().expand(logits.shape[1]).tolist(), bias.detach().tolist()
+    return log_scale.detach().exp().expand(logits.shape[1]).tolist(), bias.detach().tolist()
 
 
 def fit_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:

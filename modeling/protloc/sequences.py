@@ -139,7 +139,9 @@ def _clean_body(body: list[tuple[int, str]]) -> str:
 
 
 def read_sequences(
-    sources: Iterable[Source], on_error: Callable[[SequenceError], None] | None = None
+    sources: Iterable[Source],
+    on_error: Callable[[SequenceError], None] | None = None,
+    max_length: int | None = None,
 ) -> Iterator[tuple[str, str]]:
     """
     Read proteins from FASTA, CSV or TSV files, told apart by their content.
@@ -151,6 +153,7 @@ def read_sequences(
         sources: Paths (`-` for standard input) or open handles, text or binary.
         on_error: Called with each bad record, which is then left out. By default the first one is raised. A file that
             can't be read on is always raised.
+        max_length: Refuse longer sequences.
 
     Yields:
         `tuple[str, str]`: Id and sequence.
@@ -173,10 +176,10 @@ def read_sequences(
                     raise SequenceError(name, "this id was used before; ids must be unique", record, line)
                 try:
                     sequence = _clean_body(body)
-                except InvalidResidueError as error:
-                    raise SequenceError(name, str(error), record, error.line) from None
+                    if max_length is not None:
+                        shorten(sequence, max_length, "error")
                 except ValueError as error:
-                    raise SequenceError(name, str(error), record, line) from None
+                    raise SequenceError(name, str(error), record, getattr(error, "line", line)) from None
             except SequenceError as error:
                 if on_error is None:
                     raise

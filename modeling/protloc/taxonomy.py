@@ -6,6 +6,6 @@ from .models.configuration_deeploc import COMPARTMENTS
 COMBINED_LABELS = {"Cytoplasm-Nucleus": ["Cytoplasm", "Nucleus"]}
 
 KINGDOMS = ["Metazoa", "Fungi", "Viridiplantae", "Other"]
-MEMBRANE = ["Soluble", "Membrane"]
+MEMBRANE = ["soluble", "membrane"]
 
 __all__ = ["COMBINED_LABELS", "COMPARTMENTS", "KINGDOMS", "MEMBRANE"]

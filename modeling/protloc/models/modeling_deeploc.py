@@ -169,6 +169,12 @@ class DeepLocPreTrainedModel(PreTrainedModel):
             init.zeros_(module.weight[module.padding_idx])
 
 
+    def residue_mask(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Boolean mask `(batch, length)` of the residues, without special tokens and padding."""
+        special = (input_ids == self.config.cls_token_id) | (input_ids == self.config.eos_token_id)
+        return attention_mask.bool() & ~special
+
+
 class DeepLocModel(DeepLocPreTrainedModel):
     """DeepLoc without heads: residues -> recurrent states, attention, and one vector a protein."""
 
@@ -203,7 +209,7 @@ class DeepLocModel(DeepLocPreTrainedModel):
             [`DeepLocModelOutput`]
         """
         mask = attention_mask.bool() if attention_mask is not None else input_ids != self.config.pad_token_id
-        residue_mask = mask & (input_ids != self.config.cls_token_id) & (input_ids != self.config.eos_token_id)
+        residue_mask = self.residue_mask(input_ids, mask)
         hidden = self.convolutions(self.embeddings(input_ids), mask)
         states = self.dropout(self.encoder(self.dropout(hidden), mask))
         context, attentions = self.decoder(states, residue_mask)
@@ -221,14 +227,23 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         self.membrane_classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
-    def prepare_sequence(self, text: str) -> str:
+    def prepare_sequence(self, text: str) -> tuple[str, str]:
         """
-        Clean a sequence and apply the configuration's length policy, for the tokenizer.
+        Clean a sequence and apply the configuration's length policy.
+
+        Returns:
+            `tuple[str, str]`: The whole cleaned sequence, and what of it the tokenizer should get.
 
         Raises:
             ValueError: If the text is no protein sequence, or too long under the policy `"error"`.
         """
-        return shorten(clean_sequence(text), self.config.max_length, self.config.length_policy)
+        whole = clean_sequence(text)
+        return whole, shorten(whole, self.config.max_length, self.config.length_policy)
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Calibrated logits `(batch, num_labels)` as probabilities: a sigmoid, or a softmax if single-label."""
+        multi_label = self.config.problem_type == "multi_label_classification"
+        return logits.sigmoid() if multi_label else logits.softmax(dim=-1)
 
     @can_return_tuple
     def forward(
@@ -261,7 +276,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
 
         thresholds = logits.new_tensor(config.thresholds)
         if config.problem_type == "multi_label_classification":
-            margins = logits.sigmoid() - thresholds
+            margins = self.probabilities(logits) - thresholds
             localizations = (margins >= 0) | F.one_hot(margins.argmax(dim=-1), config.num_labels).bool()
         else:
             localizations = F.one_hot(logits.argmax(dim=-1), config.num_labels).bool()

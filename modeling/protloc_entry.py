@@ -1,0 +1,94 @@
+"""
+The `protloc` command's front door.
+
+It stands outside the package because importing anything in `protloc` imports transformers, which takes seconds: here
+`--help`, `--version` and usage errors are answered at once.
+"""
+
+import argparse
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+FORMATS = (".csv", ".jsonl", ".parquet")
+
+
+class VersionAction(argparse.Action):
+    """Looks the version up only when asked for."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(f"protloc {version('protloc')}")
+        parser.exit()
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def output_path(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{text!r} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r} for {text!r}")
+    return path
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="protloc", description="Protein subcellular localization.")
+    parser.add_argument("--version", action=VersionAction, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    predict = commands.add_parser(
+        "predict",
+        help="compartments and membrane type for every protein of a FASTA, CSV or TSV file",
+        description="Predict ten compartments and membrane type for every protein, one row each.",
+    )
+    predict.add_argument(
+        "inputs", nargs="+", metavar="FASTA", help="FASTA, CSV or TSV, plain or gzipped; - for standard input"
+    )
+    predict.add_argument("--model", metavar="ID_OR_DIR", help="Hub name or folder (default: the shipped model)")
+    predict.add_argument(
+        "-o", "--output", type=output_path, metavar="OUT", help=".csv, .jsonl or .parquet (default: CSV to the terminal)"
+    )
+    predict.add_argument("--resume", action="store_true", help="go on with an unfinished OUT after a kill")
+    predict.add_argument(
+        "--on-error",
+        choices=["stop", "skip"],
+        default="stop",
+        help="stop at a bad record before anything is predicted, or skip it and list it in OUT.errors.csv",
+    )
+    predict.add_argument(
+        "--length-policy",
+        choices=["middle", "error"],
+        help="for proteins longer than the model reads: cut the middle out, or refuse (default: the model's, middle)",
+    )
+    predict.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto)")
+    predict.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="auto: bfloat16 where the hardware has it natively, else float32",
+    )
+    predict.add_argument(
+        "--max-tokens-per-batch", type=positive_int, default=16_384, metavar="N", help="bounds memory (default: 16384)"
+    )
+    return parser
+
+
+def main() -> None:
+    parser = build_parser()
+    args = parser.parse_args()
+    if args.resume and args.output is None:
+        parser.error("--resume needs -o OUT, the file to go on with")
+
+    from protloc import cli
+
+    sys.exit(cli.predict(args))
+
+
+if __name__ == "__main__":
+    main()
