@@ -3,7 +3,7 @@ Build the DeepLoc data sets: the published files -> Parquet that `load_dataset` 
 
     python datasets_scripts/build_deeploc.py \
         --deeploc2 Swissprot_Train_Validation_dataset.csv --hpa hpa_testset.csv \
-        --deeploc1 deeploc_train.fasta deeploc_test.fasta --exclude never_train.csv.gz --out data/deeploc
+        --deeploc1 deeploc_train.fasta deeploc_test.fasta --exclude hpa_testset.csv --out data/deeploc
 
 Each source is optional. Configurations of the result:
 
@@ -17,8 +17,8 @@ Add `--push-to-hub OWNER/NAME` to publish the folder as a data set repository.
 
 import argparse
 import csv
-import gzip
 import hashlib
+import itertools
 import re
 import sys
 from collections import Counter
@@ -29,7 +29,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi, get_token
 
-from protloc.sequences import clean_sequence, open_text, read_fasta
+from protloc.sequences import clean_sequence, open_text, read_fasta, read_sequences
 from protloc.taxonomy import COMBINED_LABELS, COMPARTMENTS, KINGDOMS
 
 FEATURES = Features(
@@ -124,10 +124,21 @@ def read_deeploc1(paths: list[Path]) -> Iterator[tuple[str, Row]]:
             yield ("test" if rest == ["test"] else "train"), row
 
 
-def read_exclusions(path: Path) -> tuple[set[str], set[str]]:
-    """Accessions and SHA-1 sums of sequences that must not be trained on."""
-    rows = [row for _, row in read_csv(path, ["accession", "sequence_sha1"])]
-    return {row["accession"] for row in rows}, {row["sequence_sha1"] for row in rows}
+def read_exclusions(paths: list[Path]) -> tuple[set[str], set[str]]:
+    """Ids and SHA-1 sums of sequences never to train on, from tables with columns accession and sequence_sha1 or from
+    proteins themselves (FASTA, or a table with sequences, such as a test set)."""
+    ids, sums = set(), set()
+    for path in paths:
+        with open_text(path) as handle:
+            header = handle.readline()
+        if "sequence_sha1" in header:
+            pairs = ((row["accession"], row["sequence_sha1"]) for _, row in read_csv(path, ["accession"]))
+        else:
+            pairs = ((protein_id, sha1(sequence)) for protein_id, sequence in read_sequences([path]))
+        for protein_id, digest in pairs:
+            ids.add(protein_id)
+            sums.add(digest)
+    return ids, sums
 
 
 def sha1(sequence: str) -> str:
@@ -135,7 +146,7 @@ def sha1(sequence: str) -> str:
 
 
 def check_no_duplicates(splits: dict[str, list[Row]]) -> None:
-    """`ValueError` if a sequence of a training or validation split stands in another: it would be learnt, then scored."""
+    """`ValueError` if a sequence stands in two splits (not both tests): it would be learnt, then scored."""
     seen: dict[str, tuple[str, str]] = {}
     for split, rows in splits.items():
         for row in rows:
@@ -157,7 +168,7 @@ def build(args: argparse.Namespace) -> tuple[Configs, Counter]:
             absent = set(chosen) - {row["partition"] for row in rows}
             if absent:
                 raise ValueError(f"{args.deeploc2}: no partition {min(absent)}, asked for by --{split}")
-        twice = [p for p, count in Counter(sum(partitions.values(), [])).items() if count > 1]
+        twice = [p for p, count in Counter(itertools.chain(*partitions.values())).items() if count > 1]
         if twice:
             raise ValueError(f"partition {twice[0]} is asked for by two splits")
         configs["deeploc2"] = {
@@ -175,10 +186,10 @@ def build(args: argparse.Namespace) -> tuple[Configs, Counter]:
 
     excluded: Counter = Counter()
     if args.exclude:
-        accessions, sums = read_exclusions(args.exclude)
+        ids, sums = read_exclusions(args.exclude)
         for name, splits in configs.items():
             for split in splits.keys() - {"test"}:
-                kept = [r for r in splits[split] if r["id"] not in accessions and sha1(r["sequence"]) not in sums]
+                kept = [r for r in splits[split] if r["id"] not in ids and sha1(r["sequence"]) not in sums]
                 excluded[name, split] = len(splits[split]) - len(kept)
                 splits[split] = kept
 
@@ -274,7 +285,13 @@ def main() -> None:
     parser.add_argument("--deeploc2", type=Path, help="DeepLoc 2.0's Swissprot_Train_Validation_dataset.csv[.gz]")
     parser.add_argument("--hpa", type=Path, help="DeepLoc 2.0's hpa_testset.csv[.gz]")
     parser.add_argument("--deeploc1", type=Path, nargs="+", default=[], help="DeepLoc 1.0's FASTA file(s)")
-    parser.add_argument("--exclude", type=Path, help="CSV with columns accession, sequence_sha1: kept out of training")
+    parser.add_argument(
+        "--exclude",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="proteins kept out of training and validation: FASTA, tables of sequences, or of accession, sequence_sha1",
+    )
     parser.add_argument("--train", type=int, nargs="+", default=[0, 1, 2], help="DeepLoc 2.0 partitions to train on")
     parser.add_argument(
         "--validation", type=int, nargs="+", default=[3], help="partitions for early stopping and calibration"

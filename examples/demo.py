@@ -39,7 +39,7 @@ def main() -> None:
             ).rstrip()
         )
     print(
-        f"\n{len(known)} proteins: most probable compartment right for {top_right}, all compartments right for "
+        f"\n{len(known)} proteins: first-named compartment right for {top_right}, all compartments right for "
         f"{exactly_right}, membrane type right for {membrane_right}."
     )
 

@@ -52,7 +52,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--model", metavar="ID_OR_DIR", help="Hub name or folder (default: the shipped model)")
     predict.add_argument(
-        "-o", "--output", type=output_path, metavar="OUT", help=".csv, .jsonl or .parquet (default: CSV to the terminal)"
+        "-o",
+        "--output",
+        type=output_path,
+        metavar="OUT",
+        help=".csv, .jsonl or .parquet (default: CSV to the terminal)",
     )
     predict.add_argument("--resume", action="store_true", help="go on with an unfinished OUT after a kill")
     predict.add_argument(

@@ -5,7 +5,7 @@ Measure a DeepLoc model on a split that was not trained on.
     python training/evaluate_deeploc.py --dataset data/deeploc --config hpa --split test
     python training/evaluate_deeploc.py --dataset data/deeploc --config deeploc2 --split validation
     # another model, with all scores as JSON
-    python training/evaluate_deeploc.py --model runs/deeploc --dataset OWNER/NAME --config hpa --split test --out hpa.json
+    python training/evaluate_deeploc.py --model runs/deeploc --dataset OWNER/NAME --config hpa --out hpa.json
 
 Averages are over the classes that have a positive in the split, and name them.
 """

@@ -95,7 +95,8 @@ def read_config(arguments: list[str]) -> TrainingConfig:
         )
         return OmegaConf.to_object(config)
     except (OmegaConfBaseException, OSError) as error:
-        print(f"train_deeploc: {str(error).splitlines()[0]}", file=sys.stderr)
+        place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        print(f"train_deeploc: {place}{str(error).splitlines()[0]}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -164,16 +165,16 @@ def fit_decisions(model_config: DeepLocConfig, logits, membrane_logits, labels, 
         model_config.membrane_threshold = fit_threshold(membrane_labels[:, 0], probabilities[:, 0])
 
 
-def validation_scores(model_config: DeepLocConfig, logits, membrane_logits, labels, membrane_labels) -> dict[str, float]:
+def validation_scores(logits, membrane_logits, labels, membrane_labels) -> dict[str, float]:
+    """What is logged after each epoch: at the threshold 0.5, before any calibration."""
     if labels.ndim == 2:
         probabilities, references = logits.sigmoid().numpy(), labels.int().numpy()
         predictions = (probabilities >= 0.5).astype(int)
     else:
         probabilities = logits.softmax(dim=-1).numpy()
         references, predictions = (np.eye(logits.shape[1], dtype=int)[i] for i in (labels, logits.argmax(dim=-1)))
-    classes = list(model_config.id2label.values())
     result = LocalizationMetric().compute(
-        references=references, predictions=predictions, probabilities=probabilities, classes=classes
+        references=references, predictions=predictions, probabilities=probabilities, classes=COMPARTMENTS
     )
     scores = {
         "macro_auprc": result["average"]["macro"]["auprc"],
@@ -280,6 +281,8 @@ def main() -> None:
             mininterval=5,
         )
         for batch in bar:
+            # Masking and dropout depend on the batch's place alone: a run that resumes goes on as if never stopped.
+            torch.manual_seed(hash((config.seed, progress.epoch, progress.batch, accelerator.process_index)))
             special = (batch["input_ids"] == tokenizer.cls_token_id) | (batch["input_ids"] == tokenizer.eos_token_id)
             masked = torch.rand(batch["input_ids"].shape, device=accelerator.device) < config.mask_rate
             masked &= batch["attention_mask"].bool() & ~special
@@ -300,7 +303,7 @@ def main() -> None:
                 if progress.step % config.checkpoint_steps == 0:
                     save_checkpoint(accelerator, checkpoint_dir, progress, config.checkpoints_kept)
 
-        scores = validation_scores(model_config, *predict_logits(accelerator, model, validation_loader))
+        scores = validation_scores(*predict_logits(accelerator, model, validation_loader))
         accelerator.log({f"validation/{name}": value for name, value in scores.items()}, progress.step)
         accelerator.print(
             f"epoch {progress.epoch + 1}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items())

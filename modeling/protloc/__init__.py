@@ -25,7 +25,11 @@ PIPELINE_REGISTRY.register_pipeline(
 )
 # `save_pretrained` writes this into a model's config.json, where the path of this installation has no place.
 ProteinLocalizationPipeline._registered_impl = {
-    "protein-localization": {"impl": ProteinLocalizationPipeline, "pt": (AutoModelForSequenceClassification,), "type": "text"}
+    "protein-localization": {
+        "impl": ProteinLocalizationPipeline,
+        "pt": (AutoModelForSequenceClassification,),
+        "type": "text",
+    }
 }
 
 __all__ = [

@@ -43,12 +43,11 @@ def predict(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace, inputs: list[str], spool: Path) -> int:
     out: Path | None = args.output
-    unfinished = out is not None and prediction.partial_path(out).exists()
-    if unfinished and not args.resume:
+    if out and not args.resume and prediction.partial_path(out).exists():
         raise ValueError(
             f"{prediction.partial_path(out)} is an unfinished run: add --resume to go on with it, or delete it"
         )
-    if args.resume and not unfinished and out.exists():
+    if out and args.resume and out.exists() and not prediction.partial_path(out).exists():
         print(f"protloc: {out} is complete, nothing to resume", file=sys.stderr)
         return 0
 
@@ -73,11 +72,11 @@ def _predict(args: argparse.Namespace, inputs: list[str], spool: Path) -> int:
 
     records = read_sequences(inputs, (lambda error: None) if skip else None, longest)
     done = 0
-    if unfinished:
+    if out and prediction.partial_path(out).exists():
         done = prediction.skip_finished(records, prediction.read_finished(out), out)
     model, tokenizer = prediction.load_model(model_name, args.device, args.dtype, policy)
-    rows = prediction.predict(records, model, tokenizer, args.max_tokens_per_batch)
-    rows = tqdm(rows, total=total, initial=done, unit=" proteins", disable=not show_bars)
+    predicted = prediction.predict(records, model, tokenizer, args.max_tokens_per_batch)
+    rows = tqdm(predicted, total=total, initial=done, unit=" proteins", disable=not show_bars)
     if out:
         prediction.write_rows(rows, out, prediction.columns(config))
     else:

@@ -35,9 +35,9 @@ class LocalizationMetric(evaluate.Metric):
     `compute(references=(n, classes) 0 / 1, predictions=(n, classes) 0 / 1, probabilities=(n, classes), classes=names)`
     returns a dictionary: `classes` (names the averages are over), `num_proteins`, `subset_accuracy`,
     `argmax_accuracy` (the most probable class is a true one), `jaccard` (mean over proteins), `calibration_error` (all
-    probabilities pooled, ten bins), and under `per_class` and `average` precision, recall, F1, AUROC and AUPRC, with MCC
-    and support for each class. A class without both positives and negatives has no AUROC; it is `None` and left out of
-    that average.
+    probabilities pooled, ten bins), and under `per_class` and `average` precision, recall, F1, AUROC and AUPRC, with
+    MCC and support for each class. A class without both positives and negatives has no AUROC and AUPRC; they are `None`
+    and left out of those averages.
     """
 
     def _info(self):

@@ -183,56 +183,46 @@ def skip_finished(records: Iterator[tuple[str, str]], finished: Iterable[str], o
     return count
 
 
-def write_rows(rows: Iterable[Row], out: Path, names: list[str]) -> int:
+def write_rows(rows: Iterable[Row], out: Path, names: list[str]) -> None:
     """
     Write predictions to a `.csv`, `.jsonl` or `.parquet` file, which appears only when it is complete.
 
     Until then rows are appended to `OUT.partial`, from which a killed run resumes.
-
-    Returns:
-        `int`: Rows in the file.
     """
     partial = partial_path(out)
     with open(partial, "a", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row) + "\n")
+    if out.suffix == ".jsonl":
+        os.replace(partial, out)
+        return
+    complete = out.with_name(out.name + ".complete")
     with open(partial, encoding="utf-8") as file:
         finished = (json.loads(line) for line in file)
-        if out.suffix == ".jsonl":
-            count = sum(1 for _ in finished)
-            complete = partial
+        if out.suffix == ".parquet":
+            write_parquet(finished, complete)
         else:
-            complete = out.with_name(out.name + ".complete")
-            if out.suffix == ".parquet":
-                count = write_parquet(finished, complete)
-            else:
-                with open(complete, "w", newline="", encoding="utf-8") as table:
-                    count = write_csv(finished, table, names)
+            with open(complete, "w", newline="", encoding="utf-8") as table:
+                write_csv(finished, table, names)
     os.replace(complete, out)
-    partial.unlink(missing_ok=True)
-    return count
+    partial.unlink()
 
 
-def write_csv(rows: Iterable[Row], file: IO[str], names: list[str]) -> int:
-    """Write rows as CSV to an open text file, each as it comes."""
-    count = 0
+def write_csv(rows: Iterable[Row], file: IO[str], names: list[str]) -> None:
+    """Write rows as CSV to an open text file, each as it comes (a reader may be waiting at a pipe's end)."""
     writer = csv.DictWriter(file, names, lineterminator="\n")
     writer.writeheader()
-    for count, row in enumerate(rows, start=1):
+    for row in rows:
         writer.writerow(row)
         file.flush()
-    return count
 
 
-def write_parquet(rows: Iterator[Row], path: Path) -> int:
+def write_parquet(rows: Iterator[Row], path: Path) -> None:
     """Write rows as Parquet in row groups of bounded size."""
-    count = 0
     writer = None
     while group := list(itertools.islice(rows, 65_536)):
         table = pa.Table.from_pylist(group)
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)
-        count += len(group)
     if writer:
         writer.close()
-    return count

@@ -7,7 +7,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from .models.protein_sequence import InvalidResidueError, clean_sequence, shorten
 
@@ -43,19 +43,20 @@ def open_text(source: Source) -> IO[str]:
     Raises:
         SequenceError: If there is no such file.
     """
+    handle: Any = source
     if isinstance(source, io.TextIOBase):
-        return source
+        return handle
     if str(source) == "-":
-        source = sys.stdin.buffer
-    if isinstance(source, (str, Path)):
+        handle = sys.stdin.buffer
+    elif isinstance(source, (str, Path)):
         try:
-            source = open(source, "rb")
+            handle = open(source, "rb")
         except OSError as error:
             raise SequenceError(str(source), error.strerror or str(error)) from None
-    buffered = source if isinstance(source, io.BufferedReader) else io.BufferedReader(source)
-    if buffered.peek(2)[:2] == b"\x1f\x8b":
-        buffered = gzip.GzipFile(fileobj=buffered)
-    return io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape")
+    buffered = handle if isinstance(handle, io.BufferedReader) else io.BufferedReader(handle)
+    compressed = buffered.peek(2)[:2] == b"\x1f\x8b"
+    binary: Any = gzip.GzipFile(fileobj=buffered) if compressed else buffered
+    return io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape")
 
 
 def source_name(source: Source) -> str:
@@ -83,7 +84,9 @@ def _read_lines(handle: IO[str], name: str) -> Iterator[tuple[int, str]]:
 
 def _fasta_records(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
     """Line of the header, header, numbered lines of the sequence."""
-    start, header, body = 0, None, []
+    start = 0
+    header: str | None = None
+    body: list[tuple[int, str]] = []
     for number, line in lines:
         if line.startswith(">"):
             if header is not None:
@@ -129,12 +132,12 @@ def _clean_body(body: list[tuple[int, str]]) -> str:
     try:
         return clean_sequence("".join(text for _, text in body))
     except InvalidResidueError as error:
-        position = error.position
+        end = 0
         for number, text in body:
-            letters = len("".join(text.split()))
-            if position <= letters:
-                raise InvalidResidueError(error.letter, position, line=number) from None
-            position -= letters
+            end += len("".join(text.split()))
+            if error.position <= end:
+                error.line = number
+                break
         raise
 
 
@@ -159,8 +162,8 @@ def read_sequences(
         `tuple[str, str]`: Id and sequence.
 
     Raises:
-        SequenceError: Naming file, record and line, for a missing, damaged or empty file, one that is no FASTA or table,
-            a record without id or residues, a sign that is no residue, and an id seen before.
+        SequenceError: Naming file, record and line, for a missing, damaged or empty file, one that is no FASTA or
+            table, a record without id or residues, a sign that is no residue, and an id seen before.
     """
     seen: set[str] = set()
     for source in sources:

@@ -1,6 +1,7 @@
 """DeepLoc: convolutions, a bidirectional LSTM and an attention decoder over a protein's residues."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -137,7 +138,9 @@ class DeepLocAttentionDecoder(nn.Module):
         attentions = []
         for _ in range(self.steps):
             if self.gradient_checkpointing and self.training:
-                context, weights = self._gradient_checkpointing_func(self.attend, states, keys, query, residue_mask)
+                # transformers sets the function when checkpointing is switched on
+                checkpoint: Any = self._gradient_checkpointing_func
+                context, weights = checkpoint(self.attend, states, keys, query, residue_mask)
             else:
                 context, weights = self.attend(states, keys, query, residue_mask)
             query, memory = self.cell(context, (query, memory))
@@ -167,7 +170,6 @@ class DeepLocPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
             init.zeros_(module.weight[module.padding_idx])
-
 
     def residue_mask(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Boolean mask `(batch, length)` of the residues, without special tokens and padding."""
@@ -281,7 +283,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         else:
             localizations = F.one_hot(logits.argmax(dim=-1), config.num_labels).bool()
 
-        loss = None
+        loss: Any = None
         if labels is not None:
             if config.problem_type == "multi_label_classification":
                 weights = logits.new_tensor(config.positive_weights) if config.positive_weights else None

@@ -23,8 +23,8 @@ class ProteinLocalizationPipeline(Pipeline):
     - `localizations` (`list[str]`): the labels that reach their threshold, most probable first;
     - `scores` (`dict[str, float]`): the calibrated probability of every label;
     - `membrane` (`float`): the probability of a membrane protein;
-    - `attention` (`list[float]` or `None`): the weight of each residue in the summary that the heads read, summing to 1;
-      0 for residues of a long protein that the length policy left out.
+    - `attention` (`list[float]` or `None`): the weight of each residue in the summary that the heads read, summing to
+      1; 0 for residues of a long protein that the length policy left out.
 
     A text that is no protein sequence raises `ValueError`.
     """
@@ -65,7 +65,7 @@ class ProteinLocalizationPipeline(Pipeline):
         if return_attention:
             read = outputs["attention"][0][outputs["residue_mask"][0]].tolist()
             head = (len(read) + 1) // 2
-            left_out = outputs["residues"].item() - len(read)
+            left_out = int(outputs["residues"]) - len(read)
             attention = read[:head] + [0.0] * left_out + read[head:]
         return {
             "localizations": [labels[i] for i in sorted(chosen, key=lambda i: -scores[i])],

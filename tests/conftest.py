@@ -1,0 +1,106 @@
+"""Fixtures for every test. Caches go to a temporary folder, and the Hub is never asked."""
+
+import csv
+import os
+import random
+import runpy
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+_HOME = tempfile.TemporaryDirectory(prefix="protloc-tests-")
+os.environ["HF_HOME"] = _HOME.name
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+from transformers import pipeline
+
+from protloc import ASSETS, DeepLocConfig, DeepLocForSequenceClassification
+from protloc.prediction import load_model
+from protloc.taxonomy import COMPARTMENTS, KINGDOMS
+
+ROOT = Path(__file__).parents[1]
+
+TINY_DEEPLOC = {
+    "embedding_size": 8,
+    "conv_filters": 4,
+    "second_conv_channels": 12,
+    "lstm_size": 8,
+    "attention_size": 8,
+    "decoder_size": 8,
+    "decoder_steps": 3,
+    "hidden_size": 16,
+    "max_length": 60,
+}
+
+
+def tiny_deeploc(**overrides) -> DeepLocForSequenceClassification:
+    """A random DeepLoc of a few thousand weights, ready to predict."""
+    torch.manual_seed(0)
+    return DeepLocForSequenceClassification(DeepLocConfig(**{**TINY_DEEPLOC, **overrides})).eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return load_model(ASSETS / "deeploc")[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory, tokenizer) -> Path:
+    """A folder as training leaves it: weights, configuration, tokenizer and remote code."""
+    folder = tmp_path_factory.mktemp("tiny") / "deeploc"
+    pipeline("protein-localization", model=tiny_deeploc(), tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The real data, which are not part of the repository."""
+    folder = Path(os.environ.get("PROTLOC_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set PROTLOC_DATA to their folder")
+    return folder
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Run a script of the repository in this process: exit code, standard output, standard error."""
+
+    def run(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(ROOT / script), *map(str, arguments)])
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def deeploc2_csv(path: Path, proteins: int = 80) -> Path:
+    """A made-up file in the layout of DeepLoc 2.0: residues tell the label, so that there is something to learn."""
+    generator = random.Random(0)
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ACC", "Kingdom", "Partition", "Membrane", *COMPARTMENTS, "Sequence"])
+        for i in range(proteins):
+            labels = {i % 10} | ({(i + 1) % 10} if i % 4 == 0 else set())
+            sequence = "M" + "".join(generator.choices("ACDEFGHIKL"[i % 10] + "MNPQ", k=generator.randint(20, 90)))
+            flags = [float(label in labels) for label in range(10)]
+            writer.writerow([f"P{i:05}", KINGDOMS[i % 4], i // 10 % 4, float(i % 3 == 0), *flags, sequence])
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory) -> Path:
+    """A small data set in the form that `build_deeploc.py` gives it."""
+    folder = tmp_path_factory.mktemp("data")
+    source = deeploc2_csv(folder / "deeploc2.csv")
+    script = ROOT / "datasets_scripts" / "build_deeploc.py"
+    subprocess.run([sys.executable, script, "--deeploc2", source, "--out", folder / "deeploc"], check=True)
+    return folder / "deeploc"

@@ -1,0 +1,185 @@
+"""What every model family must do. A family joins by adding a tester to `FAMILIES`."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+from conftest import TINY_DEEPLOC, tiny_deeploc
+from protloc import DeepLocConfig, DeepLocForSequenceClassification, DeepLocModel
+
+
+class DeepLocTester:
+    model_class = DeepLocForSequenceClassification
+    base_class = DeepLocModel
+    auto_class = AutoModelForSequenceClassification
+    config_class = DeepLocConfig
+    prediction_names = ("logits", "membrane_logits", "pooler_output")
+
+    def config(self):
+        return DeepLocConfig(**TINY_DEEPLOC)
+
+    def model(self):
+        return tiny_deeploc()
+
+    def inputs(self, lengths=(30, 7, 19)):
+        """Right-padded token ids of random proteins."""
+        generator = torch.Generator().manual_seed(1)
+        input_ids = torch.full((len(lengths), max(lengths) + 2), 1)
+        for row, length in zip(input_ids, lengths, strict=True):
+            row[0], row[length + 1] = 0, 2
+            row[1 : length + 1] = torch.randint(4, 24, (length,), generator=generator)
+        return {"input_ids": input_ids, "attention_mask": (input_ids != 1).long()}
+
+    def single(self, inputs, index):
+        """One example of a batch, without padding."""
+        length = inputs["attention_mask"][index].sum()
+        return {name: value[index : index + 1, :length] for name, value in inputs.items()}
+
+    def labels(self):
+        return {"labels": torch.eye(10)[[0, 3, 5]], "membrane_labels": torch.tensor([1, 0, -1])}
+
+
+FAMILIES = [DeepLocTester()]
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.config_class.model_type)
+def family(request):
+    return request.param
+
+
+def assert_same(family, actual, expected, rtol=0.0, atol=0.0):
+    for name in family.prediction_names:
+        torch.testing.assert_close(
+            actual[name], expected[name], rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@torch.no_grad()
+def test_round_trip_is_exact(family, tmp_path):
+    model, inputs = family.model(), family.inputs()
+    model.save_pretrained(tmp_path)
+    for loader in (family.model_class, family.auto_class):
+        loaded = loader.from_pretrained(tmp_path).eval()
+        assert type(loaded) is family.model_class
+        assert_same(family, loaded(**inputs), model(**inputs))
+
+
+@torch.no_grad()
+def test_base_model_loads_from_the_same_folder(family, tmp_path):
+    model, inputs = family.model(), family.inputs()
+    model.save_pretrained(tmp_path)
+    base = AutoModel.from_pretrained(tmp_path).eval()
+    assert type(base) is family.base_class
+    torch.testing.assert_close(base(**inputs).pooler_output, model(**inputs).pooler_output, rtol=0, atol=0)
+
+
+def test_config_round_trip(family, tmp_path):
+    config = family.config()
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert type(loaded) is family.config_class
+    assert loaded.to_diff_dict() == config.to_diff_dict()
+
+
+@torch.no_grad()
+def test_alone_and_in_any_batch_the_same(family):
+    model, inputs = family.model(), family.inputs()
+    together = model(**inputs)
+    for index in range(len(inputs["input_ids"])):
+        alone = model(**family.single(inputs, index))
+        assert_same(family, {n: together[n][index : index + 1] for n in family.prediction_names}, alone, atol=1e-5)
+
+
+def test_every_weight_gets_a_gradient(family):
+    model = family.model().train()
+    model(**family.inputs(), **family.labels()).loss.backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(family):
+    gradients = []
+    for checkpointing in (False, True):
+        model = family.model().train()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+            assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        torch.manual_seed(0)  # dropout
+        model(**family.inputs(), **family.labels()).loss.backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters()})
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@torch.no_grad()
+def test_bfloat16_is_close(family, tmp_path):
+    model, inputs = family.model(), family.inputs()
+    model.save_pretrained(tmp_path)
+    half = family.auto_class.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    assert half.dtype == torch.bfloat16
+    expected = model(**inputs)
+    outputs = half(**inputs)
+    assert_same(family, {n: outputs[n].float() for n in family.prediction_names}, expected, rtol=0.05, atol=0.02)
+
+
+def test_initialization_leaves_nothing_as_allocated(family):
+    """Two models from one seed are equal, and no weight keeps the garbage of an empty tensor."""
+    with torch.device("meta"):
+        model = family.model_class(family.config())
+    model.to_empty(device="cpu")
+    for weight in model.parameters():
+        weight.data.fill_(torch.nan)
+    model.initialize_weights()
+    assert [name for name, weight in model.named_parameters() if weight.isnan().any()] == []
+
+
+def test_returns_a_tuple_on_request(family):
+    outputs = family.model()(**family.inputs(), return_dict=False)
+    assert isinstance(outputs, tuple)
+
+
+REMOTE_SCRIPT = """
+import importlib.util, sys, torch
+assert importlib.util.find_spec("protloc") is None, "protloc must not be importable here"
+from transformers import AutoConfig, AutoModel, AutoTokenizer, {auto_class}
+folder, inputs, outputs = sys.argv[1:]
+AutoConfig.from_pretrained(folder, trust_remote_code=True)
+AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+model = {auto_class}.from_pretrained(folder, trust_remote_code=True).eval()
+base = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+assert type(base).__name__ == "{base_class}", type(base)
+with torch.no_grad():
+    result = model(**torch.load(inputs, weights_only=True))
+torch.save({{name: result[name] for name in {names}}}, outputs)
+"""
+
+
+def run_without_protloc(script: str, *arguments, cache) -> str:
+    """Run Python with this environment's packages but not protloc: `-S` leaves the editable install's .pth unread."""
+    env = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib"), "HF_HOME": str(cache)}
+    command = [sys.executable, "-S", "-c", script, *map(str, arguments)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, cwd=cache)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@torch.no_grad()
+def test_remote_code_without_protloc(family, tmp_path, tokenizer):
+    model, inputs = family.model(), family.inputs()
+    folder = tmp_path / "saved"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    torch.save(inputs, tmp_path / "inputs.pt")
+    script = REMOTE_SCRIPT.format(
+        auto_class=family.auto_class.__name__, base_class=family.base_class.__name__, names=family.prediction_names
+    )
+    run_without_protloc(script, folder, tmp_path / "inputs.pt", tmp_path / "outputs.pt", cache=tmp_path)
+    assert_same(family, torch.load(tmp_path / "outputs.pt", weights_only=True), model(**inputs))
+
+
+def test_the_script_above_would_notice_protloc():
+    assert importlib.util.find_spec("protloc") is not None

@@ -1,0 +1,144 @@
+"""Published layouts -> Parquet, splits by homology partition, exclusions, and what stops a build."""
+
+import csv
+import gzip
+import hashlib
+
+import pytest
+from datasets import get_dataset_config_names, load_dataset
+
+from conftest import deeploc2_csv
+from protloc.taxonomy import COMPARTMENTS
+
+HPA_COLUMNS = [name for name in COMPARTMENTS if name not in ("Extracellular", "Plastid")]
+
+
+@pytest.fixture
+def build(run_script, tmp_path):
+    """Build into `tmp_path / "out"`."""
+    return lambda *arguments: run_script("datasets_scripts/build_deeploc.py", *arguments)
+
+
+def assert_refused(result, message, tmp_path):
+    code, _, err = result
+    assert code == 2, err
+    assert message in err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """One file of each published layout."""
+    deeploc2_csv(tmp_path / "deeploc2.csv")
+    with gzip.open(tmp_path / "hpa.csv.gz", "wt", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sid", "fasta", *HPA_COLUMNS])
+        writer.writerow(["ENSP1", "MKTWWWW", 1.0, 1.0, *[0.0] * 6])
+        writer.writerow(["ENSP2", "MKTYYYY", *[0.0] * 7, 1.0])
+    (tmp_path / "deeploc1.fasta").write_text(
+        ">A1 Cell.membrane-M test\nMAAA\n>A2 Cytoplasm-Nucleus-U\nMCCC\n>A3 Nucleus \nMDDD\n"
+        ">A4 Lysosome/Vacuole-S\nMEEE\n>A5 Cytoplasm-S test\nMFFF\n"
+    )
+    names = {"--deeploc2": "deeploc2.csv", "--hpa": "hpa.csv.gz", "--deeploc1": "deeploc1.fasta"}
+    return [argument for option, name in names.items() for argument in (option, tmp_path / name)]
+
+
+def test_build(build, sources, tmp_path):
+    assert build(*sources)[0] == 0
+    out = str(tmp_path / "out")
+    assert get_dataset_config_names(out) == ["deeploc2", "hpa", "deeploc1", "deeploc1_single"]
+
+    deeploc2 = load_dataset(out, "deeploc2")
+    assert {split: set(rows["partition"]) for split, rows in deeploc2.items()} == {
+        "train": {0, 1, 2},
+        "validation": {3},
+    }
+    assert (len(deeploc2["train"]), len(deeploc2["validation"])) == (60, 20)
+    first = deeploc2["train"][0]
+    assert (first["id"], first["labels"], first["membrane"]) == ("P00000", [0, 1], 1)
+    assert deeploc2["train"].features["labels"].feature.names == COMPARTMENTS
+    assert deeploc2["train"].features["kingdom"].int2str(first["kingdom"]) == "Metazoa"
+
+    hpa = load_dataset(out, "hpa", split="test")
+    assert hpa["labels"] == [[0, 1], [9]] and hpa["membrane"] == [-1, -1]
+
+    deeploc1 = load_dataset(out, "deeploc1")
+    assert {s: dict(zip(r["id"], r["labels"], strict=True)) for s, r in deeploc1.items()} == {
+        "train": {"A2": [0, 1], "A3": [1], "A4": [7]},
+        "test": {"A1": [3], "A5": [0]},
+    }
+    assert deeploc1["train"]["membrane"] == [-1, -1, 0] and deeploc1["test"]["membrane"] == [1, 0]
+    assert load_dataset(out, "deeploc1_single", split="train")["id"] == ["A3", "A4"]
+
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| proteins | 60 | 20 |" in card and "| homology partitions | 0, 1, 2 | 3 |" in card
+    streamed = load_dataset(out, "deeploc2", split="train", streaming=True)
+    assert next(iter(streamed)) == first
+
+
+def test_exclusions_by_accession_and_by_sequence(build, sources, tmp_path):
+    rows = list(csv.DictReader(open(tmp_path / "deeploc2.csv")))
+    digest = hashlib.sha1(rows[30]["Sequence"].encode()).hexdigest()
+    (tmp_path / "never.csv").write_text(f"accession,sequence_sha1,reason\nP00001,x,a\nother,{digest},b\nENSP1,x,c\n")
+    assert build(*sources, "--exclude", tmp_path / "never.csv")[0] == 0
+    deeploc2 = load_dataset(str(tmp_path / "out"), "deeploc2")
+    kept = {*deeploc2["train"]["id"], *deeploc2["validation"]["id"]}
+    assert {row["ACC"] for row in rows} - kept == {"P00001", "P00030"}
+    assert len(load_dataset(str(tmp_path / "out"), "hpa", split="test")) == 2  # test sets stay whole
+    assert "| excluded | 1 | 1 |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_other_partitions(build, sources, tmp_path):
+    chosen = ["--train", 0, "--validation", 1, "--test", 2, 3]
+    assert build(*sources[:2], *chosen)[0] == 0
+    sizes = {split: len(rows) for split, rows in load_dataset(str(tmp_path / "out"), "deeploc2").items()}
+    assert sizes == {"train": 20, "validation": 20, "test": 40}
+
+
+def test_a_sequence_in_two_splits_stops_the_build(build, sources, tmp_path):
+    rows = list(csv.DictReader(open(tmp_path / "deeploc2.csv")))
+    with open(tmp_path / "deeploc2.csv", "a") as file:
+        file.write(f"COPY,Fungi,3,0.0,{','.join(['1.0'] * 10)},{rows[0]['Sequence']}\n")
+    result = build(*sources)
+    assert_refused(result, "the sequence of COPY in deeploc2/validation is also P00000 in deeploc2/train", tmp_path)
+
+    (tmp_path / "never.fasta").write_text(f">COPY\n{rows[0]['Sequence']}\n")
+    assert build(*sources, "--exclude", tmp_path / "never.fasta")[0] == 0
+    assert "P00000" not in load_dataset(str(tmp_path / "out"), "deeploc2", split="train")["id"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--deeploc2", "deeploc2.csv", "--train", 7], "no partition 7, asked for by --train"),
+        (["--deeploc2", "deeploc2.csv", "--train", 3], "partition 3 is asked for by two splits"),
+        (["--deeploc2", "hpa.csv.gz"], "no column 'ACC'"),
+        (["--hpa", "none.csv"], "No such file"),
+        (["--deeploc1", "bad.fasta"], "unknown location 'Moon-S'"),
+        ([], "give at least one of"),
+        (["--hpa", "hpa.csv.gz", "--push-to-hub", "a/b"], "run `hf auth login`"),
+    ],
+)
+def test_refuses(build, sources, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.fasta").write_text(">A1 Moon-S\nMKT\n")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert_refused(build(*arguments), message, tmp_path)
+
+
+def test_the_published_files(build, data_dir, tmp_path):
+    deeploc = data_dir / "deeploc"
+    code, _, err = build(
+        *("--deeploc2", deeploc / "Swissprot_Train_Validation_dataset.partitions0-3.csv.gz"),
+        *("--hpa", deeploc / "hpa_testset.csv.gz"),
+        *("--deeploc1", deeploc / "deeploc1_train.fasta.gz", deeploc / "deeploc1_test.fasta.gz"),
+        *("--exclude", data_dir / "never_train.csv.gz"),
+    )
+    assert code == 0, err
+    out = str(tmp_path / "out")
+    deeploc2 = load_dataset(out, "deeploc2")
+    assert len(deeploc2["train"]) + len(deeploc2["validation"]) == 22_841 - 157
+    hpa = load_dataset(out, "hpa", split="test")
+    assert len(hpa) == 1717 and sum(map(len, hpa["labels"])) == 2110
+    assert len(load_dataset(out, "deeploc1", split="test")) == 2773
+    assert load_dataset(out, "deeploc1_single", split="test").num_rows == 2773

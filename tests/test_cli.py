@@ -1,0 +1,269 @@
+"""`protloc predict` as people run it: outputs, errors, kills and resumes."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import protloc_entry
+from conftest import ROOT
+from protloc.models.configuration_deeploc import COMPARTMENTS
+from protloc.prediction import partial_path
+
+HEADER = ["protein_id", "length", "truncated", "localizations", "membrane", "membrane_probability", *COMPARTMENTS]
+FASTA = "".join(f">p{i}\n{('MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ' * 9)[: 5 + i * 7]}\n" for i in range(30))
+COMMAND = [str(Path(sys.executable).with_name("protloc"))]
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    path = tmp_path / "proteins.fasta"
+    path.write_text(FASTA)
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tiny_model_dir):
+    """Run the command in this process: exit code, standard output, standard error."""
+
+    def run(*arguments, model=tiny_model_dir):
+        monkeypatch.setattr(sys, "argv", ["protloc", "predict", *map(str, arguments), "--model", str(model)])
+        with pytest.raises(SystemExit) as stop:
+            protloc_entry.main()
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return run
+
+
+def read_csv(text):
+    return list(csv.DictReader(text.splitlines()))
+
+
+def test_standard_output(run, fasta):
+    code, out, err = run(fasta)
+    assert (code, err) == (0, "")
+    rows = read_csv(out)
+    assert list(rows[0]) == HEADER
+    assert [row["protein_id"] for row in rows] == [f"p{i}" for i in range(30)]
+    assert [int(row["length"]) for row in rows] == [5 + i * 7 for i in range(30)]
+    assert [row["truncated"] == "True" for row in rows] == [5 + i * 7 > 60 for i in range(30)]
+    for row in rows:
+        assert set(row["localizations"].split("|")) <= set(COMPARTMENTS)
+        assert row["membrane"] in ("membrane", "soluble")
+        assert all(0 <= float(row[name]) <= 1 for name in [*COMPARTMENTS, "membrane_probability"])
+
+
+def test_formats_agree(run, fasta, tmp_path):
+    outputs = {}
+    for suffix in ("csv", "jsonl", "parquet"):
+        out = tmp_path / f"out.{suffix}"
+        assert run(fasta, "-o", out) == (0, "", "")
+        outputs[suffix] = out
+    tables = {
+        "csv": read_csv(outputs["csv"].read_text()),
+        "jsonl": [json.loads(line) for line in outputs["jsonl"].read_text().splitlines()],
+        "parquet": pq.read_table(outputs["parquet"]).to_pylist(),
+    }
+    assert tables["jsonl"] == tables["parquet"]
+    assert [{k: str(v) for k, v in row.items()} for row in tables["jsonl"]] == tables["csv"]
+    assert list(tables["parquet"][0]) == HEADER
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.jsonl", "out.parquet", "proteins.fasta"]
+
+
+def test_small_batches_give_the_same(run, fasta):
+    whole, small = read_csv(run(fasta)[1]), read_csv(run(fasta, "--max-tokens-per-batch", "1")[1])
+    for a, b in zip(whole, small, strict=True):
+        assert [float(a[name]) for name in COMPARTMENTS] == pytest.approx([float(b[n]) for n in COMPARTMENTS], abs=1e-5)
+
+
+def test_several_files(run, fasta, tmp_path):
+    (tmp_path / "more.csv").write_text("id,sequence\nq,MKT\n")
+    assert [row["protein_id"] for row in read_csv(run(tmp_path / "more.csv", fasta)[1])][:2] == ["q", "p0"]
+
+
+def test_titin_goes_through(run, tmp_path):
+    (tmp_path / "titin.fasta").write_text(">TITIN\n" + "MKTAYIAKQR" * 3435)
+    code, out, _ = run(tmp_path / "titin.fasta")
+    assert code == 0
+    assert (read_csv(out)[0]["length"], read_csv(out)[0]["truncated"]) == ("34350", "True")
+
+
+BAD = {
+    "missing": (None, "No such file"),
+    "empty": ("", "the file holds no sequences"),
+    "no FASTA": ("hello\n", "no FASTA"),
+    "empty record": (">a\nMKT\n>b\n", "record 'b', line 3: the sequence is empty"),
+    "digits": (">a\nMKT\nM7\n", "record 'a', line 3: '7'"),
+    "repeated id": (">a\nMKT\n>a\nMKT\n", "record 'a', line 3: this id was used before"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line_and_no_file(run, tmp_path, content, message):
+    path = tmp_path / "in.fasta"
+    if content is not None:
+        path.write_text(content)
+    code, out, err = run(path, "-o", tmp_path / "out.csv")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"protloc: {path}") and message in err and err.count("\n") == 1
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_skip_lists_bad_records_and_predicts_the_rest(run, tmp_path):
+    path, out = tmp_path / "in.fasta", tmp_path / "out.csv"
+    path.write_text(">a\nMKT\n>b\nM7\n>a\nMK\n>c\nGGG\n")
+    code, _, err = run(path, "-o", out, "--on-error", "skip")
+    assert code == 0 and "skipped 2 bad record(s)" in err
+    assert [row["protein_id"] for row in read_csv(out.read_text())] == ["a", "c"]
+    errors = read_csv((tmp_path / "out.csv.errors.csv").read_text())
+    assert [(row["record"], row["line"]) for row in errors] == [("b", "4"), ("a", "5")]
+    assert errors[0]["file"] == str(path) and "'7' at position 2" in errors[0]["reason"]
+
+
+def test_skip_without_an_output_file_reports_on_standard_error(run, tmp_path):
+    (tmp_path / "in.fasta").write_text(">a\nMKT\n>b\nM7\n")
+    code, out, err = run(tmp_path / "in.fasta", "--on-error", "skip")
+    assert code == 0 and len(read_csv(out)) == 1
+    assert err.startswith("protloc: skipped: ") and err.count("\n") == 1
+
+
+def test_nothing_left_after_skipping(run, tmp_path):
+    (tmp_path / "in.fasta").write_text(">b\nM7\n")
+    code, _, err = run(tmp_path / "in.fasta", "-o", tmp_path / "out.csv", "--on-error", "skip")
+    assert code == 2 and "no sequence is left to predict" in err
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_length_policy_error(run, fasta, tmp_path):
+    code, _, err = run(fasta, "--length-policy", "error", "-o", tmp_path / "out.csv")
+    assert code == 2 and "record 'p8', line 17: 61 residues are more than the model's 60" in err
+    code, _, _ = run(fasta, "--length-policy", "error", "-o", tmp_path / "out.csv", "--on-error", "skip")
+    assert code == 0 and len(read_csv((tmp_path / "out.csv").read_text())) == 8
+
+
+def test_bad_model_and_device(run, fasta, tmp_path):
+    for model in (tmp_path / "none", "nobody/nothing"):
+        code, _, err = run(fasta, model=model)
+        assert code == 2 and f"cannot load the model '{model}'" in err and err.count("\n") == 1
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
+    code, _, err = run(fasta, model=tmp_path / "other")
+    assert code == 2 and "is a bert model" in err
+    code, _, err = run(fasta, "--device", "cuda:9")
+    assert code == 2 and "cannot use the device 'cuda:9'" in err and err.count("\n") == 1
+    code, _, err = run(fasta, "--device", "toaster")
+    assert code == 2 and "toaster" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in.fasta", "-o", "out.xlsx"], "must end in .csv, .jsonl or .parquet"),
+        (["in.fasta", "-o", "nowhere/out.csv"], "there is no folder 'nowhere'"),
+        (["in.fasta", "--resume"], "--resume needs -o OUT"),
+        (["in.fasta", "--max-tokens-per-batch", "0"], "'0' is not a positive number"),
+        (["in.fasta", "--dtype", "int8"], "invalid choice"),
+        ([], "required"),
+    ],
+)
+def test_usage_errors(run, arguments, message):
+    code, _, err = run(*arguments)
+    assert code == 2 and message in err
+
+
+def read_ids(path):
+    if path.suffix == ".parquet":
+        return pq.read_table(path)["protein_id"].to_pylist()
+    if path.suffix == ".csv":
+        return [row["protein_id"] for row in read_csv(path.read_text())]
+    return [json.loads(line)["protein_id"] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_resume_after_a_row_was_cut_off(run, fasta, tmp_path, suffix):
+    run(fasta, "-o", tmp_path / "whole.jsonl")
+    text = (tmp_path / "whole.jsonl").read_text()
+    out = tmp_path / f"out.{suffix}"
+    cut = sum(len(line) for line in text.splitlines(keepends=True)[:7]) + 40
+    partial_path(out).write_text(text[:cut])
+
+    code, _, err = run(fasta, "-o", out)
+    assert code == 2 and "is an unfinished run: add --resume" in err
+    assert partial_path(out).read_text() == text[:cut]
+    assert run(fasta, "-o", out, "--resume")[0] == 0
+    assert read_ids(out) == [f"p{i}" for i in range(30)]
+    assert not partial_path(out).exists()
+    code, _, err = run(fasta, "-o", out, "--resume")
+    assert code == 0 and "nothing to resume" in err
+
+
+def test_resume_before_the_first_row_was_whole(run, fasta, tmp_path):
+    out = tmp_path / "out.csv"
+    partial_path(out).write_text('{"protein_id": "p')
+    assert run(fasta, "-o", out, "--resume")[0] == 0
+    assert read_ids(out) == [f"p{i}" for i in range(30)]
+
+
+def test_resume_with_other_inputs_is_refused(run, fasta, tmp_path):
+    out = tmp_path / "out.csv"
+    row = '{"protein_id": "other"}\n'
+    partial_path(out).write_text(row)
+    code, _, err = run(fasta, "-o", out, "--resume")
+    assert code == 2 and "has 'other' in row 1 where the input has 'p0'" in err
+    assert partial_path(out).read_text() == row and not out.exists()
+
+
+def test_killed_and_resumed_loses_and_doubles_nothing(tiny_model_dir, tmp_path):
+    count = 2500
+    fasta, out = tmp_path / "many.fasta", tmp_path / "out.csv"
+    fasta.write_text("".join(f">p{i}\n{'MKTAYIAKQR' * (1 + i % 6)}\n" for i in range(count)))
+    command = [*COMMAND, "predict", str(fasta), "-o", str(out), "--model", str(tiny_model_dir)]
+    process = subprocess.Popen(command)
+    while not (partial_path(out).exists() and partial_path(out).stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    assert len(partial_path(out).read_text().splitlines()) < count
+    subprocess.run([*command, "--resume"], check=True)
+    assert read_ids(out) == [f"p{i}" for i in range(count)]
+
+
+def test_standard_input_and_a_closed_pipe(tiny_model_dir):
+    command = [*COMMAND, "predict", "-", "--model", str(tiny_model_dir)]
+    result = subprocess.run(command, input=FASTA, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(read_csv(result.stdout)) == 30
+    result = subprocess.run(command, input=">a\nM7\n", capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "protloc: standard input, record 'a', line 2: '7' at position 2 is not an amino-acid code\n"
+    result = subprocess.run(f"{' '.join(command)} | head -1", shell=True, input=FASTA, capture_output=True, text=True)
+    assert (result.stdout.count("\n"), result.stderr) == (1, "")
+
+
+def test_help_and_usage_errors_import_nothing_heavy():
+    script = """
+import sys, protloc_entry
+sys.argv = ["protloc", *sys.argv[1:]]
+try:
+    protloc_entry.main()
+finally:
+    assert not {"torch", "transformers", "numpy", "protloc"} & set(sys.modules)
+"""
+    for arguments, code in (["--help"], 0), (["predict", "--help"], 0), (["predict"], 2), (["--version"], 0):
+        result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+        assert result.returncode == code, result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_python_dash_m():
+    result = subprocess.run([sys.executable, "-m", "protloc", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0 and result.stdout.startswith("protloc ")

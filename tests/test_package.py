@@ -1,0 +1,70 @@
+"""The package as it is installed, and the examples it is shown with."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+from safetensors.torch import load_file
+
+from conftest import ROOT
+from protloc import ASSETS
+from protloc.prediction import load_config, predict
+from protloc.sequences import read_fasta
+
+
+def test_shipped_weights_are_bfloat16_and_small():
+    weights = ASSETS / "deeploc" / "model.safetensors"
+    assert {str(tensor.dtype) for tensor in load_file(weights).values()} == {"torch.bfloat16"}
+    assert weights.stat().st_size < 12_000_000
+    config = load_config(ASSETS / "deeploc")
+    assert (config.max_length, config.length_policy, config.decoder_steps) == (1000, "middle", 10)
+
+
+def test_examples():
+    """The demo's proteins: both files agree, and the demo counts what it shows."""
+    with open(ROOT / "examples" / "proteins.csv") as file:
+        known = {row["protein_id"]: row for row in csv.DictReader(file)}
+    assert [protein_id for protein_id, _ in read_fasta(ROOT / "examples" / "proteins.fasta")] == list(known)
+    assert {row["organism"] for row in known.values()} == {
+        "Homo sapiens",
+        "Saccharomyces cerevisiae",
+        "Arabidopsis thaliana",
+    }
+    shown = subprocess.run([sys.executable, ROOT / "examples" / "demo.py"], capture_output=True, text=True, check=True)
+    lines = shown.stdout.splitlines()
+    assert len(lines) == 1 + 12 + 2
+    right = sum(line.endswith(" yes") for line in lines[1:13])
+    assert f"12 proteins: first-named compartment right for {right}, " in lines[-1]
+
+
+def test_examples_were_not_trained_on(data_dir):
+    source = data_dir / "deeploc" / "Swissprot_Train_Validation_dataset.partitions0-3.csv.gz"
+    table = load_dataset("csv", data_files=str(source), split="train")
+    partitions = dict(zip(table["ACC"], table["Partition"], strict=True))
+    assert {partitions[protein_id] for protein_id, _ in read_fasta(ROOT / "examples" / "proteins.fasta")} == {3}
+
+
+@pytest.mark.slow
+def test_wheel_in_an_empty_environment(tmp_path):
+    """Build the wheel, install it where nothing is, and predict with the weights it carries."""
+    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT], check=True)
+    (wheel,) = tmp_path.glob("protloc-*.whl")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
+    pip = [tmp_path / "env" / "bin" / "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel]
+    subprocess.run(pip, check=True)
+
+    examples = ROOT / "examples" / "proteins.fasta"
+    command = [tmp_path / "env" / "bin" / "protloc", "predict", examples, "--dtype", "float32"]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path, env={"PATH": "/usr/bin"})
+    installed = [row["localizations"] for row in csv.DictReader(result.stdout.splitlines())]
+    assert installed == [row["localizations"] for row in predict(read_fasta(examples))]
+    assert len(installed) == 12
+
+    located = subprocess.run(
+        [tmp_path / "env" / "bin" / "python", "-c", "import protloc; print(protloc.__file__)"],
+        check=True, capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert Path(located.stdout.strip()).is_relative_to(tmp_path)

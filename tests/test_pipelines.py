@@ -1,0 +1,92 @@
+"""The two pipelines that a DeepLoc model works in, with and without protloc's code installed."""
+
+import json
+
+import pytest
+import torch
+from transformers import pipeline
+
+from conftest import tiny_deeploc
+from models.test_common import run_without_protloc
+from protloc import ASSETS, ProteinLocalizationPipeline
+from protloc.models.configuration_deeploc import COMPARTMENTS
+
+SEQUENCES = ["MKTAYIAKQRQISFVKSHFSRQ", "MSKGEELFTG", "M" * 40 + "W" * 60]
+
+
+@pytest.fixture
+def locate(tokenizer):
+    return pipeline("protein-localization", model=tiny_deeploc(dropout=0.9).train(), tokenizer=tokenizer)
+
+
+def test_result(locate):
+    assert isinstance(locate, ProteinLocalizationPipeline)
+    result = locate("mktayiakqr*")
+    assert set(result) == {"localizations", "scores", "membrane", "attention"}
+    assert list(result["scores"]) == COMPARTMENTS
+    assert result["localizations"] == sorted(result["localizations"], key=lambda name: -result["scores"][name])
+    assert 0 < result["membrane"] < 1
+    assert len(result["attention"]) == 10 and sum(result["attention"]) == pytest.approx(1)
+    json.dumps(result)
+
+
+def test_a_model_in_training_mode_is_switched(locate):
+    assert locate(SEQUENCES[0]) == locate(SEQUENCES[0])
+
+
+def test_attention_spans_the_whole_protein(locate):
+    attention = locate(SEQUENCES[2])["attention"]
+    assert len(attention) == 100
+    assert [value > 0 for value in attention] == [True] * 30 + [False] * 40 + [True] * 30
+    assert locate(SEQUENCES[2], return_attention=False)["attention"] is None
+
+
+def test_batches_give_the_same(locate):
+    alone = [locate(sequence) for sequence in SEQUENCES]
+    for together, single in zip(locate(SEQUENCES, batch_size=3), alone, strict=True):
+        assert together["localizations"] == single["localizations"]
+        assert together["scores"] == pytest.approx(single["scores"], abs=1e-5)
+        assert together["attention"] == pytest.approx(single["attention"], abs=1e-5)
+
+
+def test_bad_sequence(locate):
+    with pytest.raises(ValueError, match="'1' at position 3"):
+        locate("MK1")
+
+
+def test_default_model_is_the_shipped_one():
+    locate = pipeline("protein-localization")
+    assert locate.model.name_or_path == str(ASSETS / "deeploc")
+    assert locate.model.dtype == torch.float32
+
+
+def test_stock_text_classification(tiny_model_dir, locate):
+    classify = pipeline("text-classification", model=str(tiny_model_dir), top_k=None)
+    scores = {entry["label"]: entry["score"] for entry in classify("MKTAYIAKQR")[0]}
+    assert scores == pytest.approx(pipeline_scores(tiny_model_dir), abs=1e-6)
+
+
+def pipeline_scores(folder):
+    return pipeline("protein-localization", model=str(folder), trust_remote_code=True)("MKTAYIAKQR")["scores"]
+
+
+def test_saved_folder_names_no_path(tiny_model_dir):
+    assert str(ASSETS.parent) not in (tiny_model_dir / "config.json").read_text()
+
+
+REMOTE_SCRIPT = """
+import importlib.util, json, sys
+assert importlib.util.find_spec("protloc") is None
+from transformers import pipeline
+folder = sys.argv[1]
+locate = pipeline("protein-localization", model=folder, trust_remote_code=True)
+classify = pipeline("text-classification", model=folder, trust_remote_code=True, top_k=None)
+print(json.dumps([locate("MKTAYIAKQR"), {entry["label"]: entry["score"] for entry in classify("MKTAYIAKQR")[0]}]))
+"""
+
+
+def test_without_protloc(tiny_model_dir, tmp_path, locate):
+    remote, classified = json.loads(run_without_protloc(REMOTE_SCRIPT, tiny_model_dir, cache=tmp_path).splitlines()[-1])
+    local = pipeline("protein-localization", model=tiny_deeploc(), tokenizer=locate.tokenizer)("MKTAYIAKQR")
+    assert remote == local
+    assert classified == pytest.approx(local["scores"], abs=1e-6)
