@@ -107,8 +107,8 @@ def benchmark_dtype(proteins) -> None:
     native = native_bf16("cpu")
     print(
         f"\nbfloat16 against float32 on {len(proteins)} proteins: largest difference of a probability "
-        f"{difference:.4f}, {agreement:.2%} of the labels agree. This CPU has {'' if native else 'no '}native bfloat16: "
-        f"`--dtype auto` takes {'bfloat16' if native else 'float32'}."
+        f"{difference:.4f}, {agreement:.2%} of the labels agree. This CPU has "
+        f"{'' if native else 'no '}native bfloat16: `--dtype auto` takes {'bfloat16' if native else 'float32'}."
     )
 
 

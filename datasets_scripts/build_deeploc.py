@@ -29,7 +29,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi, get_token
 
-from protloc.sequences import clean_sequence, open_text, read_fasta, read_sequences
+from protloc.sequences import clean_sequence, open_text, read_fasta, read_lines, read_sequences
 from protloc.taxonomy import COMBINED_LABELS, COMPARTMENTS, KINGDOMS
 
 FEATURES = Features(
@@ -43,7 +43,7 @@ FEATURES = Features(
     }
 )
 DEEPLOC2_COLUMNS = ["ACC", "Kingdom", "Partition", "Membrane", *COMPARTMENTS, "Sequence"]
-DEEPLOC1_HEADER = re.compile(r"^(?P<location>.+?)(?:-(?P<membrane>[MSU]))?$")
+DEEPLOC1_HEADER = re.compile(r"(?P<accession>\S+) (?P<location>\S+?)(-(?P<membrane>[MSU]))?(?P<test> test)?$")
 MEMBRANE_FLAGS = {"M": 1, "S": 0, "U": -1, None: -1}
 
 CARD_TEMPLATE = Path(__file__).resolve().parents[1] / "model_cards" / "dataset_deeploc.md.jinja"
@@ -59,69 +59,77 @@ Row = dict[str, Any]
 Configs = dict[str, dict[str, list[Row]]]
 
 
-def read_csv(path: Path, required: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a published CSV with their line numbers; `ValueError` names a missing column."""
+def read_csv(path: Path, required: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Rows of a published CSV, each with its place for error messages; `ValueError` names a missing column."""
     csv.field_size_limit(sys.maxsize)
-    with open_text(path) as handle:
-        reader = csv.DictReader(handle)
-        missing = [column for column in required if column not in (reader.fieldnames or [])]
-        if missing:
-            raise ValueError(f"{path}: no column {missing[0]!r}; columns are {', '.join(reader.fieldnames or [])}")
-        for row in reader:
-            yield reader.line_num, row
+    reader = csv.DictReader((line for _, line in read_lines(open_text(path), str(path))), restval="")
+    missing = [column for column in required if column not in (reader.fieldnames or [])]
+    if missing:
+        raise ValueError(f"{path}: no column {missing[0]!r}; columns are {', '.join(reader.fieldnames or [])}")
+    for row in reader:
+        yield f"{path}, line {reader.line_num}", row
 
 
-def positive_labels(path: Path, line: int, row: dict[str, str], columns: list[str]) -> list[str]:
+def positive_labels(row: dict[str, str], columns: list[str]) -> list[str]:
     labels = [name for name in columns if float(row[name])]
     if not labels:
-        raise ValueError(f"{path}: line {line}: the protein has no location")
+        raise ValueError("the protein has no location")
     return labels
 
 
 def read_deeploc2(path: Path) -> Iterator[Row]:
-    for line, row in read_csv(path, DEEPLOC2_COLUMNS):
-        yield {
-            "id": row["ACC"],
-            "sequence": clean_sequence(row["Sequence"]),
-            "kingdom": row["Kingdom"],
-            "labels": positive_labels(path, line, row, COMPARTMENTS),
-            "membrane": int(float(row["Membrane"])),
-            "partition": int(row["Partition"]),
-        }
+    for place, row in read_csv(path, DEEPLOC2_COLUMNS):
+        try:
+            if row["Kingdom"] not in KINGDOMS:
+                raise ValueError(f"kingdom {row['Kingdom']!r} is none of {', '.join(KINGDOMS)}")
+            yield {
+                "id": row["ACC"],
+                "sequence": clean_sequence(row["Sequence"]),
+                "kingdom": row["Kingdom"],
+                "labels": positive_labels(row, COMPARTMENTS),
+                "membrane": int(float(row["Membrane"])),
+                "partition": int(row["Partition"]),
+            }
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
 
 
 def read_hpa(path: Path) -> Iterator[Row]:
     columns = [name for name in COMPARTMENTS if name not in ("Extracellular", "Plastid")]
-    for line, row in read_csv(path, ["sid", "fasta", *columns]):
-        yield {
-            "id": row["sid"],
-            "sequence": clean_sequence(row["fasta"]),
-            "kingdom": "Metazoa",
-            "labels": positive_labels(path, line, row, columns),
-            "membrane": -1,
-            "partition": -1,
-        }
+    for place, row in read_csv(path, ["sid", "fasta", *columns]):
+        try:
+            yield {
+                "id": row["sid"],
+                "sequence": clean_sequence(row["fasta"]),
+                "kingdom": "Metazoa",
+                "labels": positive_labels(row, columns),
+                "membrane": -1,
+                "partition": -1,
+            }
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
 
 
 def read_deeploc1(paths: list[Path]) -> Iterator[tuple[str, Row]]:
     """Pairs of split and row from headers `>ACC Location-M/S/U [test]`; the membrane flag may be absent."""
     for path in paths:
         for header, sequence in read_fasta(path, full_header=True):
-            accession, location, *rest = header.split()
-            match = DEEPLOC1_HEADER.match(location)
+            match = DEEPLOC1_HEADER.match(header)
+            if match is None:
+                raise ValueError(f"{path}: {header!r} is no header of the form 'ACC Location-M test'")
             name = match["location"].replace(".", " ")
             labels = COMBINED_LABELS.get(name, [name])
             if not set(labels) <= set(COMPARTMENTS):
-                raise ValueError(f"{path}: {accession}: unknown location {location!r}")
+                raise ValueError(f"{path}: {match['accession']}: unknown location {match['location']!r}")
             row = {
-                "id": accession,
+                "id": match["accession"],
                 "sequence": sequence,
                 "kingdom": "unknown",
                 "labels": labels,
                 "membrane": MEMBRANE_FLAGS[match["membrane"]],
                 "partition": -1,
             }
-            yield ("test" if rest == ["test"] else "train"), row
+            yield ("test" if match["test"] else "train"), row
 
 
 def read_exclusions(paths: list[Path]) -> tuple[set[str], set[str]]:
@@ -265,16 +273,16 @@ def write(configs: Configs, excluded: Counter, out: Path, repo_id: str) -> None:
     card.save(out / "README.md")
 
 
-def push(folder: Path, repo_id: str, private: bool) -> None:
-    """Publish the folder in one commit."""
+def push(configs: Configs, folder: Path, repo_id: str, private: bool) -> None:
+    """Publish what this build wrote, and nothing else that lies in the folder, in one commit."""
     api = HfApi()
     api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    # Parquet files and the card only, whatever else lies in the folder.
     commit = api.upload_folder(
         folder_path=folder,
         repo_id=repo_id,
         repo_type="dataset",
-        allow_patterns=["README.md", "*/*.parquet"],
+        allow_patterns=["README.md"]
+        + [f"{name}/{split}.parquet" for name, splits in configs.items() for split in splits],
         commit_message="Build with datasets_scripts/build_deeploc.py",
     )
     print(commit.commit_url, file=sys.stderr)
@@ -312,7 +320,7 @@ def main() -> None:
         parser.exit(2, f"build_deeploc: {error}\n")
     write(configs, excluded, args.out, args.push_to_hub or str(args.out))
     if args.push_to_hub:
-        push(args.out, args.push_to_hub, args.private)
+        push(configs, args.out, args.push_to_hub, args.private)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """
-Measure a DeepLoc model on a split that was not trained on.
+Measure a DeepLoc model.
 
     # the README's numbers: the independent test set, and the validation partition
     python training/evaluate_deeploc.py --dataset data/deeploc --config hpa --split test
@@ -7,7 +7,8 @@ Measure a DeepLoc model on a split that was not trained on.
     # another model, with all scores as JSON
     python training/evaluate_deeploc.py --model runs/deeploc --dataset OWNER/NAME --config hpa --out hpa.json
 
-Averages are over the classes that have a positive in the split, and name them.
+Precision, recall, F1 and ranking scores are averaged over the classes that have a positive in the split, which are
+named; the other scores are over all ten. The validation split also chose the epoch, the calibration and the thresholds.
 """
 
 import argparse
@@ -25,21 +26,18 @@ from protloc.taxonomy import MEMBRANE
 
 
 def evaluate_model(model, tokenizer, proteins, max_tokens_per_batch: int) -> dict[str, Any]:
-    """Localization scores over the classes with positives, and membrane scores where the type is known."""
+    """Localization scores, and membrane scores where the type is known."""
     names = list(model.config.id2label.values())
     rows = list(predict(zip(proteins["id"], proteins["sequence"], strict=True), model, tokenizer, max_tokens_per_batch))
     labels = np.array([[int(i in indices) for i in range(len(names))] for indices in proteins["labels"]])  # (n, 10)
     probabilities = np.array([[row[name] for name in names] for row in rows])
     predictions = np.array([[int(name in row["localizations"].split("|")) for name in names] for row in rows])
 
-    present = labels.any(axis=0)
     result = {
+        "labels": names,
         "localization": LocalizationMetric().compute(
-            references=labels[:, present],
-            predictions=predictions[:, present],
-            probabilities=probabilities[:, present],
-            classes=[name for name, on in zip(names, present, strict=True) if on],
-        )
+            references=labels, predictions=predictions, probabilities=probabilities, classes=names
+        ),
     }
     membrane = np.array(proteins["membrane"])
     known = membrane >= 0
@@ -61,6 +59,7 @@ def table(result: dict[str, Any]) -> str:
         return f"| {name} | " + " | ".join(texts) + " |"
 
     localization = result["localization"]
+    num_classes = len(result["labels"])
     lines = [
         "| class | precision | recall | F1 | MCC | AUROC | AUPRC | support |",
         "|---|---|---|---|---|---|---|---|",
@@ -71,7 +70,7 @@ def table(result: dict[str, Any]) -> str:
         + ", ".join(localization["classes"])
         + ".",
         "",
-        f"Subset accuracy {localization['subset_accuracy']:.3f}, arg-max accuracy "
+        f"Over all {num_classes} classes: subset accuracy {localization['subset_accuracy']:.3f}, arg-max accuracy "
         f"{localization['argmax_accuracy']:.3f}, Jaccard {localization['jaccard']:.3f}, calibration error "
         f"{localization['calibration_error']:.3f}.",
     ]
@@ -94,7 +93,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--limit", type=int, help="measure the first N proteins only")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--dtype", default="float32", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--max-tokens-per-batch", type=int, default=16_384)
     parser.add_argument("--out", type=Path, help="write all scores as JSON")
     args = parser.parse_args()

@@ -19,15 +19,16 @@ checkpoints to resume from, TensorBoard logs, and at the end the model with cali
 import math
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
-from accelerate.utils import ProjectConfiguration, set_seed
+import yaml
+from accelerate import Accelerator, DataLoaderConfiguration, PartialState, skip_first_batches
+from accelerate.utils import ProjectConfiguration, gather_object, set_seed
 from datasets import Dataset, load_dataset
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -90,18 +91,36 @@ def read_config(arguments: list[str]) -> TrainingConfig:
         print(__doc__)
         raise SystemExit(0 if arguments else 2)
     try:
-        config = OmegaConf.merge(
+        merged = OmegaConf.merge(
             OmegaConf.structured(TrainingConfig), OmegaConf.load(arguments[0]), OmegaConf.from_dotlist(arguments[1:])
         )
-        return OmegaConf.to_object(config)
-    except (OmegaConfBaseException, OSError) as error:
+        config: TrainingConfig = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, OSError, yaml.YAMLError) as error:
         place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        print(f"train_deeploc: {place}{str(error).splitlines()[0]}", file=sys.stderr)
-        raise SystemExit(2) from None
+        stop(f"{place}{first_line(error)}")
+    # A configuration takes any keyword, and a misspelt one would train the default for hours.
+    unknown = config.model.keys() - {known.name for known in fields(DeepLocConfig)}
+    if unknown:
+        stop(f"model.{min(unknown)} is no field of DeepLocConfig")
+    if not config.resume and checkpoints(Path(config.output_dir) / "checkpoints"):
+        stop(f"{config.output_dir} holds checkpoints: add resume=true to go on with them, or choose another output_dir")
+    return config
+
+
+def stop(message: str) -> NoReturn:
+    print(f"train_deeploc: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def load_split(config: TrainingConfig, split: str) -> Dataset:
-    proteins = load_dataset(config.dataset, config.dataset_config, split=split)
+    try:
+        proteins = load_dataset(config.dataset, config.dataset_config, split=split)
+    except (ValueError, FileNotFoundError) as error:
+        stop(f"cannot load {split!r} of {config.dataset!r}, {config.dataset_config!r}: {first_line(error)}")
     return proteins.select(range(min(config.limit or len(proteins), len(proteins))))
 
 
@@ -136,7 +155,7 @@ def collate(proteins: list[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def predict_logits(accelerator, model, loader) -> tuple[torch.Tensor, ...]:
+def predict_logits(accelerator: Accelerator, model, loader) -> tuple[torch.Tensor, ...]:
     """Logits (n, 10), membrane logits (n,), labels and membrane labels of a split, on every process."""
     model.eval()
     results = []
@@ -144,7 +163,7 @@ def predict_logits(accelerator, model, loader) -> tuple[torch.Tensor, ...]:
         outputs = model(batch["input_ids"], batch["attention_mask"])
         results.append((outputs.logits, outputs.membrane_logits, batch["labels"], batch["membrane_labels"]))
     model.train()
-    gathered = accelerator.gather_for_metrics([tuple(t.cpu() for t in r) for r in results], use_gather_object=True)
+    gathered = gather_object([tuple(tensor.cpu() for tensor in result) for result in results])
     return tuple(torch.cat(parts) for parts in zip(*gathered, strict=True))
 
 
@@ -195,6 +214,7 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, 
     """Write beside and rename, so that a kill leaves only whole checkpoints; the oldest ones go."""
     partial_folder = folder / "partial"
     accelerator.save_state(str(partial_folder))
+    accelerator.wait_for_everyone()  # every process writes its random states
     if accelerator.is_main_process:
         shutil.rmtree(folder / f"step_{progress.step}", ignore_errors=True)
         partial_folder.rename(folder / f"step_{progress.step}")
@@ -214,14 +234,14 @@ def main() -> None:
 
     mixed_precision = config.mixed_precision
     if mixed_precision == "auto":
-        mixed_precision = "bf16" if native_bf16("cuda" if torch.cuda.is_available() else "cpu") else "no"
+        mixed_precision = "bf16" if native_bf16(PartialState().device.type) else "no"
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with="tensorboard",
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
         # Batches vary in size, and the sampler already gives every process as many.
-        dataloader_config=DataLoaderConfiguration(even_batches=False, use_seedable_sampler=True),
+        dataloader_config=DataLoaderConfiguration(even_batches=False),
     )
     set_seed(config.seed)
 
@@ -238,9 +258,9 @@ def main() -> None:
         model_config.positive_weights = np.sqrt((len(train_set) - positives) / positives).tolist()
 
     sampler = TokenBudgetBatchSampler(
-        train_set["length"], config.max_tokens_per_batch, config.seed, accelerator.num_processes
+        list(train_set["length"]), config.max_tokens_per_batch, config.seed, accelerator.num_processes
     )
-    validation_batches = token_budget_batches(validation_set["length"], 2 * config.max_tokens_per_batch)
+    validation_batches = token_budget_batches(list(validation_set["length"]), 2 * config.max_tokens_per_batch)
     collate_batch = partial(collate, pad_token_id=tokenizer.pad_token_id)
     train_loader = DataLoader(train_set, batch_sampler=sampler, collate_fn=collate_batch)
     validation_loader = DataLoader(validation_set, batch_sampler=validation_batches, collate_fn=collate_batch)
@@ -303,10 +323,12 @@ def main() -> None:
                 if progress.step % config.checkpoint_steps == 0:
                     save_checkpoint(accelerator, checkpoint_dir, progress, config.checkpoints_kept)
 
-        scores = validation_scores(*predict_logits(accelerator, model, validation_loader))
+        validation = predict_logits(accelerator, model, validation_loader)
+        scores = validation_scores(*validation)
         accelerator.log({f"validation/{name}": value for name, value in scores.items()}, progress.step)
         accelerator.print(
-            f"epoch {progress.epoch + 1}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+            f"epoch {progress.epoch + 1}: {len(validation[0])} validation proteins, "
+            + ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         )
         progress.epoch, progress.batch = progress.epoch + 1, 0
         progress.epochs_since_best += 1

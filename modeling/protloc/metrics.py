@@ -30,14 +30,17 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bi
 
 class LocalizationMetric(evaluate.Metric):
     """
-    Scores of multi-label localization over a stated set of classes.
+    Scores of localization in several classes, for one or several labels a protein.
 
     `compute(references=(n, classes) 0 / 1, predictions=(n, classes) 0 / 1, probabilities=(n, classes), classes=names)`
-    returns a dictionary: `classes` (names the averages are over), `num_proteins`, `subset_accuracy`,
-    `argmax_accuracy` (the most probable class is a true one), `jaccard` (mean over proteins), `calibration_error` (all
-    probabilities pooled, ten bins), and under `per_class` and `average` precision, recall, F1, AUROC and AUPRC, with
-    MCC and support for each class. A class without both positives and negatives has no AUROC and AUPRC; they are `None`
-    and left out of those averages.
+    returns a dictionary:
+
+    - over all classes: `num_proteins`, `subset_accuracy`, `argmax_accuracy` (the most probable class is a true one),
+      `jaccard` (mean over proteins) and `calibration_error` (all probabilities pooled, ten bins);
+    - `per_class`: precision, recall, F1, MCC, AUROC, AUPRC and support of each class that has a positive;
+    - `average`: the micro, macro, weighted and samples averages of precision, recall and F1 over the classes named in
+      `classes`, those with a positive; AUROC and AUPRC (not for samples) over those in `ranked_classes`, which also
+      have a negative. A score that is not defined is `None`.
     """
 
     def _info(self):
@@ -53,38 +56,44 @@ class LocalizationMetric(evaluate.Metric):
         labels = np.asarray(references, dtype=int)
         predicted = np.asarray(predictions, dtype=int)
         probabilities = np.asarray(probabilities, dtype=float)
+        support = labels.sum(axis=0)
+        present = [i for i in range(len(classes)) if support[i] > 0]
+        ranked = [i for i in present if support[i] < len(labels)]
 
-        precision, recall, f1, support = sk.precision_recall_fscore_support(labels, predicted, zero_division=0)
         per_class = {}
-        for i, name in enumerate(classes):
-            mixed = 0 < support[i] < len(labels)
-            per_class[name] = {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "mcc": float(sk.matthews_corrcoef(labels[:, i], predicted[:, i])),
-                "auroc": float(sk.roc_auc_score(labels[:, i], probabilities[:, i])) if mixed else None,
-                "auprc": float(sk.average_precision_score(labels[:, i], probabilities[:, i])) if mixed else None,
+        for i in present:
+            truth, call, score = labels[:, i], predicted[:, i], probabilities[:, i]
+            precision, recall, f1, _ = sk.precision_recall_fscore_support(
+                truth, call, average="binary", zero_division=0
+            )
+            per_class[classes[i]] = {
+                "precision": float(precision),
+                "recall": float(recall),
+                "f1": float(f1),
+                "mcc": float(sk.matthews_corrcoef(truth, call)),
+                "auroc": float(sk.roc_auc_score(truth, score)) if i in ranked else None,
+                "auprc": float(sk.average_precision_score(truth, score)) if i in ranked else None,
                 "support": int(support[i]),
             }
         average = {}
-        ranked = [i for i in range(len(classes)) if 0 < support[i] < len(labels)]
         for kind in AVERAGES:
-            p, r, f, _ = sk.precision_recall_fscore_support(labels, predicted, average=kind, zero_division=0)
-            average[kind] = {"precision": float(p), "recall": float(r), "f1": float(f)}
+            # `labels` restricts the average; slicing would turn a single class into a binary problem.
+            precision, recall, f1, _ = sk.precision_recall_fscore_support(
+                labels, predicted, labels=present, average=kind, zero_division=0
+            )
+            average[kind] = {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
             if kind != "samples":
-                average[kind]["auroc"] = float(
-                    sk.roc_auc_score(labels[:, ranked], probabilities[:, ranked], average=kind)
+                truth, score = labels[:, ranked], probabilities[:, ranked]
+                average[kind]["auroc"] = float(sk.roc_auc_score(truth, score, average=kind)) if ranked else None
+                average[kind]["auprc"] = (
+                    float(sk.average_precision_score(truth, score, average=kind)) if ranked else None
                 )
-                average[kind]["auprc"] = float(
-                    sk.average_precision_score(labels[:, ranked], probabilities[:, ranked], average=kind)
-                )
-        top = probabilities.argmax(axis=1)
         return {
-            "classes": list(classes),
+            "classes": [classes[i] for i in present],
+            "ranked_classes": [classes[i] for i in ranked],
             "num_proteins": len(labels),
             "subset_accuracy": float(sk.accuracy_score(labels, predicted)),
-            "argmax_accuracy": float(labels[np.arange(len(labels)), top].mean()),
+            "argmax_accuracy": float(labels[np.arange(len(labels)), probabilities.argmax(axis=1)].mean()),
             "jaccard": float(sk.jaccard_score(labels, predicted, average="samples", zero_division=0)),
             "calibration_error": expected_calibration_error(labels, probabilities),
             "average": average,

@@ -11,16 +11,20 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from . import ASSETS
 from .batching import token_budget_batches
 from .models.configuration_deeploc import DeepLocConfig
-from .models.protein_sequence import shorten
 from .taxonomy import MEMBRANE
 
 DEFAULT_MODEL = ASSETS / "deeploc"
 _CHUNK = 512  # records that are sorted by length together; bounds memory
+
+# What loading a missing or damaged model raises; RuntimeError is for weights that don't fit the configuration.
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 
 Row = dict[str, Any]
 
@@ -44,7 +48,7 @@ def load_config(model: str | Path) -> DeepLocConfig:
     """
     try:
         config = AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
+    except LOAD_ERRORS as error:
         raise ValueError(f"cannot load the model {str(model)!r}: {str(error).strip().splitlines()[0]}") from None
     if not isinstance(config, DeepLocConfig):
         raise ValueError(f"{str(model)!r} is a {config.model_type} model; protloc predict needs a deeploc model")
@@ -76,7 +80,7 @@ def load_model(
     try:
         loaded = AutoModelForSequenceClassification.from_pretrained(model, config=config, dtype=getattr(torch, dtype))
         tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
+    except LOAD_ERRORS as error:
         raise ValueError(f"cannot load the model {str(model)!r}: {str(error).strip().splitlines()[0]}") from None
     try:
         return loaded.to(device).eval(), tokenizer
@@ -101,8 +105,9 @@ def predict(
     Predict proteins as they come, in their order, in bounded memory.
 
     Args:
-        records: Pairs of id and cleaned sequence, as `protloc.sequences.read_sequences` gives them.
-        model, tokenizer: As `load_model` gives them; the shipped model by default.
+        records: Pairs of id and sequence.
+        model: A DeepLoc in evaluation mode, as `load_model` gives it; the shipped model by default.
+        tokenizer: Its tokenizer; by default the stock one, which all DeepLoc models share.
         max_tokens_per_batch (`int`): The most tokens of a batch, padding included.
 
     Yields:
@@ -111,15 +116,17 @@ def predict(
         `membrane_probability`, and one probability a label, under its name.
 
     Raises:
-        ValueError: For a sequence longer than the model reads, under the length policy `"error"`.
+        ValueError: For a text that is no sequence, or, under the length policy `"error"`, one that is too long.
     """
     if model is None:
-        model, tokenizer = load_model()
-    config = model.config
-    names = list(config.id2label.values())
+        model, _ = load_model()
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL)
+    names = list(model.config.id2label.values())
     iterator = iter(records)
     while chunk := list(itertools.islice(iterator, _CHUNK)):
-        texts = [shorten(sequence, config.max_length, config.length_policy) for _, sequence in chunk]
+        prepared = [model.prepare_sequence(sequence) for _, sequence in chunk]
+        texts = [text for text, _ in prepared]
         rows: list[Row] = [{} for _ in chunk]
         for batch in token_budget_batches([len(text) for text in texts], max_tokens_per_batch):
             inputs = tokenizer([texts[i] for i in batch], padding=True, return_tensors="pt").to(model.device)
@@ -127,13 +134,13 @@ def predict(
             scores = model.probabilities(outputs.logits).tolist()
             membrane_scores = outputs.membrane_logits.sigmoid().tolist()
             for k, i in enumerate(batch):
-                protein_id, sequence = chunk[i]
+                left_out = prepared[i][1].stop - prepared[i][1].start
                 chosen = outputs.localizations[k].nonzero().flatten().tolist()
                 chosen.sort(key=lambda label: -scores[k][label])
                 rows[i] = {
-                    "protein_id": protein_id,
-                    "length": len(sequence),
-                    "truncated": len(texts[i]) < len(sequence),
+                    "protein_id": chunk[i][0],
+                    "length": len(texts[i]) + left_out,
+                    "truncated": left_out > 0,
                     "localizations": "|".join(names[label] for label in chosen),
                     "membrane": MEMBRANE[int(outputs.membrane[k])],
                     "membrane_probability": round(membrane_scores[k], 6),
@@ -147,22 +154,36 @@ def partial_path(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def read_finished(out: Path) -> Iterator[str]:
-    """Ids of the rows that an unfinished run has written; a row that was cut off is removed first."""
-    with open(partial_path(out), "r+b") as file:
+def read_finished(out: Path, settings: dict[str, Any]) -> Iterator[str]:
+    """
+    Ids of the rows that an unfinished run has written; a row that was cut off is removed first.
+
+    Raises:
+        ValueError: If that run had other settings.
+    """
+    path = partial_path(out)
+    with open(path, "r+b") as file:
         file.seek(0, os.SEEK_END)
         end = file.tell()
         while end > 0:  # back to the last line end
-            step = min(end, 65_536)
-            file.seek(end - step)
-            newline = file.read(step).rfind(b"\n")
-            end = end - step + newline + 1 if newline >= 0 else end - step
+            start = max(0, end - 65_536)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            end = start + newline + 1
             if newline >= 0:
                 break
         file.truncate(end)
-    with open(partial_path(out), encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)["protein_id"]
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file):
+            content = json.loads(line)
+            if number > 0:
+                yield content["protein_id"]
+            elif content != settings:
+                changed = next(name for name in settings if content.get(name) != settings[name])
+                raise ValueError(
+                    f"{path} was begun with {changed} {content.get(changed)!r}, not {settings[changed]!r}: "
+                    "give the settings of the unfinished run, or delete that file to start anew"
+                )
 
 
 def skip_finished(records: Iterator[tuple[str, str]], finished: Iterable[str], out: Path) -> int:
@@ -183,27 +204,29 @@ def skip_finished(records: Iterator[tuple[str, str]], finished: Iterable[str], o
     return count
 
 
-def write_rows(rows: Iterable[Row], out: Path, names: list[str]) -> None:
+def write_rows(rows: Iterable[Row], out: Path, settings: dict[str, Any]) -> None:
     """
     Write predictions to a `.csv`, `.jsonl` or `.parquet` file, which appears only when it is complete.
 
-    Until then rows are appended to `OUT.partial`, from which a killed run resumes.
+    Until then rows are appended to `OUT.partial`, from which a killed run resumes; its first line holds the settings.
     """
     partial = partial_path(out)
     with open(partial, "a", encoding="utf-8") as file:
+        if file.tell() == 0:
+            file.write(json.dumps(settings) + "\n")
         for row in rows:
             file.write(json.dumps(row) + "\n")
-    if out.suffix == ".jsonl":
-        os.replace(partial, out)
-        return
     complete = out.with_name(out.name + ".complete")
     with open(partial, encoding="utf-8") as file:
-        finished = (json.loads(line) for line in file)
+        next(file)
         if out.suffix == ".parquet":
-            write_parquet(finished, complete)
+            write_parquet((json.loads(line) for line in file), complete)
         else:
             with open(complete, "w", newline="", encoding="utf-8") as table:
-                write_csv(finished, table, names)
+                if out.suffix == ".csv":
+                    write_csv((json.loads(line) for line in file), table, settings["columns"])
+                else:
+                    table.writelines(file)
     os.replace(complete, out)
     partial.unlink()
 

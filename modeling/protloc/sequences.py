@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import itertools
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +15,10 @@ from .models.protein_sequence import InvalidResidueError, clean_sequence, shorte
 ID_COLUMNS = ["id", "protein_id", "accession", "acc", "entry", "sid", "name"]
 SEQUENCE_COLUMNS = ["sequence", "seq", "fasta"]
 
-__all__ = ["SequenceError", "clean_sequence", "open_text", "read_fasta", "read_sequences", "shorten"]
+__all__ = ["SequenceError", "clean_sequence", "open_text", "read_fasta", "read_lines", "read_sequences", "shorten"]
 
 Source = str | Path | IO
+Record = tuple[int, str, list[tuple[int, str]]]  # line of the header, header, numbered lines of the sequence
 
 
 class SequenceError(ValueError):
@@ -66,8 +68,13 @@ def source_name(source: Source) -> str:
     return str(getattr(source, "name", "input"))
 
 
-def _read_lines(handle: IO[str], name: str) -> Iterator[tuple[int, str]]:
-    """Numbered lines without line ends; bytes that are no UTF-8 are read as Latin-1."""
+def read_lines(handle: IO[str], name: str) -> Iterator[tuple[int, str]]:
+    """
+    Numbered lines without line ends; bytes that are no UTF-8 are read as Latin-1.
+
+    Raises:
+        SequenceError: If a gzip file is cut off or damaged.
+    """
     number = 0
     try:
         for number, line in enumerate(handle, start=1):
@@ -82,8 +89,7 @@ def _read_lines(handle: IO[str], name: str) -> Iterator[tuple[int, str]]:
         raise SequenceError(name, f"the gzip file is cut off or damaged after line {number}") from None
 
 
-def _fasta_records(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
-    """Line of the header, header, numbered lines of the sequence."""
+def _fasta_records(lines: Iterable[tuple[int, str]]) -> Iterator[Record]:
     start = 0
     header: str | None = None
     body: list[tuple[int, str]] = []
@@ -98,17 +104,9 @@ def _fasta_records(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str,
         yield start, header, body
 
 
-def _table_records(lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
-    """The same from CSV or TSV with a header row."""
-    numbers = []
-
-    def texts():
-        for number, line in lines:
-            numbers.append(number)
-            yield line
-
-    text_iterator = texts()
-    header = next(text_iterator)
+def _table_records(lines: Iterator[tuple[int, str]], name: str) -> Iterator[Record]:
+    """Records from CSV or TSV with a header row; the id stands for the header."""
+    first, header = next(lines)
     delimiter = "\t" if "\t" in header else ","
     columns = [column.strip().lower() for column in next(csv.reader([header], delimiter=delimiter))]
     id_column = next((columns.index(c) for c in ID_COLUMNS if c in columns), None)
@@ -118,13 +116,15 @@ def _table_records(lines: Iterable[tuple[int, str]], name: str) -> Iterator[tupl
             name,
             "no FASTA ('>' at the start of a line), and no table with a column for the id "
             f"({', '.join(ID_COLUMNS)}) and one for the sequence ({', '.join(SEQUENCE_COLUMNS)})",
-            line=numbers[-1],
+            line=first,
         )
     csv.field_size_limit(sys.maxsize)
-    for row in csv.reader(text_iterator, delimiter=delimiter):
+    reader = csv.reader((line for _, line in lines), delimiter=delimiter)
+    for row in reader:
         if row:
             row += [""] * (len(columns) - len(row))
-            yield numbers[-1], row[id_column].strip(), [(numbers[-1], row[sequence_column])]
+            line = first + reader.line_num
+            yield line, row[id_column].strip(), [(line, row[sequence_column])]
 
 
 def _clean_body(body: list[tuple[int, str]]) -> str:
@@ -169,9 +169,10 @@ def read_sequences(
     for source in sources:
         name = source_name(source)
         count = 0
-        for line, header, body in _records(source):
+        records, is_fasta = _records(source)
+        for line, header, body in records:
             count += 1
-            record = header.split()[0] if header else ""
+            record = header.split()[0] if is_fasta and header else header
             try:
                 if not record:
                     raise SequenceError(name, "the record has no id", line=line)
@@ -194,19 +195,16 @@ def read_sequences(
             raise SequenceError(name, "the file holds no sequences")
 
 
-def _records(source: Source) -> Iterator[tuple[int, str, list[tuple[int, str]]]]:
+def _records(source: Source) -> tuple[Iterator[Record], bool]:
+    """Records of a source, and whether it is FASTA."""
     name = source_name(source)
-    lines = ((number, line) for number, line in _read_lines(open_text(source), name))
+    lines = read_lines(open_text(source), name)
     for number, line in lines:
         if line.strip():
-            rest = _chain((number, line), lines)
-            yield from _fasta_records(rest) if line.startswith(">") else _table_records(rest, name)
-            return
-
-
-def _chain(first, rest):
-    yield first
-    yield from rest
+            rest = itertools.chain([(number, line)], lines)
+            is_fasta = line.startswith(">")
+            return (_fasta_records(rest) if is_fasta else _table_records(rest, name)), is_fasta
+    return iter(()), False
 
 
 def read_fasta(path_or_handle: Source, full_header: bool = False) -> Iterator[tuple[str, str]]:
@@ -224,7 +222,7 @@ def read_fasta(path_or_handle: Source, full_header: bool = False) -> Iterator[tu
         yield from read_sequences([path_or_handle])
         return
     name = source_name(path_or_handle)
-    for line, header, body in _records(path_or_handle):
+    for line, header, body in _records(path_or_handle)[0]:
         try:
             yield header, _clean_body(body)
         except ValueError as error:

@@ -121,9 +121,12 @@ def test_bfloat16_is_close(family, tmp_path):
     model.save_pretrained(tmp_path)
     half = family.auto_class.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
     assert half.dtype == torch.bfloat16
+    converted = family.model_class.from_pretrained(tmp_path).eval().to(torch.bfloat16)
+    assert {weight.dtype for weight in converted.parameters()} == {torch.bfloat16}
     expected = model(**inputs)
-    outputs = half(**inputs)
-    assert_same(family, {n: outputs[n].float() for n in family.prediction_names}, expected, rtol=0.05, atol=0.02)
+    for model in (half, converted):
+        outputs = model(**inputs)
+        assert_same(family, {n: outputs[n].float() for n in family.prediction_names}, expected, rtol=0.05, atol=0.02)
 
 
 def test_initialization_leaves_nothing_as_allocated(family):

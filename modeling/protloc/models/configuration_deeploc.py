@@ -23,8 +23,8 @@ class DeepLocConfig(PreTrainedConfig):
     Configuration of [`DeepLocModel`] and [`DeepLocForSequenceClassification`].
 
     The two fields that you will most likely change are `lstm_size` (the model's width, and nearly all of its cost) and
-    `max_length` (the residues that are read of each protein). Defaults follow Almagro Armenteros et al. 2017,
-    section 2.4, except for the learned embedding and the 32 filters a width.
+    `max_length` (the residues that are read of each protein). Defaults follow Almagro Armenteros et al. 2017 (report,
+    section 2.1), except for the learned embedding and the 32 filters a width.
 
     Args:
         vocab_size (`int`): Tokens of the stock `EsmTokenizer`.

@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_deeploc import DeepLocConfig
-from .protein_sequence import clean_sequence, shorten
+from .protein_sequence import clean_sequence, left_out, shorten
 
 
 @dataclass
@@ -62,7 +62,7 @@ class DeepLocClassifierOutput(ModelOutput):
 
 
 class DeepLocConvolutions(nn.Module):
-    """Motif detectors of several widths and an optional second convolution (2017, section 2.4). Padding stays zero."""
+    """Motif detectors of several widths and an optional second convolution (report, 2.1). Padding stays zero."""
 
     def __init__(self, config: DeepLocConfig):
         super().__init__()
@@ -90,9 +90,9 @@ class DeepLocEncoder(nn.Module):
     """
     Bidirectional LSTM that never sees padding.
 
-    The backward direction reads each protein reversed within its own length, which gives what packing gives, but keeps
-    the dense kernels: on a CPU, training through `pack_padded_sequence` is some 30 times slower
-    (`benchmarks/benchmark_deeploc.py`).
+    The backward direction reads each protein reversed within its own length. That gives what `pack_padded_sequence`
+    gives (a test holds them equal) and keeps the dense kernels, without which training on a CPU is many times slower
+    (`benchmarks/benchmark_deeploc.py` measures it).
     """
 
     def __init__(self, config: DeepLocConfig, input_size: int):
@@ -101,13 +101,16 @@ class DeepLocEncoder(nn.Module):
         self.backward_lstm = nn.LSTM(input_size, config.lstm_size, batch_first=True)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        dtype = hidden.dtype
+        hidden = hidden.to(next(self.forward_lstm.parameters()).dtype)
         positions = torch.arange(mask.shape[1], device=mask.device)
         lengths = mask.sum(dim=1, keepdim=True)
         reverse = torch.where(mask, lengths - 1 - positions, positions).unsqueeze(-1)  # (B, L, 1), its own inverse
         forward_states, _ = self.forward_lstm(hidden)
         backward_states, _ = self.backward_lstm(hidden.gather(1, reverse.expand_as(hidden)))
         backward_states = backward_states.gather(1, reverse.expand_as(backward_states))
-        return torch.cat([forward_states, backward_states], dim=-1) * mask.unsqueeze(-1)  # (B, L, 2H)
+        states = torch.cat([forward_states, backward_states], dim=-1) * mask.unsqueeze(-1)  # (B, L, 2H)
+        return states.to(dtype)
 
 
 class DeepLocAttentionDecoder(nn.Module):
@@ -154,6 +157,9 @@ class DeepLocPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
+    # Loaded in bfloat16, the recurrence stays in float32: rounded at each of a thousand steps it moved probabilities by
+    # up to 0.02 in trials, all the rest in bfloat16 by less than 0.001.
+    _keep_in_fp32_modules_strict = {"encoder"}  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -229,18 +235,19 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         self.membrane_classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
-    def prepare_sequence(self, text: str) -> tuple[str, str]:
+    def prepare_sequence(self, text: str) -> tuple[str, slice]:
         """
         Clean a sequence and apply the configuration's length policy.
 
         Returns:
-            `tuple[str, str]`: The whole cleaned sequence, and what of it the tokenizer should get.
+            `tuple[str, slice]`: What the tokenizer should get, and the residues of the whole that were left out of it.
 
         Raises:
             ValueError: If the text is no protein sequence, or too long under the policy `"error"`.
         """
         whole = clean_sequence(text)
-        return whole, shorten(whole, self.config.max_length, self.config.length_policy)
+        read = shorten(whole, self.config.max_length, self.config.length_policy)
+        return read, left_out(len(whole), self.config.max_length)
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Calibrated logits `(batch, num_labels)` as probabilities: a sigmoid, or a softmax if single-label."""

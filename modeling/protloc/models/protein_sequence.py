@@ -3,10 +3,10 @@
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 # Selenocysteine, pyrrolysine, Asx, Glx, Leu-or-Ile and unknown. `EsmTokenizer` has no token for J, so it is read as X.
 OTHER_RESIDUES = "UOBZXJ"
-LENGTH_POLICIES = ("middle", "error")
 
+_RESIDUES = set(AMINO_ACIDS + OTHER_RESIDUES)
+_SIGNS = _RESIDUES | {residue.lower() for residue in _RESIDUES} | {"-", "."}
 _READ_AS = str.maketrans("J", "X", "-.")
-_ALLOWED = set(AMINO_ACIDS + OTHER_RESIDUES)
 
 
 class InvalidResidueError(ValueError):
@@ -33,14 +33,23 @@ def clean_sequence(text: str) -> str:
         InvalidResidueError: Naming the first sign that is no residue and its position.
         ValueError: If nothing is left.
     """
-    letters = "".join(text.split()).rstrip("*").upper()
-    for position, letter in enumerate(letters, start=1):
-        if letter not in _ALLOWED and letter not in "-.":
-            raise InvalidResidueError(letter, position)
-    sequence = letters.translate(_READ_AS)
-    if not sequence:
+    signs = "".join(text.split()).rstrip("*-.")
+    if not _SIGNS.issuperset(signs):
+        position, sign = next((i, sign) for i, sign in enumerate(signs, start=1) if sign not in _SIGNS)
+        raise InvalidResidueError(sign, position)
+    if not signs:
         raise ValueError("the sequence is empty")
-    return sequence
+    return signs.upper().translate(_READ_AS)
+
+
+def left_out(length: int, max_length: int) -> slice:
+    """
+    The residues of a long protein that the length policy `"middle"` leaves out, an empty slice for a short one.
+
+    Both ends stay, where the sorting signals are (Almagro Armenteros et al. 2017).
+    """
+    start = min(length, (max_length + 1) // 2)
+    return slice(start, start + max(0, length - max_length))
 
 
 def shorten(sequence: str, max_length: int, policy: str = "middle") -> str:
@@ -50,8 +59,7 @@ def shorten(sequence: str, max_length: int, policy: str = "middle") -> str:
     Args:
         sequence (`str`): Residues.
         max_length (`int`): The most residues to keep.
-        policy (`str`): `"middle"` removes residues from the middle and keeps both ends, where the sorting signals are
-            (Almagro Armenteros et al. 2017, section 2.2); `"error"` refuses a longer sequence.
+        policy (`str`): `"middle"` removes residues from the middle, `"error"` refuses a longer sequence.
 
     Returns:
         `str`: At most `max_length` residues.
@@ -59,12 +67,9 @@ def shorten(sequence: str, max_length: int, policy: str = "middle") -> str:
     Raises:
         ValueError: With policy `"error"`, naming the length and the limit.
     """
-    if len(sequence) <= max_length:
-        return sequence
-    if policy == "error":
+    if policy == "error" and len(sequence) > max_length:
         raise ValueError(
             f"{len(sequence)} residues are more than the model's {max_length}: use the length policy 'middle'"
         )
-    head = (max_length + 1) // 2
-    tail = max_length - head
-    return sequence[:head] + sequence[len(sequence) - tail :]
+    gap = left_out(len(sequence), max_length)
+    return sequence[: gap.start] + sequence[gap.stop :]

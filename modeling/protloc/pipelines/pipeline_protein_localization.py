@@ -42,9 +42,9 @@ class ProteinLocalizationPipeline(Pipeline):
         return {}, {}, {} if return_attention is None else {"return_attention": return_attention}
 
     def preprocess(self, sequence: str) -> dict[str, torch.Tensor]:
-        whole, read = self.model.prepare_sequence(sequence)
+        read, left_out = self.model.prepare_sequence(sequence)
         inputs = self.tokenizer(read, return_tensors="pt")
-        return {**inputs, "residues": torch.tensor([len(whole)])}
+        return {**inputs, "left_out": torch.tensor([[left_out.start, left_out.stop]])}
 
     def _forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         outputs = self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
@@ -54,7 +54,7 @@ class ProteinLocalizationPipeline(Pipeline):
             "localizations": outputs.localizations,
             "attention": outputs.attentions[:, -1],  # the last step's context is what the heads read
             "residue_mask": self.model.residue_mask(inputs["input_ids"], inputs["attention_mask"]),
-            "residues": inputs["residues"],
+            "left_out": inputs["left_out"],
         }
 
     def postprocess(self, outputs: dict[str, torch.Tensor], return_attention: bool = True) -> dict:
@@ -64,9 +64,8 @@ class ProteinLocalizationPipeline(Pipeline):
         attention = None
         if return_attention:
             read = outputs["attention"][0][outputs["residue_mask"][0]].tolist()
-            head = (len(read) + 1) // 2
-            left_out = int(outputs["residues"]) - len(read)
-            attention = read[:head] + [0.0] * left_out + read[head:]
+            start, stop = outputs["left_out"][0].tolist()
+            attention = read[:start] + [0.0] * (stop - start) + read[start:]
         return {
             "localizations": [labels[i] for i in sorted(chosen, key=lambda i: -scores[i])],
             "scores": {labels[i]: score for i, score in enumerate(scores)},
