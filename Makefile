@@ -3,7 +3,7 @@ BIN = .venv/bin
 
 .PHONY: demo test lint bench ship
 
-# Every target starts from a bare clone. constraints.txt keeps pip from fetching a CUDA build of several GB.
+# Every target starts from a bare clone. constraints.txt holds the torch that everything here was run with.
 .venv/.installed: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[train,test]'

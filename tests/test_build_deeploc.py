@@ -114,7 +114,11 @@ def test_a_sequence_in_two_splits_stops_the_build(build, sources, tmp_path):
         (["--deeploc2", "deeploc2.csv", "--train", 3], "partition 3 is asked for by two splits"),
         (["--deeploc2", "hpa.csv.gz"], "no column 'ACC'"),
         (["--hpa", "none.csv"], "No such file"),
-        (["--deeploc1", "bad.fasta"], "unknown location 'Moon-S'"),
+        (["--deeploc1", "bad.fasta"], "A1: unknown location 'Moon-S'"),
+        (["--deeploc1", "short.fasta"], "'A1' is no header of the form"),
+        (["--deeploc2", "sequence.csv"], "sequence.csv, line 2: '7' at position 2"),
+        (["--deeploc2", "kingdom.csv"], "kingdom.csv, line 2: kingdom 'Mars' is none of"),
+        (["--hpa", "cut.csv.gz"], "the gzip file is cut off or damaged"),
         ([], "give at least one of"),
         (["--hpa", "hpa.csv.gz", "--push-to-hub", "a/b"], "run `hf auth login`"),
     ],
@@ -122,6 +126,11 @@ def test_a_sequence_in_two_splits_stops_the_build(build, sources, tmp_path):
 def test_refuses(build, sources, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.fasta").write_text(">A1 Moon-S\nMKT\n")
+    (tmp_path / "short.fasta").write_text(">A1\nMKT\n")
+    header = ",".join(["ACC", "Kingdom", "Partition", "Membrane", *COMPARTMENTS, "Sequence"]) + "\n"
+    (tmp_path / "sequence.csv").write_text(header + "P1,Fungi,0,0.0," + "1.0," * 10 + "M7T\n")
+    (tmp_path / "kingdom.csv").write_text(header + "P1,Mars,0,0.0," + "1.0," * 10 + "MKT\n")
+    (tmp_path / "cut.csv.gz").write_bytes((tmp_path / "hpa.csv.gz").read_bytes()[:-12])
     monkeypatch.delenv("HF_TOKEN", raising=False)
     assert_refused(build(*arguments), message, tmp_path)
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 import protloc_entry
 from conftest import ROOT
 from protloc.models.configuration_deeploc import COMPARTMENTS
-from protloc.prediction import partial_path
+from protloc.prediction import load_model, partial_path
 
 HEADER = ["protein_id", "length", "truncated", "localizations", "membrane", "membrane_probability", *COMPARTMENTS]
 FASTA = "".join(f">p{i}\n{('MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ' * 9)[: 5 + i * 7]}\n" for i in range(30))
@@ -134,6 +136,46 @@ def test_skip_without_an_output_file_reports_on_standard_error(run, tmp_path):
     assert err.startswith("protloc: skipped: ") and err.count("\n") == 1
 
 
+def test_a_list_of_errors_does_not_outlive_them(run, fasta, tmp_path):
+    (tmp_path / "out.csv.errors.csv").write_text("of an earlier run")
+    assert run(fasta, "-o", tmp_path / "out.csv", "--on-error", "skip")[0] == 0
+    assert not (tmp_path / "out.csv.errors.csv").exists()
+
+
+def test_a_pipe_is_read_once(run, fasta, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = subprocess.Popen(["cp", fasta, tmp_path / "pipe"])
+    code, out, err = run(tmp_path / "pipe")
+    writer.wait()
+    assert (code, err) == (0, "") and len(read_csv(out)) == 30
+
+
+def test_an_input_is_not_overwritten(run, tmp_path):
+    path = tmp_path / "in.csv"
+    path.write_text("id,sequence\na,MKT\n")
+    code, _, err = run(path, "-o", path)
+    assert code == 2 and "is an input" in err and path.read_text().endswith("a,MKT\n")
+
+
+def test_a_damaged_model(run, fasta, tmp_path, tiny_model_dir):
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    code, _, err = run(fasta, model=tmp_path / "model")
+    assert code == 2 and "cannot load the model" in err and err.count("\n") == 1
+    config = tmp_path / "model" / "config.json"
+    config.write_text(config.read_text().replace('"lstm_size": 8', '"lstm_size": "wide"'))
+    code, _, err = run(fasta, model=tmp_path / "model")
+    assert code == 2 and "cannot load the model" in err and err.count("\n") == 1
+
+
+def test_bfloat16_agrees_with_float32(run, fasta):
+    tables = [read_csv(run(fasta, "--dtype", dtype)[1]) for dtype in ("float32", "bfloat16")]
+    for exact, rounded in zip(*tables, strict=True):
+        for name in [*COMPARTMENTS, "membrane_probability"]:
+            assert float(rounded[name]) == pytest.approx(float(exact[name]), abs=0.02)
+
+
 def test_nothing_left_after_skipping(run, tmp_path):
     (tmp_path / "in.fasta").write_text(">b\nM7\n")
     code, _, err = run(tmp_path / "in.fasta", "-o", tmp_path / "out.csv", "--on-error", "skip")
@@ -167,13 +209,16 @@ def test_bad_model_and_device(run, fasta, tmp_path):
     [
         (["in.fasta", "-o", "out.xlsx"], "must end in .csv, .jsonl or .parquet"),
         (["in.fasta", "-o", "nowhere/out.csv"], "there is no folder 'nowhere'"),
+        (["in.fasta", "-o", "folder.csv"], "'folder.csv' is a folder"),
         (["in.fasta", "--resume"], "--resume needs -o OUT"),
         (["in.fasta", "--max-tokens-per-batch", "0"], "'0' is not a positive number"),
         (["in.fasta", "--dtype", "int8"], "invalid choice"),
         ([], "required"),
     ],
 )
-def test_usage_errors(run, arguments, message):
+def test_usage_errors(run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
     code, _, err = run(*arguments)
     assert code == 2 and message in err
 
@@ -186,12 +231,20 @@ def read_ids(path):
     return [json.loads(line)["protein_id"] for line in path.read_text().splitlines()]
 
 
+@pytest.fixture
+def settings(tiny_model_dir):
+    """The first line of an unfinished run."""
+    model = {"model": str(tiny_model_dir), "dtype": str(load_model(tiny_model_dir)[0].dtype)}
+    return {**model, "length_policy": "middle", "columns": HEADER}
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_resume_after_a_row_was_cut_off(run, fasta, tmp_path, suffix):
+def test_resume_after_a_row_was_cut_off(run, fasta, tmp_path, settings, suffix):
     run(fasta, "-o", tmp_path / "whole.jsonl")
-    text = (tmp_path / "whole.jsonl").read_text()
+    lines = [json.dumps(settings), *(tmp_path / "whole.jsonl").read_text().splitlines()]
+    text = "\n".join(lines)
     out = tmp_path / f"out.{suffix}"
-    cut = sum(len(line) for line in text.splitlines(keepends=True)[:7]) + 40
+    cut = len("\n".join(lines[:8])) + 40  # seven rows and a piece of the eighth
     partial_path(out).write_text(text[:cut])
 
     code, _, err = run(fasta, "-o", out)
@@ -206,18 +259,21 @@ def test_resume_after_a_row_was_cut_off(run, fasta, tmp_path, suffix):
 
 def test_resume_before_the_first_row_was_whole(run, fasta, tmp_path):
     out = tmp_path / "out.csv"
-    partial_path(out).write_text('{"protein_id": "p')
+    partial_path(out).write_text('{"model": ')
     assert run(fasta, "-o", out, "--resume")[0] == 0
     assert read_ids(out) == [f"p{i}" for i in range(30)]
 
 
-def test_resume_with_other_inputs_is_refused(run, fasta, tmp_path):
+def test_resume_with_other_inputs_or_settings_is_refused(run, fasta, tmp_path, settings):
     out = tmp_path / "out.csv"
-    row = '{"protein_id": "other"}\n'
-    partial_path(out).write_text(row)
+    begun = json.dumps(settings) + '\n{"protein_id": "other"}\n'
+    partial_path(out).write_text(begun)
     code, _, err = run(fasta, "-o", out, "--resume")
     assert code == 2 and "has 'other' in row 1 where the input has 'p0'" in err
-    assert partial_path(out).read_text() == row and not out.exists()
+    (tmp_path / "short.fasta").write_text(">a\nMKT\n")
+    code, _, err = run(tmp_path / "short.fasta", "-o", out, "--resume", "--length-policy", "error")
+    assert code == 2 and "was begun with length_policy 'middle', not 'error'" in err
+    assert partial_path(out).read_text() == begun and not out.exists()
 
 
 def test_killed_and_resumed_loses_and_doubles_nothing(tiny_model_dir, tmp_path):
@@ -245,8 +301,10 @@ def test_standard_input_and_a_closed_pipe(tiny_model_dir):
     result = subprocess.run(command, input=">a\nM7\n", capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == "protloc: standard input, record 'a', line 2: '7' at position 2 is not an amino-acid code\n"
-    result = subprocess.run(f"{' '.join(command)} | head -1", shell=True, input=FASTA, capture_output=True, text=True)
-    assert (result.stdout.count("\n"), result.stderr) == (1, "")
+    many = "".join(f">p{i}\nMKT\n" for i in range(1500))  # more than a pipe holds
+    pipe = f"{' '.join(command)} | head -1; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", pipe], input=many, capture_output=True, text=True)
+    assert (result.returncode, result.stdout.count("\n"), result.stderr) == (0, 1, "")
 
 
 def test_help_and_usage_errors_import_nothing_heavy():

@@ -47,12 +47,23 @@ def test_localization_by_hand():
     assert average["samples"]["f1"] == pytest.approx((1 + 2 / 3 + 2 / 3 + 0) / 4)
 
 
-def test_a_class_without_positives_has_no_ranking():
-    result = compute(references=LABELS * [1, 1, 0])
-    assert result["per_class"]["c"]["auroc"] is None
-    assert result["average"]["macro"]["auroc"] == pytest.approx(
-        np.mean([result["per_class"][name]["auroc"] for name in "ab"])
-    )
+def test_a_class_without_positives_is_left_out_of_averages_only():
+    references = LABELS * [1, 1, 0]
+    result = compute(references=references, predictions=PREDICTED | [0, 0, 1])
+    assert result["classes"] == result["ranked_classes"] == list(result["per_class"]) == ["a", "b"]
+    average = result["average"]
+    assert average["micro"]["f1"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
+    assert average["macro"]["f1"] == pytest.approx((0.8 + 2 / 3) / 2)
+    assert average["macro"]["auroc"] == pytest.approx(np.mean([result["per_class"][n]["auroc"] for n in "ab"]))
+    assert result["subset_accuracy"] == 0  # every protein is wrongly called c
+    assert result["calibration_error"] == expected_calibration_error(references, PROBABILITIES)
+
+
+def test_one_protein_with_one_label():
+    result = compute(references=[[0, 1, 0]], predictions=[[0, 1, 1]], probabilities=[[0.1, 0.8, 0.6]])
+    assert result["classes"] == ["b"] and result["ranked_classes"] == []
+    assert result["average"]["micro"] == {"precision": 1, "recall": 1, "f1": 1, "auroc": None, "auprc": None}
+    assert result["argmax_accuracy"] == 1 and result["jaccard"] == 0.5
 
 
 def test_calibration_error_by_hand():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from conftest import ROOT
 from protloc import ASSETS
-from protloc.prediction import load_config, predict
+from protloc.prediction import load_config, load_model, predict
 from protloc.sequences import read_fasta
 
 
@@ -48,6 +48,24 @@ def test_examples_were_not_trained_on(data_dir):
 
 
 @pytest.mark.slow
+def test_bfloat16_stays_close_on_real_proteins(data_dir):
+    """What `--dtype auto` takes where the hardware has bfloat16, against float32."""
+    source = data_dir / "deeploc" / "Swissprot_Train_Validation_dataset.partitions0-3.csv.gz"
+    table = load_dataset("csv", data_files=str(source), split="train").filter(lambda row: row["Partition"] == 3)
+    records = list(zip(table["ACC"], table["Sequence"], strict=True))[::15]
+    exact, rounded = (list(predict(records, *load_model(dtype=dtype))) for dtype in ("float32", "bfloat16"))
+    names = list(load_config(ASSETS / "deeploc").id2label.values())
+    same = 0
+    for a, b in zip(exact, rounded, strict=True):
+        for name in [*names, "membrane_probability"]:
+            assert b[name] == pytest.approx(a[name], abs=0.02)
+        same += sum(
+            (name in a["localizations"].split("|")) == (name in b["localizations"].split("|")) for name in names
+        )
+    assert same >= 0.995 * len(names) * len(records)
+
+
+@pytest.mark.slow
 def test_wheel_in_an_empty_environment(tmp_path):
     """Build the wheel, install it where nothing is, and predict with the weights it carries."""
     subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT], check=True)
@@ -60,7 +78,8 @@ def test_wheel_in_an_empty_environment(tmp_path):
     command = [tmp_path / "env" / "bin" / "protloc", "predict", examples, "--dtype", "float32"]
     result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path, env={"PATH": "/usr/bin"})
     installed = [row["localizations"] for row in csv.DictReader(result.stdout.splitlines())]
-    assert installed == [row["localizations"] for row in predict(read_fasta(examples))]
+    model, tokenizer = load_model(dtype="float32")
+    assert installed == [row["localizations"] for row in predict(read_fasta(examples), model, tokenizer)]
     assert len(installed) == 12
 
     located = subprocess.run(

@@ -21,6 +21,7 @@ GOOD = {
     "old Mac line ends": b">a\rMKTAYI\r>b\rGGG\r",
     "byte order mark": b"\xef\xbb\xbf>a\nMKTAYI\n>b\nGGG\n",
     "lower case and stop": b">a\nmktayi*\n>b\nggg*\n",
+    "stop in an alignment": b">a\nMKTAYI*--\n>b\nGGG*\n",
     "gaps": b">a\nMK--T.AYI\n>b\nGGG---\n",
     "blank lines and spaces": b"\n\n>a\nMKT AYI\n\n>b\n\n GGG\n",
     "space after the sign": b"> a\nMKTAYI\n> b\nGGG\n",
@@ -41,6 +42,11 @@ def test_reads(tmp_path, content):
 
 def test_header_with_latin_1_id(tmp_path):
     assert read(tmp_path, ">Söre\nMKT\n".encode("latin-1")) == [("Söre", "MKT")]
+
+
+def test_table_ids_are_whole_cells(tmp_path):
+    content = b'id,sequence\nprotein 1,MKT\n"protein 2","MK\nT"\nprotein 3,M\n'
+    assert read(tmp_path, content) == [("protein 1", "MKT"), ("protein 2", "MKT"), ("protein 3", "M")]
 
 
 def test_other_residues_are_kept_and_j_is_unknown(tmp_path):
@@ -69,6 +75,8 @@ BAD = {
     "digits": (b">a\nMKT\nAY1\nGGG\n", "'1' at position 6 is not an amino-acid code", 3),
     "stop inside": (b">a\nMK*T\n", "'*' at position 3", 2),
     "other letters": (">a\nMKÄ\n".encode(), "'Ä' at position 3", 2),
+    "letters that become residues in upper case": (">a\nMKß\n".encode(), "'ß' at position 3", 2),
+    "Latin-1 in a sequence": (">a\nMKß\n".encode("latin-1"), "'ß' at position 3", 2),
     "empty sequence in a table": (b"id,sequence\na,\n", "the sequence is empty", 2),
     "short row in a table": (b"id,sequence\na\n", "the sequence is empty", 2),
     "bad sign in a table": (b"id,sequence\nb,MKT\na,MK7\n", "'7' at position 3", 3),

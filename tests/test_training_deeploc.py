@@ -89,14 +89,23 @@ def test_single_label_training(tmp_path):
     ("arguments", "message"),
     [
         ([str(ROOT / "none.yaml")], "No such file"),
+        ([str(ROOT / "Makefile")], "train_deeploc: "),
         ([TOY, "learning_rat=1"], "learning_rat"),
         ([TOY, "epochs=many"], "epochs"),
+        ([TOY, "model.lstm_sise=512"], "model.lstm_sise is no field of DeepLocConfig"),
+        ([TOY, "dataset=nowhere"], "cannot load 'train' of 'nowhere'"),
     ],
 )
 def test_bad_configuration(run_script, arguments, message):
     code, _, err = run_script("training/train_deeploc.py", *arguments)
     assert code == 2
     assert message in err and err.count("\n") == 1
+
+
+def test_a_used_folder_is_not_started_anew(run_script, trained, tiny_dataset):
+    arguments = [TOY, f"dataset={tiny_dataset}", f"output_dir={trained}"]
+    code, _, err = run_script("training/train_deeploc.py", *arguments)
+    assert code == 2 and "holds checkpoints: add resume=true" in err
 
 
 def test_bad_evaluation(run_script, tiny_dataset, tmp_path):
@@ -128,6 +137,9 @@ def test_killed_and_resumed_ends_with_the_same_weights(tiny_dataset, tmp_path):
 @pytest.mark.slow
 def test_two_processes(tiny_dataset, tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    output = train(tiny_dataset, tmp_path / "run", command=[*command, TRAIN[-1]])
-    assert output.count("epoch 1:") == 1
+    options = ["model.dropout=0", "checkpoint_steps=2"]
+    output = train(tiny_dataset, tmp_path / "run", "epochs=1", *options, command=[*command, TRAIN[-1]])
+    assert output.count("epoch 1: 20 validation proteins") == 1
     assert load_model(tmp_path / "run")[0].config.thresholds != [0.5] * 10
+    output = train(tiny_dataset, tmp_path / "run", "epochs=2", "resume=true", *options, command=[*command, TRAIN[-1]])
+    assert "resumed from" in output and output.count("epoch 2: 20 validation proteins") == 1

@@ -44,7 +44,7 @@ class LocalizationMetric(evaluate.Metric):
     """
 
     def _info(self):
-        sequence = datasets.Sequence(datasets.Value("float32"))
+        sequence = datasets.Sequence(datasets.Value("float64"))
         return evaluate.MetricInfo(
             description="Multi-label protein localization scores",
             citation="",
@@ -108,7 +108,7 @@ class MembraneMetric(evaluate.Metric):
     """
 
     def _info(self):
-        value = datasets.Value("float32")
+        value = datasets.Value("float64")
         return evaluate.MetricInfo(
             description="Membrane or soluble",
             citation="",

@@ -132,7 +132,8 @@ def test_a_protein_of_34350_residues():
 
 def test_prepare_sequence():
     model = tiny_deeploc(max_length=5)
-    assert model.prepare_sequence("mkt-ayiak*") == ("MKTAYIAK", "MKTAK")
+    assert model.prepare_sequence("mkt-ayiak*") == ("MKTAK", slice(3, 6))
+    assert model.prepare_sequence("mkt") == ("MKT", slice(3, 3))
     with pytest.raises(ValueError, match="'7' at position 3"):
         model.prepare_sequence("MK7T")
 
