@@ -19,6 +19,7 @@ import argparse
 import csv
 import hashlib
 import itertools
+import json
 import re
 import sys
 from collections import Counter
@@ -149,8 +150,12 @@ def read_exclusions(paths: list[Path]) -> tuple[set[str], set[str]]:
     return ids, sums
 
 
-def sha1(sequence: str) -> str:
-    return hashlib.sha1(sequence.encode()).hexdigest()
+def sha1(text: str) -> str:
+    return hashlib.sha1(text.encode()).hexdigest()
+
+
+def digest(splits: dict[str, list[Row]]) -> str:
+    return sha1(json.dumps(splits, sort_keys=True))[:12]
 
 
 def check_no_duplicates(splits: dict[str, list[Row]]) -> None:
@@ -258,6 +263,9 @@ def write(configs: Configs, excluded: Counter, out: Path, repo_id: str) -> None:
         configs=[
             {
                 "config_name": name,
+                # `load_dataset` caches a local folder by its name and this metadata alone: with a digest of the content
+                # in it, a folder that was built anew is read anew.
+                "description": f"{DESCRIPTIONS[name]} Content {digest(splits)}.",
                 "data_files": [{"split": split, "path": f"{name}/{split}.parquet"} for split in splits],
             }
             for name, splits in configs.items()

@@ -16,7 +16,7 @@ HPA_COLUMNS = [name for name in COMPARTMENTS if name not in ("Extracellular", "P
 @pytest.fixture
 def build(run_script, tmp_path):
     """Build into `tmp_path / "out"`."""
-    return lambda *arguments: run_script("datasets_scripts/build_deeploc.py", *arguments)
+    return lambda *arguments: run_script("datasets_scripts/build_deeploc.py", *arguments, "--out", tmp_path / "out")
 
 
 def assert_refused(result, message, tmp_path):
@@ -88,6 +88,13 @@ def test_exclusions_by_accession_and_by_sequence(build, sources, tmp_path):
     assert "| excluded | 1 | 1 |" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_folder_built_anew_is_read_anew(build, sources, tmp_path):
+    """datasets caches a local folder by name and metadata; the card's digest must tell the builds apart."""
+    for partition in (0, 1):
+        assert build(*sources[:2], "--train", partition, "--validation", 3)[0] == 0
+        assert set(load_dataset(str(tmp_path / "out"), "deeploc2", split="train")["partition"]) == {partition}
+
+
 def test_other_partitions(build, sources, tmp_path):
     chosen = ["--train", 0, "--validation", 1, "--test", 2, 3]
     assert build(*sources[:2], *chosen)[0] == 0
@@ -114,7 +121,7 @@ def test_a_sequence_in_two_splits_stops_the_build(build, sources, tmp_path):
         (["--deeploc2", "deeploc2.csv", "--train", 3], "partition 3 is asked for by two splits"),
         (["--deeploc2", "hpa.csv.gz"], "no column 'ACC'"),
         (["--hpa", "none.csv"], "No such file"),
-        (["--deeploc1", "bad.fasta"], "A1: unknown location 'Moon-S'"),
+        (["--deeploc1", "bad.fasta"], "A1: unknown location 'Moon'"),
         (["--deeploc1", "short.fasta"], "'A1' is no header of the form"),
         (["--deeploc2", "sequence.csv"], "sequence.csv, line 2: '7' at position 2"),
         (["--deeploc2", "kingdom.csv"], "kingdom.csv, line 2: kingdom 'Mars' is none of"),

@@ -21,7 +21,8 @@ TOY = str(ROOT / "training" / "configs" / "toy.yaml")
 
 def train(dataset, output_dir, *overrides, command=TRAIN):
     arguments = [TOY, f"dataset={dataset}", f"output_dir={output_dir}", "max_tokens_per_batch=400", *overrides]
-    result = subprocess.run([*command, *arguments], capture_output=True, text=True)
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*command, *arguments], capture_output=True, text=True, env=env)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -93,11 +94,13 @@ def test_single_label_training(tmp_path):
         ([TOY, "learning_rat=1"], "learning_rat"),
         ([TOY, "epochs=many"], "epochs"),
         ([TOY, "model.lstm_sise=512"], "model.lstm_sise is no field of DeepLocConfig"),
+        ([TOY, "model.lstm_size=big"], "Field 'lstm_size' expected int, got str"),
         ([TOY, "dataset=nowhere"], "cannot load 'train' of 'nowhere'"),
     ],
 )
-def test_bad_configuration(run_script, arguments, message):
-    code, _, err = run_script("training/train_deeploc.py", *arguments)
+def test_bad_configuration(run_script, tiny_dataset, tmp_path, arguments, message):
+    folders = [f"output_dir={tmp_path}", f"dataset={tiny_dataset}"]
+    code, _, err = run_script("training/train_deeploc.py", *arguments[:1], *folders, *arguments[1:])
     assert code == 2
     assert message in err and err.count("\n") == 1
 
@@ -136,10 +139,11 @@ def test_killed_and_resumed_ends_with_the_same_weights(tiny_dataset, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes(tiny_dataset, tmp_path):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     options = ["model.dropout=0", "checkpoint_steps=2"]
     output = train(tiny_dataset, tmp_path / "run", "epochs=1", *options, command=[*command, TRAIN[-1]])
     assert output.count("epoch 1: 20 validation proteins") == 1
     assert load_model(tmp_path / "run")[0].config.thresholds != [0.5] * 10
     output = train(tiny_dataset, tmp_path / "run", "epochs=2", "resume=true", *options, command=[*command, TRAIN[-1]])
-    assert "resumed from" in output and output.count("epoch 2: 20 validation proteins") == 1
+    assert "resumed from" in output
+    assert output.count("epoch 2: 20 validation proteins") == 1

@@ -101,7 +101,7 @@ def main() -> None:
     try:
         proteins = load_dataset(args.dataset, args.config, split=args.split)
         model, tokenizer = load_model(args.model, args.device, args.dtype)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         parser.exit(2, f"evaluate_deeploc: {str(error).strip().splitlines()[0]}\n")
     if args.limit:
         proteins = proteins.select(range(min(args.limit, len(proteins))))

@@ -30,6 +30,7 @@ import yaml
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState, skip_first_batches
 from accelerate.utils import ProjectConfiguration, gather_object, set_seed
 from datasets import Dataset, load_dataset
+from huggingface_hub.errors import StrictDataclassError
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.utils.data import DataLoader
@@ -119,7 +120,7 @@ def first_line(error: Exception) -> str:
 def load_split(config: TrainingConfig, split: str) -> Dataset:
     try:
         proteins = load_dataset(config.dataset, config.dataset_config, split=split)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         stop(f"cannot load {split!r} of {config.dataset!r}, {config.dataset_config!r}: {first_line(error)}")
     return proteins.select(range(min(config.limit or len(proteins), len(proteins))))
 
@@ -247,7 +248,10 @@ def main() -> None:
 
     # Data
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "deeploc")
-    model_config = DeepLocConfig(**config.model)
+    try:
+        model_config = DeepLocConfig(**config.model)
+    except StrictDataclassError as error:
+        stop(f"model: {' '.join(str(error).split())}")
     if list(model_config.id2label.values()) != COMPARTMENTS:
         raise ValueError("this script trains the ten DeepLoc compartments; leave id2label and num_labels alone")
     with accelerator.main_process_first():

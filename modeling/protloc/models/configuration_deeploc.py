@@ -69,19 +69,19 @@ class DeepLocConfig(PreTrainedConfig):
     decoder_size: int = 512
     decoder_steps: int = 10
     hidden_size: int = 512
-    dropout: float = 0.3
+    dropout: float | int = 0.3
 
     max_length: int = 1000
     length_policy: str = "middle"
 
     thresholds: list[float] | None = None
-    membrane_threshold: float = 0.5
+    membrane_threshold: float | int = 0.5
     calibration_scale: list[float] | None = None
     calibration_bias: list[float] | None = None
-    membrane_calibration_scale: float = 1.0
-    membrane_calibration_bias: float = 0.0
+    membrane_calibration_scale: float | int = 1.0
+    membrane_calibration_bias: float | int = 0.0
     positive_weights: list[float] | None = None
-    membrane_loss_weight: float = 1.0
+    membrane_loss_weight: float | int = 1.0
 
     def __post_init__(self, **kwargs):
         self.conv_widths = list(self.conv_widths)
