@@ -27,8 +27,8 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 import yaml
-from accelerate import Accelerator, DataLoaderConfiguration, PartialState, skip_first_batches
-from accelerate.utils import ProjectConfiguration, gather_object, set_seed
+from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
+from accelerate.utils import ProjectConfiguration, gather_object, parse_flag_from_env, set_seed
 from datasets import Dataset, load_dataset
 from huggingface_hub.errors import StrictDataclassError
 from omegaconf import MISSING, OmegaConf
@@ -235,7 +235,8 @@ def main() -> None:
 
     mixed_precision = config.mixed_precision
     if mixed_precision == "auto":
-        mixed_precision = "bf16" if native_bf16(PartialState().device.type) else "no"
+        on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+        mixed_precision = "bf16" if native_bf16("cpu" if on_cpu else "cuda") else "no"
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
