@@ -16,8 +16,8 @@ def main() -> None:
     with open(HERE / "proteins.csv", encoding="utf-8") as file:
         known = {row["protein_id"]: row for row in csv.DictReader(file)}
 
-    line = "{:<8} {:<8} {:<40} {:<40} {:<9} {:<9} {}"
-    print(line.format("protein", "gene", "predicted (probability)", "known", "membrane", "known", "top right"))
+    line = "{:<8} {:<8} {:<44} {:<22} {:<9} {:<9} {}"
+    print(line.format("protein", "gene", "predicted (probability)", "known", "membrane", "known", "first right"))
     top_right = exactly_right = membrane_right = 0
     for row in predict(read_fasta(HERE / "proteins.fasta")):
         truth = known[row["protein_id"]]

@@ -254,7 +254,7 @@ def main() -> None:
     except StrictDataclassError as error:
         stop(f"model: {' '.join(str(error).split())}")
     if list(model_config.id2label.values()) != COMPARTMENTS:
-        raise ValueError("this script trains the ten DeepLoc compartments; leave id2label and num_labels alone")
+        stop("model.id2label must be the ten DeepLoc compartments")
     with accelerator.main_process_first():
         train_set = tokenize(load_split(config, config.train_split), tokenizer, model_config)
         validation_set = tokenize(load_split(config, config.validation_split), tokenizer, model_config)
