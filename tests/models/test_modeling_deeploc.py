@@ -83,12 +83,15 @@ def test_calibration_is_applied_to_logits():
 
 
 @torch.no_grad()
-def test_thresholds_decide_and_the_nearest_label_stands_in():
+def test_thresholds_decide_and_the_most_probable_label_stands_in():
     probabilities = tiny_deeploc()(**INPUTS).logits.sigmoid()
     low, high = probabilities.min().item() - 0.01, probabilities.max().item() + 0.01
     outputs = tiny_deeploc(thresholds=[low] * 3 + [high] * 7, membrane_threshold=0.0)(**INPUTS)
     assert outputs.localizations.tolist() == [[True] * 3 + [False] * 7] * 3
     assert outputs.membrane.all()
+    outputs = tiny_deeploc(thresholds=[high] * 9 + [high / 2], membrane_threshold=1.0)(**INPUTS)
+    called = probabilities[:, 9] >= high / 2
+    assert outputs.localizations[:, 9].equal(called | (probabilities.argmax(dim=1) == 9))
     outputs = tiny_deeploc(thresholds=[high] * 10, membrane_threshold=1.0)(**INPUTS)
     assert outputs.localizations.sum(dim=1).tolist() == [1, 1, 1]
     assert outputs.localizations.int().argmax(dim=1).tolist() == probabilities.argmax(dim=1).tolist()

@@ -46,7 +46,7 @@ class DeepLocClassifierOutput(ModelOutput):
         membrane_logits (`torch.FloatTensor` of shape `(batch,)`): Calibrated; a sigmoid makes them the probability of
             a membrane protein.
         localizations (`torch.BoolTensor` of shape `(batch, num_labels)`): Labels that reach their threshold, or the
-            one that comes nearest where none does; in the single-label case the most probable.
+            most probable one where none does, as in the single-label case.
         membrane (`torch.BoolTensor` of shape `(batch,)`): Whether the membrane probability reaches its threshold.
         attentions (`torch.FloatTensor` of shape `(batch, decoder_steps, length)`): As in [`DeepLocModelOutput`].
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): As in [`DeepLocModelOutput`].
@@ -283,12 +283,12 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         logits = logits * logits.new_tensor(config.calibration_scale) + logits.new_tensor(config.calibration_bias)
         membrane_logits = membrane_logits * config.membrane_calibration_scale + config.membrane_calibration_bias
 
-        thresholds = logits.new_tensor(config.thresholds)
+        most_probable = F.one_hot(logits.argmax(dim=-1), config.num_labels).bool()
         if config.problem_type == "multi_label_classification":
-            margins = self.probabilities(logits) - thresholds
-            localizations = (margins >= 0) | F.one_hot(margins.argmax(dim=-1), config.num_labels).bool()
+            localizations = self.probabilities(logits) >= logits.new_tensor(config.thresholds)
+            localizations |= most_probable & ~localizations.any(dim=-1, keepdim=True)
         else:
-            localizations = F.one_hot(logits.argmax(dim=-1), config.num_labels).bool()
+            localizations = most_probable
 
         loss: Any = None
         if labels is not None:
