@@ -13,8 +13,12 @@ class ProteinLocalizationPipeline(Pipeline):
     >>> from transformers import pipeline
 
     >>> locate = pipeline("protein-localization")
-    >>> locate("MLSLRQSIRFFKPATRTLCSSRYLLQQKPVVKTAQNLAEVNGPETLIGPGAKEGTVPTDL")["localizations"]
-    ['Mitochondrion']
+    >>> insulin = (
+    ...     "MALWMRLLPLLALLALWGPDPAAAFVNQHLCGSHLVEALYLVCGERGFFYTPKTRREAEDLQVG"
+    ...     "QVELGGGPGAGSLQPLALEGSLQKRGIVEQCCTSICSLYQLENYCN"
+    ... )
+    >>> locate(insulin)["localizations"]
+    ['Extracellular']
     ```
 
     Call it with a sequence or a list of sequences (one-letter codes; lower case, gaps and a trailing `*` are fine), and
