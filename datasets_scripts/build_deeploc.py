@@ -5,11 +5,13 @@ Build the DeepLoc data sets: the published files -> Parquet that `load_dataset` 
         --deeploc2 Swissprot_Train_Validation_dataset.csv --hpa hpa_testset.csv \
         --deeploc1 deeploc_train.fasta deeploc_test.fasta --exclude hpa_testset.csv --out data/deeploc
 
-Each source is optional. Configurations of the result:
+Each source is optional. `--signals sorting_signals.csv` adds DeepLoc 2.0's annotated sorting signals, `--profiles DIR`
+a PSI-BLAST profile of every protein (`DIR/<id>.pssm`, from `psiblast -out_ascii_pssm`). Configurations of the result:
 
     deeploc2         DeepLoc 2.0, train / validation (/ test) split by homology partition, several labels a protein
     hpa              DeepLoc 2.0's independent test set from the Human Protein Atlas, eight of the ten labels
-    deeploc1         DeepLoc 1.0, train / test as published, the combined label Cytoplasm-Nucleus as both labels
+    deeploc1         DeepLoc 1.0, train / test as published, the combined label Cytoplasm-Nucleus as both labels;
+                     proteins that are also in DeepLoc 2.0 get its partition
     deeploc1_single  the same with one label a protein; proteins with the combined label are dropped
 
 Add `--push-to-hub OWNER/NAME` to publish the folder as a data set repository.
@@ -30,8 +32,9 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi, get_token
 
+from protloc.profiles import protein_profile
 from protloc.sequences import clean_sequence, open_text, read_fasta, read_lines, read_sequences
-from protloc.taxonomy import COMBINED_LABELS, COMPARTMENTS, KINGDOMS
+from protloc.taxonomy import COMBINED_LABELS, COMPARTMENTS, KINGDOMS, SORTING_SIGNALS
 
 FEATURES = Features(
     {
@@ -41,8 +44,11 @@ FEATURES = Features(
         "labels": List(ClassLabel(names=COMPARTMENTS)),
         "membrane": Value("int8"),  # 1 membrane, 0 soluble, -1 unknown
         "partition": Value("int8"),  # homology partition, -1 where the source has none
+        # A digit a residue, 0 for none and 1-9 in the order of SORTING_SIGNALS; empty where nothing is annotated
+        "signals": Value("string"),
     }
 )
+PROFILE_FEATURE = List(List(Value("float32"), length=20))
 DEEPLOC2_COLUMNS = ["ACC", "Kingdom", "Partition", "Membrane", *COMPARTMENTS, "Sequence"]
 DEEPLOC1_HEADER = re.compile(r"(?P<accession>\S+) (?P<location>\S+?)(-(?P<membrane>[MSU]))?(?P<test> test)?$")
 MEMBRANE_FLAGS = {"M": 1, "S": 0, "U": -1, None: -1}
@@ -90,6 +96,7 @@ def read_deeploc2(path: Path) -> Iterator[Row]:
                 "labels": positive_labels(row, COMPARTMENTS),
                 "membrane": int(float(row["Membrane"])),
                 "partition": int(row["Partition"]),
+                "signals": "",
             }
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
@@ -106,6 +113,7 @@ def read_hpa(path: Path) -> Iterator[Row]:
                 "labels": positive_labels(row, columns),
                 "membrane": -1,
                 "partition": -1,
+                "signals": "",
             }
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
@@ -129,6 +137,7 @@ def read_deeploc1(paths: list[Path]) -> Iterator[tuple[str, Row]]:
                 "labels": labels,
                 "membrane": MEMBRANE_FLAGS[match["membrane"]],
                 "partition": -1,
+                "signals": "",
             }
             yield ("test" if match["test"] else "train"), row
 
@@ -150,12 +159,33 @@ def read_exclusions(paths: list[Path]) -> tuple[set[str], set[str]]:
     return ids, sums
 
 
+def add_signals(configs: Configs, path: Path) -> None:
+    """Annotate proteins with their sorting signals, matched by accession; the sequence must be the same."""
+    annotations = {}
+    for place, row in read_csv(path, ["accession", "sequence", "annotation"]):
+        sequence, annotation = clean_sequence(row["sequence"]), row["annotation"]
+        if len(annotation) != len(sequence) or not annotation.isdigit():
+            raise ValueError(f"{place}: the annotation of {row['accession']} is not one digit for each residue")
+        annotations[row["accession"], sequence] = annotation
+    for splits in configs.values():
+        for rows in splits.values():
+            for row in rows:
+                row["signals"] = annotations.get((row["id"], row["sequence"]), "")
+
+
+def add_profiles(configs: Configs, folder: Path) -> None:
+    for splits in configs.values():
+        for rows in splits.values():
+            for row in rows:
+                row["profile"] = protein_profile(folder, row["id"], row["sequence"])
+
+
 def sha1(text: str) -> str:
     return hashlib.sha1(text.encode()).hexdigest()
 
 
 def digest(splits: dict[str, list[Row]]) -> str:
-    return sha1(json.dumps(splits, sort_keys=True))[:12]
+    return sha1(json.dumps(splits, sort_keys=True, default=lambda profile: sha1(str(profile.tobytes()))))[:12]
 
 
 def check_no_duplicates(splits: dict[str, list[Row]]) -> None:
@@ -176,22 +206,27 @@ def build(args: argparse.Namespace) -> tuple[Configs, Counter]:
     configs: Configs = {}
     if args.deeploc2:
         rows = list(read_deeploc2(args.deeploc2))
-        partitions = {"train": args.train, "validation": args.validation, "test": args.test}
-        for split, chosen in partitions.items():
+        splits = {"train": args.train, "validation": args.validation, "test": args.test}
+        for split, chosen in splits.items():
             absent = set(chosen) - {row["partition"] for row in rows}
             if absent:
                 raise ValueError(f"{args.deeploc2}: no partition {min(absent)}, asked for by --{split}")
-        twice = [p for p, count in Counter(itertools.chain(*partitions.values())).items() if count > 1]
+        twice = [p for p, count in Counter(itertools.chain(*splits.values())).items() if count > 1]
         if twice:
             raise ValueError(f"partition {twice[0]} is asked for by two splits")
         configs["deeploc2"] = {
-            split: [row for row in rows if row["partition"] in chosen] for split, chosen in partitions.items() if chosen
+            split: [row for row in rows if row["partition"] in chosen] for split, chosen in splits.items() if chosen
         }
     if args.hpa:
         configs["hpa"] = {"test": list(read_hpa(args.hpa))}
     if args.deeploc1:
         configs["deeploc1"] = {"train": [], "test": []}
+        # DeepLoc 1.0 comes without partitions: DeepLoc 2.0's hold for the proteins that stand in both.
+        partitions = {
+            row["sequence"]: row["partition"] for rows in configs.get("deeploc2", {}).values() for row in rows
+        }
         for split, row in read_deeploc1(args.deeploc1):
+            row["partition"] = partitions.get(row["sequence"], -1)
             configs["deeploc1"][split].append(row)
         configs["deeploc1_single"] = {
             split: [row for row in rows if len(row["labels"]) == 1] for split, rows in configs["deeploc1"].items()
@@ -212,6 +247,10 @@ def build(args: argparse.Namespace) -> tuple[Configs, Counter]:
     check_no_duplicates(
         {f"{name}/{split}": rows for name in ("deeploc2", "hpa") for split, rows in configs.get(name, {}).items()}
     )
+    if args.signals:
+        add_signals(configs, args.signals)
+    if args.profiles:
+        add_profiles(configs, args.profiles)
     return configs, excluded
 
 
@@ -230,6 +269,7 @@ def describe(configs: Configs, excluded: Counter) -> list[dict]:
                     "partitions": ", ".join(str(p) for p in sorted({row["partition"] for row in rows})),
                     "excluded": excluded[name, split],
                     "multi_label": sum(len(row["labels"]) > 1 for row in rows),
+                    "signals": sum(bool(row["signals"]) for row in rows),
                     "membrane": f"{membrane[1]} / {membrane[0]} / {membrane[-1]}",
                     "labels": {label: labels[label] for label in COMPARTMENTS},
                 }
@@ -247,11 +287,13 @@ def describe(configs: Configs, excluded: Counter) -> list[dict]:
 
 def write(configs: Configs, excluded: Counter, out: Path, repo_id: str) -> None:
     """Write Parquet files and the card, which tells `load_dataset` and the Hub viewer where they are."""
+    has_profiles = any("profile" in row for splits in configs.values() for rows in splits.values() for row in rows)
+    features = Features({**FEATURES, **({"profile": PROFILE_FEATURE} if has_profiles else {})})
     for name, splits in configs.items():
         for split, rows in splits.items():
             path = out / name / f"{split}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Dataset.from_list(rows, features=FEATURES).to_parquet(path)
+            Dataset.from_list(rows, features=features).to_parquet(path)
             print(f"{path}: {len(rows)} proteins, {excluded[name, split]} excluded", file=sys.stderr)
 
     card_data = DatasetCardData(
@@ -276,6 +318,8 @@ def write(configs: Configs, excluded: Counter, out: Path, repo_id: str) -> None:
         template_path=str(CARD_TEMPLATE),
         repo_id=repo_id,
         labels=COMPARTMENTS,
+        signals=list(SORTING_SIGNALS),
+        has_profiles=has_profiles,
         configs=describe(configs, excluded),
     )
     card.save(out / "README.md")
@@ -308,6 +352,8 @@ def main() -> None:
         default=[],
         help="proteins kept out of training and validation: FASTA, tables of sequences, or of accession, sequence_sha1",
     )
+    parser.add_argument("--signals", type=Path, help="DeepLoc 2.0's sorting signals: accession, sequence, annotation")
+    parser.add_argument("--profiles", type=Path, help="folder with a PSI-BLAST profile <id>.pssm[.gz] of every protein")
     parser.add_argument("--train", type=int, nargs="+", default=[0, 1, 2], help="DeepLoc 2.0 partitions to train on")
     parser.add_argument(
         "--validation", type=int, nargs="+", default=[3], help="partitions for early stopping and calibration"

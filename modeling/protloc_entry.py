@@ -52,7 +52,14 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "inputs", nargs="+", metavar="FASTA", help="FASTA, CSV or TSV, plain or gzipped; - for standard input"
     )
-    predict.add_argument("--model", metavar="ID_OR_DIR", help="Hub name or folder (default: the shipped model)")
+    models = predict.add_mutually_exclusive_group()
+    models.add_argument("--model", metavar="ID_OR_DIR", help="Hub name or folder (default: the shipped model)")
+    models.add_argument(
+        "--ensemble",
+        nargs="+",
+        metavar="ID_OR_DIR",
+        help="several models that answer together, such as those of a cross-validation",
+    )
     predict.add_argument(
         "-o",
         "--output",
@@ -69,9 +76,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     predict.add_argument(
         "--length-policy",
-        choices=["middle", "error"],
-        help="for proteins longer than the model reads: cut the middle out, or refuse (default: the model's, middle)",
+        choices=["middle", "end", "window", "error"],
+        help="for proteins longer than the model reads: cut the middle or the end out, average over windows, or refuse "
+        "(default: the model's, middle)",
     )
+    predict.add_argument(
+        "--profiles", type=Path, metavar="DIR", help="PSI-BLAST profiles <id>.pssm, for models of them"
+    )
+    predict.add_argument(
+        "--attention", type=Path, metavar="DIR", help="a figure and a table of the attention along each protein"
+    )
+    predict.add_argument("--signals", action="store_true", help="add the nine sorting signals of DeepLoc 2.0")
+    predict.add_argument("--tree", action="store_true", help="add the nine decisions along the sorting pathways")
     predict.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto)")
     predict.add_argument(
         "--dtype",

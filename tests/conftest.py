@@ -16,9 +16,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
-from transformers import pipeline
+from transformers import BertConfig, BertModel, BertTokenizer, EsmConfig, EsmModel, pipeline
 
 from protloc import ASSETS, DeepLocConfig, DeepLocForSequenceClassification
+from protloc.models.residue_features import BLOSUM62, RESIDUES
 from protloc.prediction import load_model
 from protloc.taxonomy import COMPARTMENTS, KINGDOMS
 
@@ -71,6 +72,7 @@ def run_script(monkeypatch, capsys):
 
     def run(script, *arguments):
         monkeypatch.setattr(sys, "argv", [str(ROOT / script), *map(str, arguments)])
+        monkeypatch.syspath_prepend((ROOT / script).parent)  # as Python does for a script
         code = 0
         try:
             runpy.run_path(str(ROOT / script), run_name="__main__")
@@ -96,11 +98,52 @@ def deeploc2_csv(path: Path, proteins: int = 80) -> Path:
     return path
 
 
+def signals_csv(path: Path, source: Path) -> Path:
+    """A signal, of a kind that goes with the label, in the first residues of every other protein."""
+    with open(source) as proteins, open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["accession", "sequence", "annotation"])
+        for i, row in enumerate(csv.DictReader(proteins)):
+            if i % 2 == 0:
+                digits = f"{i % 10 or 1}" * 5
+                writer.writerow([row["ACC"], row["Sequence"], digits.ljust(len(row["Sequence"]), "0")])
+    return path
+
+
+def write_pssm(path: Path, sequence: str) -> Path:
+    """A profile in the layout of `psiblast -out_ascii_pssm`: BLOSUM62's row of each residue, and no counts."""
+    lines = ["", "Last position-specific scoring matrix computed", "         " + "  ".join(RESIDUES * 2)]
+    for i, residue in enumerate(sequence, start=1):
+        scores = " ".join(f"{score:3}" for score in BLOSUM62.get(residue, [-1] * 20))
+        lines.append(f"{i:5} {residue} {scores} {' '.join(['0'] * 20)} 0.00 0.00")
+    lines += ["", "                      K         Lambda", "PSI Ungapped         0.1334     0.3157"]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory) -> Path:
-    """A small data set in the form that `build_deeploc.py` gives it."""
+    """A small data set with sorting signals in the form that `build_deeploc.py` gives it."""
     folder = tmp_path_factory.mktemp("data")
     source = deeploc2_csv(folder / "deeploc2.csv")
+    signals = signals_csv(folder / "signals.csv", source)
     script = ROOT / "datasets_scripts" / "build_deeploc.py"
-    subprocess.run([sys.executable, script, "--deeploc2", source, "--out", folder / "deeploc"], check=True)
+    options = ["--deeploc2", source, "--signals", signals, "--out", folder / "deeploc"]
+    subprocess.run([sys.executable, script, *options], check=True)
     return folder / "deeploc"
+
+
+@pytest.fixture(scope="session")
+def tiny_backbones(tmp_path_factory, tokenizer) -> dict[str, Path]:
+    """Random transformers encoders with their tokenizers, as the Hub has them: an ESM-2 and a ProtBert."""
+    folder = tmp_path_factory.mktemp("backbones")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    tokens = {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32, "position_embedding_type": "rotary"}
+    EsmModel(EsmConfig(**sizes, **tokens)).save_pretrained(folder / "esm")
+    tokenizer.save_pretrained(folder / "esm")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"LAGVESIKRDTPNQFYMHCWXUBZO"]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder / "protbert")
+    BertTokenizer(str(folder / "vocab.txt"), do_lower_case=False).save_pretrained(folder / "protbert")
+    return {"esm": folder / "esm", "protbert": folder / "protbert"}

@@ -4,10 +4,12 @@ import csv
 import gzip
 import hashlib
 
+import numpy as np
 import pytest
 from datasets import get_dataset_config_names, load_dataset
 
-from conftest import deeploc2_csv
+from conftest import deeploc2_csv, signals_csv, write_pssm
+from protloc.profiles import read_pssm
 from protloc.taxonomy import COMPARTMENTS
 
 HPA_COLUMNS = [name for name in COMPARTMENTS if name not in ("Extracellular", "Plastid")]
@@ -158,3 +160,37 @@ def test_the_published_files(build, data_dir, tmp_path):
     assert len(hpa) == 1717 and sum(map(len, hpa["labels"])) == 2110
     assert len(load_dataset(out, "deeploc1", split="test")) == 2773
     assert load_dataset(out, "deeploc1_single", split="test").num_rows == 2773
+
+
+def test_signals_and_profiles(run_script, tmp_path):
+    source = deeploc2_csv(tmp_path / "deeploc2.csv", proteins=40)
+    signals = signals_csv(tmp_path / "signals.csv", source)
+    proteins = list(csv.DictReader(source.open()))
+    for protein in proteins:
+        write_pssm(tmp_path / f"{protein['ACC']}.pssm", protein["Sequence"])
+    options = ["--deeploc2", source, "--signals", signals, "--profiles", tmp_path, "--out", tmp_path / "data"]
+    assert run_script("datasets_scripts/build_deeploc.py", *options)[0] == 0
+    built = load_dataset(str(tmp_path / "data"), "deeploc2", split="train")
+    assert [bool(digits) for digits in built["signals"]] == [i % 2 == 0 for i in range(30)]
+    assert built[0]["signals"].startswith("11111000") and len(built[0]["signals"]) == len(built[0]["sequence"])
+    np.testing.assert_allclose(built[3]["profile"], read_pssm(tmp_path / f"{built[3]['id']}.pssm")[1], rtol=1e-6)
+    card = (tmp_path / "data" / "README.md").read_text()
+    assert "| sorting signals annotated | 15 | 5 |" in card and "| `profile` | list of lists |" in card
+
+    (tmp_path / "P00007.pssm").unlink()
+    code, _, err = run_script("datasets_scripts/build_deeploc.py", *options)
+    assert code == 2 and err.endswith("P00007.pssm: No such file or directory\n")
+    signals.write_text(signals.read_text().replace(",11111", ",1111", 1))
+    code, _, err = run_script("datasets_scripts/build_deeploc.py", *options)
+    assert code == 2 and "line 2: the annotation of P00000 is not one digit for each residue" in err
+
+
+def test_deeploc1_takes_the_partitions_of_deeploc2(run_script, tmp_path):
+    source = deeploc2_csv(tmp_path / "deeploc2.csv", proteins=40)
+    known = list(csv.DictReader(source.open()))[25]
+    fasta = f">A1 Nucleus-S\n{known['Sequence']}\n>A2 Nucleus-S\nMKWWW\n>A3 Nucleus-S test\nMW\n"
+    (tmp_path / "deeploc1.fasta").write_text(fasta)
+    options = ["--deeploc2", source, "--deeploc1", tmp_path / "deeploc1.fasta", "--out", tmp_path / "data"]
+    assert run_script("datasets_scripts/build_deeploc.py", *options)[0] == 0
+    built = load_dataset(str(tmp_path / "data"), "deeploc1_single", split="train")
+    assert built["partition"] == [int(known["Partition"]), -1]

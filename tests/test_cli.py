@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from transformers import pipeline
 
 import protloc_entry
-from conftest import ROOT
-from protloc.models.configuration_deeploc import COMPARTMENTS
+from conftest import ROOT, tiny_deeploc, write_pssm
+from protloc.models.configuration_deeploc import COMPARTMENTS, SORTING_SIGNALS, SORTING_TREE
 from protloc.prediction import load_model, partial_path
 
 HEADER = ["protein_id", "length", "truncated", "localizations", "membrane", "membrane_probability", *COMPARTMENTS]
@@ -77,6 +78,66 @@ def test_formats_agree(run, fasta, tmp_path):
     assert [{k: str(v) for k, v in row.items()} for row in tables["jsonl"]] == tables["csv"]
     assert list(tables["parquet"][0]) == HEADER
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.jsonl", "out.parquet", "proteins.fasta"]
+
+
+def test_attention_signals_and_tree(run, tmp_path, tokenizer):
+    folder = tmp_path / "model"
+    model = tiny_deeploc(signals=True, tree=True)
+    pipeline("protein-localization", model=model, tokenizer=tokenizer).save_pretrained(folder)
+    fasta = tmp_path / "in.fasta"
+    fasta.write_text(">sp|P1|A/B\nMKTAYIAK\n>SP_P1_A_B\nMKT\n>..\n" + "M" * 70 + "\n")
+    options = ["--signals", "--tree", "--attention", tmp_path / "attention", "-o", tmp_path / "out.csv"]
+    assert run(fasta, *options, model=folder) == (0, "", "")
+    rows = read_csv((tmp_path / "out.csv").read_text())
+    new = ["signals", *(f"signal_{name}" for name in SORTING_SIGNALS), *(f"tree_{name}" for name in SORTING_TREE)]
+    assert list(rows[0]) == [*HEADER, *new]
+    files = sorted(path.name for path in (tmp_path / "attention").iterdir())
+    assert files == ["SP_P1_A_B_.csv", "SP_P1_A_B_.png", "_.csv", "_.png", "sp_P1_A_B.csv", "sp_P1_A_B.png"]
+    weights = read_csv((tmp_path / "attention" / "sp_P1_A_B.csv").read_text())
+    assert "".join(row["residue"] for row in weights) == "MKTAYIAK"
+    assert sum(float(row["attention"]) for row in weights) == pytest.approx(1, abs=1e-4)
+    assert (tmp_path / "attention" / "_.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("option", ["--signals", "--tree"])
+def test_heads_that_a_model_lacks(run, fasta, option):
+    code, out, err = run(fasta, option)
+    assert (code, out) == (2, "") and f"{option} needs a model trained with model.{option[2:]}=true" in err
+    assert err.count("\n") == 1
+
+
+def test_ensemble(run, fasta, tmp_path, tiny_model_dir, monkeypatch, capsys):
+    _, single, _ = run(fasta)
+    monkeypatch.setattr(sys, "argv", ["protloc", "predict", str(fasta), "--ensemble", *[str(tiny_model_dir)] * 2])
+    with pytest.raises(SystemExit) as stop:
+        protloc_entry.main()
+    assert stop.value.code == 0 and capsys.readouterr().out == single
+
+
+def test_profiles(run, tmp_path, tokenizer, tiny_model_dir):
+    folder = tmp_path / "model"
+    model = tiny_deeploc(input_features="profile")
+    pipeline("protein-localization", model=model, tokenizer=tokenizer).save_pretrained(folder)
+    fasta = tmp_path / "in.fasta"
+    fasta.write_text(">a\nMKTAYIAK\n")
+    needs = f"protloc: {folder} reads profiles: name the folder of <id>.pssm files with --profiles\n"
+    assert run(fasta, model=folder) == (2, "", needs)
+    missing = f"protloc: {tmp_path / 'a.pssm'}: No such file or directory\n"
+    assert run(fasta, "--profiles", tmp_path, model=folder) == (2, "", missing)
+    write_pssm(tmp_path / "a.pssm", "MKTAYIAK")
+    code, out, err = run(fasta, "--profiles", tmp_path, model=folder)
+    assert (code, err, len(read_csv(out))) == (0, "", 1)
+    code, _, err = run(fasta, "--profiles", tmp_path)
+    assert code == 2 and err == f"protloc: {tiny_model_dir} does not read profiles: leave --profiles out\n"
+
+
+@pytest.mark.parametrize(("policy", "truncated"), [("middle", "True"), ("end", "True"), ("window", "False")])
+def test_length_policies(run, tmp_path, policy, truncated):
+    fasta = tmp_path / "in.fasta"
+    fasta.write_text(f">a\n{'MKTAYIAK' * 20}\n")
+    code, out, _ = run(fasta, "--length-policy", policy)
+    (row,) = read_csv(out)
+    assert (code, row["length"], row["truncated"]) == (0, "160", truncated)
 
 
 def test_small_batches_give_the_same(run, fasta):

@@ -8,6 +8,7 @@ from sklearn.metrics import matthews_corrcoef
 from protloc.metrics import (
     LocalizationMetric,
     MembraneMetric,
+    bootstrap_intervals,
     expected_calibration_error,
     fit_calibration,
     fit_threshold,
@@ -122,3 +123,35 @@ def test_threshold_maximizes_mcc():
 
 def test_threshold_without_positives_is_a_half():
     assert fit_threshold(np.zeros(5), np.linspace(0, 1, 5)) == 0.5
+
+
+def test_gorodkin_is_over_proteins_of_one_class():
+    result = compute()
+    single = [0, 2, 3]
+    expected = matthews_corrcoef(LABELS[single].argmax(axis=1), PROBABILITIES[single].argmax(axis=1))
+    assert result["gorodkin"] == pytest.approx(expected) and 0 < expected < 1
+
+
+def test_bootstrap_intervals():
+    generator = np.random.default_rng(0)
+    labels = np.eye(3, dtype=int)[generator.integers(0, 3, 400)]
+    probabilities = np.clip(0.5 * labels + 0.7 * generator.random((400, 3)), 0, 1)
+    predictions = (probabilities >= 0.6).astype(int)
+    values = LocalizationMetric().compute(
+        references=labels, predictions=predictions, probabilities=probabilities, classes=["a", "b", "c"]
+    )
+    intervals = bootstrap_intervals(labels, predictions, probabilities)
+    points = {
+        "micro_f1": values["average"]["micro"]["f1"],
+        "macro_f1": values["average"]["macro"]["f1"],
+        "subset_accuracy": values["subset_accuracy"],
+        "argmax_accuracy": values["argmax_accuracy"],
+    }
+    for name, value in points.items():
+        low, high = intervals[name]
+        assert low < value < high
+    # of a share, about that of a binomial
+    low, high = intervals["subset_accuracy"]
+    share = points["subset_accuracy"]
+    assert high - low == pytest.approx(2 * 1.96 * (share * (1 - share) / 400) ** 0.5, rel=0.15)
+    assert bootstrap_intervals(labels, predictions, probabilities) == intervals

@@ -9,7 +9,7 @@ from transformers import pipeline
 from conftest import tiny_deeploc
 from models.test_common import run_without_protloc
 from protloc import ASSETS, ProteinLocalizationPipeline
-from protloc.models.configuration_deeploc import COMPARTMENTS
+from protloc.models.configuration_deeploc import COMPARTMENTS, SORTING_SIGNALS, SORTING_TREE
 
 SEQUENCES = ["MKTAYIAKQRQISFVKSHFSRQ", "MSKGEELFTG", "M" * 40 + "W" * 60]
 
@@ -47,6 +47,32 @@ def test_batches_give_the_same(locate):
         assert together["localizations"] == single["localizations"]
         assert together["scores"] == pytest.approx(single["scores"], abs=1e-5)
         assert together["attention"] == pytest.approx(single["attention"], abs=1e-5)
+
+
+def test_windows_signals_and_tree_in_batches(tokenizer):
+    model = tiny_deeploc(length_policy="window", signals=True, tree=True)
+    locate = pipeline("protein-localization", model=model, tokenizer=tokenizer)
+    alone = [locate(sequence) for sequence in SEQUENCES]
+    assert list(alone[0]["signals"]) == list(SORTING_SIGNALS) and list(alone[0]["tree"]) == list(SORTING_TREE)
+    assert all(value > 0 for value in alone[2]["attention"]) and sum(alone[2]["attention"]) == pytest.approx(1)
+    for together, single in zip(locate(SEQUENCES, batch_size=2), alone, strict=True):
+        for name in ("scores", "signals", "tree", "attention"):
+            assert together[name] == pytest.approx(single[name], abs=1e-5)
+
+
+def test_profiles(tokenizer):
+    locate = pipeline("protein-localization", model=tiny_deeploc(input_features="profile"), tokenizer=tokenizer)
+    protein = {"sequence": "MKW", "profile": [[0.1] * 20] * 3}
+    long = {"sequence": "M" * 100, "profile": [[i / 100] * 20 for i in range(100)]}
+    alone = locate(protein)
+    assert len(alone["attention"]) == 3
+    together = locate([protein, long], batch_size=2)
+    assert together[0]["scores"] == pytest.approx(alone["scores"], abs=1e-5)
+    assert together[1]["attention"][40] == 0
+    with pytest.raises(ValueError, match="this model takes a profile: its input_features are 'profile'"):
+        locate("MKW")
+    with pytest.raises(ValueError, match="the profile has 3 rows for 4 residues"):
+        locate({**protein, "sequence": "MKWV"})
 
 
 def test_bad_sequence(locate):

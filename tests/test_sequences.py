@@ -2,10 +2,12 @@
 
 import gzip
 import io
+import itertools
 
 import pytest
 
-from protloc.sequences import SequenceError, clean_sequence, read_fasta, read_sequences, shorten
+from protloc.models.protein_sequence import read_text
+from protloc.sequences import SequenceError, clean_sequence, read_fasta, read_sequences, split_reads
 
 
 def read(tmp_path, content: bytes, name="input.fasta", **options):
@@ -126,14 +128,31 @@ def test_bad_records_can_be_skipped(tmp_path):
     assert "8 residues are more than the model's 5" in errors[-1].reason
 
 
-def test_shorten():
+def texts(sequence, max_length, policy):
+    return [read_text(sequence, pieces) for pieces in split_reads(len(sequence), max_length, policy)]
+
+
+def test_length_policies():
     sequence = "ABCDEFGHIJ"
-    assert shorten(sequence, 10) == sequence
-    assert shorten(sequence, 4) == "ABIJ"
-    assert shorten(sequence, 5) == "ABCIJ"
-    assert shorten(sequence, 1) == "A"
+    for policy in ("middle", "end", "window", "error"):
+        assert texts(sequence, 10, policy) == [sequence]
+    assert texts(sequence, 4, "middle") == ["ABIJ"]
+    assert texts(sequence, 5, "middle") == ["ABCIJ"]
+    assert texts(sequence, 1, "middle") == ["A"]
+    assert texts(sequence, 4, "end") == ["ABCD"]
+    assert texts(sequence, 8, "window") == ["ABCDEFGH", "CDEFGHIJ"]
+    assert texts(sequence, 4, "window") == ["ABCD", "CDEF", "EFGH", "GHIJ"]
+    assert read_text("MKV", [slice(0, 3)], spaced=True) == "M K V"
     with pytest.raises(ValueError, match="10 residues are more than the model's 9"):
-        shorten(sequence, 9, "error")
+        split_reads(10, 9, "error")
+
+
+@pytest.mark.parametrize("length", [11, 15, 29, 1000])
+def test_windows_cover_everything_and_overlap_by_half(length):
+    windows = [window for (window,) in split_reads(length, 10, "window")]
+    assert windows[0].start == 0 and windows[-1].stop == length
+    assert {window.stop - window.start for window in windows} == {10}
+    assert all(0 < after.start - before.start <= 5 for before, after in itertools.pairwise(windows))
 
 
 def test_clean_sequence_names_the_sign():

@@ -16,9 +16,12 @@ The first argument is a YAML file with fields of `TrainingConfig`; `field=value`
 checkpoints to resume from, TensorBoard logs, and at the end the model with calibration and thresholds.
 """
 
+import copy
+import json
 import math
 import shutil
 import sys
+import time
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -28,46 +31,84 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
-from accelerate.utils import ProjectConfiguration, gather_object, parse_flag_from_env, set_seed
-from datasets import Dataset, load_dataset
+from accelerate.utils import ProjectConfiguration, parse_flag_from_env, set_seed
+from deeploc_data import (
+    class_balanced_weights,
+    class_counts,
+    collate,
+    encode,
+    load_proteins,
+    mask_residues,
+    repeat_factors,
+    teach,
+)
+from deeploc_validation import fit_decisions, predict_logits, validation_scores
 from huggingface_hub.errors import StrictDataclassError
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import AutoTokenizer, get_cosine_schedule_with_warmup, pipeline
+from transformers import AutoTokenizer, get_scheduler, pipeline
 
 from protloc import ASSETS, DeepLocConfig, DeepLocForSequenceClassification
 from protloc.batching import TokenBudgetBatchSampler, token_budget_batches
-from protloc.metrics import LocalizationMetric, MembraneMetric, fit_calibration, fit_threshold
-from protloc.prediction import native_bf16
-from protloc.sequences import shorten
+from protloc.prediction import LOAD_ERRORS, native_bf16
 from protloc.taxonomy import COMPARTMENTS
 
 
 @dataclass
 class TrainingConfig:
+    # Data
     dataset: str = MISSING  # a folder or a Hub repository that `load_dataset` reads
     output_dir: str = MISSING
     dataset_config: str = "deeploc2"
     train_split: str = "train"
     validation_split: str = "validation"  # early stopping, calibration and thresholds; neither trained on nor tested
+    validation_partition: int | None = None  # of the training split: this homology partition validates instead
+    profiles: str | None = None  # folder of <id>.pssm files, for a data set without profiles
+    limit: int | None = None  # proteins of each split, for a quick try
+    # Model
     model: dict[str, Any] = field(default_factory=dict)  # fields of DeepLocConfig
+    initial_weights: str | None = None  # a DeepLoc of this shape, by folder or Hub name, to go on from
+    backbone: str | None = None  # folder or Hub name of a transformers encoder
+    backbone_training: str = "frozen"  # frozen, full or lora
+    lora_rank: int = 8
+    # Loss and sampling
+    class_balance: str = "sqrt"  # positives count by the square root of their rarity; effective_number; none
+    oversampling_frequency: float = 0.0  # labels rarer than this are shown more often
+    mask_rate: float = 0.15  # residues replaced by <mask> in training
+    teachers: list[str] = field(default_factory=list)  # models whose mean probabilities are learnt beside the labels
+    distillation_weight: float = 0.5  # of the teachers' probabilities; the labels have the rest
+    # Optimization
     epochs: int = 8
     max_tokens_per_batch: int = 12000  # on each process, padding included
+    max_proteins_per_batch: int | None = None
     gradient_accumulation_steps: int = 1
+    optimizer: str = "adamw"  # adamw, adam or sgd
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
-    warmup_fraction: float = 0.1  # of all optimizer steps; a cosine down to 0 follows
-    mask_rate: float = 0.15  # residues replaced by <mask> in training
+    schedule: str = "cosine"  # down to 0 after the warm-up, or any other of transformers' schedules
+    warmup_fraction: float = 0.1  # of all optimizer steps
     max_grad_norm: float = 1.0
+    ema_decay: float = 0.0  # above 0, the moving average of the weights is validated and kept
     early_stopping_patience: int = 5  # epochs without a better macro AUPRC on the validation split
+    # Running
     mixed_precision: str = "auto"  # bf16 where the hardware has it natively, else no
     checkpoint_steps: int = 200
     checkpoints_kept: int = 2
     resume: bool = False
     seed: int = 0
-    limit: int | None = None  # proteins of each split, for a quick try
+
+
+CHOICES = {
+    "backbone_training": ["frozen", "full", "lora"],
+    "class_balance": ["sqrt", "effective_number", "none"],
+    "optimizer": ["adamw", "adam", "sgd"],
+    "schedule": ["cosine", "constant", "constant_with_warmup", "linear"],
+    "mixed_precision": ["auto", "no", "bf16", "fp16"],
+}
 
 
 @dataclass
@@ -79,6 +120,8 @@ class Progress:
     step: int = 0  # optimizer steps
     best_score: float = -1.0
     epochs_since_best: int = 0
+    seconds: float = 0.0  # of training and validation, over all sittings
+    scores: list[dict[str, float]] = field(default_factory=list)  # on the validation split, by epoch
 
     def state_dict(self):
         return dict(self.__dict__)
@@ -103,6 +146,9 @@ def read_config(arguments: list[str]) -> TrainingConfig:
     unknown = config.model.keys() - {known.name for known in fields(DeepLocConfig)}
     if unknown:
         stop(f"model.{min(unknown)} is no field of DeepLocConfig")
+    for name, choices in CHOICES.items():
+        if getattr(config, name) not in choices:
+            stop(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
     if not config.resume and checkpoints(Path(config.output_dir) / "checkpoints"):
         stop(f"{config.output_dir} holds checkpoints: add resume=true to go on with them, or choose another output_dir")
     return config
@@ -117,98 +163,46 @@ def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def load_split(config: TrainingConfig, split: str) -> Dataset:
+def build_model(config: TrainingConfig):
+    """The untrained model and its tokenizer."""
     try:
-        proteins = load_dataset(config.dataset, config.dataset_config, split=split)
-    except (ValueError, OSError) as error:
-        stop(f"cannot load {split!r} of {config.dataset!r}, {config.dataset_config!r}: {first_line(error)}")
-    return proteins.select(range(min(config.limit or len(proteins), len(proteins))))
+        if config.backbone is None:
+            model_config = DeepLocConfig(**config.model)
+            if config.initial_weights is None:
+                model = DeepLocForSequenceClassification(model_config)
+            else:
+                model = DeepLocForSequenceClassification.from_pretrained(config.initial_weights, config=model_config)
+            return model.float(), AutoTokenizer.from_pretrained(ASSETS / "deeploc")
+        model = DeepLocForSequenceClassification.from_backbone_pretrained(config.backbone, **config.model)
+        tokenizer = AutoTokenizer.from_pretrained(config.backbone)
+    except StrictDataclassError as error:
+        stop(f"model: {' '.join(str(error).split())}")
+    except LOAD_ERRORS as error:
+        stop(f"cannot load {(config.backbone or config.initial_weights)!r}: {first_line(error)}")
+    if config.backbone_training != "full":
+        model.deeploc.backbone.requires_grad_(False)
+    if config.backbone_training == "lora":
+        import peft
+
+        lora = peft.LoraConfig(r=config.lora_rank, target_modules="all-linear")
+        model.deeploc.backbone = peft.get_peft_model(model.deeploc.backbone, lora)
+    return model, tokenizer
 
 
-def tokenize(proteins: Dataset, tokenizer, model_config: DeepLocConfig) -> Dataset:
-    """Token ids, the labels as a vector (multi-label) or an index (single-label), and the membrane label."""
-    multi_label = model_config.problem_type == "multi_label_classification"
-
-    def encode(protein):
-        sequence = shorten(protein["sequence"], model_config.max_length, model_config.length_policy)
-        labels = protein["labels"]
-        if not multi_label and len(labels) != 1:
-            raise ValueError(f"{protein['id']} has {len(labels)} labels; single-label training needs exactly one")
-        return {
-            "input_ids": tokenizer(sequence)["input_ids"],
-            "length": len(sequence),
-            "target": [float(i in labels) for i in range(model_config.num_labels)] if multi_label else labels[0],
-        }
-
-    return proteins.map(encode, remove_columns=["id", "sequence", "kingdom", "labels", "partition"], desc="Tokenizing")
+def whole_model(model):
+    """The model as it is saved: low-rank updates of a backbone merged into its weights."""
+    if hasattr(getattr(model.deeploc, "backbone", None), "merge_and_unload"):
+        model = copy.deepcopy(model)
+        model.deeploc.backbone = model.deeploc.backbone.merge_and_unload()
+    return model
 
 
-def collate(proteins: list[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
-    input_ids = torch.nn.utils.rnn.pad_sequence(
-        [torch.tensor(protein["input_ids"]) for protein in proteins], batch_first=True, padding_value=pad_token_id
-    )
-    return {
-        "input_ids": input_ids,  # (B, L)
-        "attention_mask": (input_ids != pad_token_id).long(),
-        "labels": torch.tensor([protein["target"] for protein in proteins]),  # (B, 10) or (B,)
-        "membrane_labels": torch.tensor([protein["membrane"] for protein in proteins]),  # (B,)
-    }
-
-
-@torch.no_grad()
-def predict_logits(accelerator: Accelerator, model, loader) -> tuple[torch.Tensor, ...]:
-    """Logits (n, 10), membrane logits (n,), labels and membrane labels of a split, on every process."""
-    model.eval()
-    results = []
-    for batch in tqdm(loader, desc="Validating", leave=False, disable=not accelerator.is_local_main_process):
-        outputs = model(batch["input_ids"], batch["attention_mask"])
-        results.append((outputs.logits, outputs.membrane_logits, batch["labels"], batch["membrane_labels"]))
-    model.train()
-    gathered = gather_object([tuple(tensor.cpu() for tensor in result) for result in results])
-    return tuple(torch.cat(parts) for parts in zip(*gathered, strict=True))
-
-
-def fit_decisions(model_config: DeepLocConfig, logits, membrane_logits, labels, membrane_labels) -> None:
-    """Fit calibration and MCC thresholds on raw logits of the validation split, into the configuration."""
-    model_config.calibration_scale, model_config.calibration_bias = fit_calibration(logits, labels)
-    calibrated = logits * torch.tensor(model_config.calibration_scale) + torch.tensor(model_config.calibration_bias)
-    if labels.ndim == 2:
-        probabilities = calibrated.sigmoid().numpy()
-        model_config.thresholds = [fit_threshold(labels[:, i], probabilities[:, i]) for i in range(labels.shape[1])]
-
-    known = membrane_labels >= 0
-    if known.any():
-        membrane_logits, membrane_labels = membrane_logits[known].unsqueeze(1), membrane_labels[known].unsqueeze(1)
-        (scale,), (bias,) = fit_calibration(membrane_logits, membrane_labels)
-        model_config.membrane_calibration_scale, model_config.membrane_calibration_bias = scale, bias
-        probabilities = (membrane_logits * scale + bias).sigmoid().numpy()
-        model_config.membrane_threshold = fit_threshold(membrane_labels[:, 0], probabilities[:, 0])
-
-
-def validation_scores(logits, membrane_logits, labels, membrane_labels) -> dict[str, float]:
-    """What is logged after each epoch: at the threshold 0.5, before any calibration."""
-    if labels.ndim == 2:
-        probabilities, references = logits.sigmoid().numpy(), labels.int().numpy()
-        predictions = (probabilities >= 0.5).astype(int)
-    else:
-        probabilities = logits.softmax(dim=-1).numpy()
-        references, predictions = (np.eye(logits.shape[1], dtype=int)[i] for i in (labels, logits.argmax(dim=-1)))
-    result = LocalizationMetric().compute(
-        references=references, predictions=predictions, probabilities=probabilities, classes=COMPARTMENTS
-    )
-    scores = {
-        "macro_auprc": result["average"]["macro"]["auprc"],
-        "micro_f1": result["average"]["micro"]["f1"],
-        "macro_f1": result["average"]["macro"]["f1"],
-    }
-    known = membrane_labels >= 0
-    if known.any():
-        probabilities = membrane_logits[known].sigmoid().numpy()
-        result = MembraneMetric().compute(
-            references=membrane_labels[known], predictions=probabilities >= 0.5, probabilities=probabilities
-        )
-        scores["membrane_accuracy"] = result["accuracy"]
-    return scores
+def build_optimizer(config: TrainingConfig, model) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(trained, momentum=0.9, nesterov=True, **options)
+    return (torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam)(trained, **options)
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, kept: int) -> None:
@@ -247,45 +241,70 @@ def main() -> None:
     )
     set_seed(config.seed)
 
-    # Data
-    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "deeploc")
-    try:
-        model_config = DeepLocConfig(**config.model)
-    except StrictDataclassError as error:
-        stop(f"model: {' '.join(str(error).split())}")
+    # Model and data
+    model, tokenizer = build_model(config)
+    model_config = model.config
     if list(model_config.id2label.values()) != COMPARTMENTS:
         stop("model.id2label must be the ten DeepLoc compartments")
-    with accelerator.main_process_first():
-        train_set = tokenize(load_split(config, config.train_split), tokenizer, model_config)
-        validation_set = tokenize(load_split(config, config.validation_split), tokenizer, model_config)
-    if model_config.problem_type == "multi_label_classification":
-        positives = np.array(train_set["target"]).sum(axis=0).clip(min=1)
-        model_config.positive_weights = np.sqrt((len(train_set) - positives) / positives).tolist()
+    try:
+        train_set, validation_set = (
+            proteins.select(range(min(config.limit or len(proteins), len(proteins))))
+            for proteins in load_proteins(
+                *(config.dataset, config.dataset_config, config.train_split, config.validation_split),
+                config.validation_partition,
+            )
+        )
+        lessons = teach(train_set, config.teachers, output_dir / "teachers.npy") if config.teachers else None
+        with accelerator.main_process_first():
+            train_set, validation_set = (
+                encode(proteins, model_config, tokenizer, config.profiles) for proteins in (train_set, validation_set)
+            )
+    except (ValueError, OSError) as error:
+        stop(f"cannot read {config.dataset!r}, {config.dataset_config!r}: {first_line(error)}")
 
+    targets = np.array(train_set["target"])
+    counts = class_counts(targets, model_config.num_labels)
+    if config.class_balance == "sqrt" and targets.ndim == 2:
+        model_config.positive_weights = np.sqrt((len(targets) - counts) / counts).tolist()
+    if config.class_balance == "effective_number":
+        model_config.class_weights = class_balanced_weights(counts)
+    if lessons is not None:
+        lessons = torch.tensor(lessons)
+
+    repeats = None
+    if config.oversampling_frequency:
+        repeats = repeat_factors(targets, model_config.num_labels, config.oversampling_frequency)
     sampler = TokenBudgetBatchSampler(
-        list(train_set["length"]), config.max_tokens_per_batch, config.seed, accelerator.num_processes
+        *(list(train_set["length"]), config.max_tokens_per_batch, config.seed, accelerator.num_processes),
+        *(config.max_proteins_per_batch, repeats),
     )
+    proteins_per_batch = len(train_set) / len(sampler)
     validation_batches = token_budget_batches(list(validation_set["length"]), 2 * config.max_tokens_per_batch)
-    collate_batch = partial(collate, pad_token_id=tokenizer.pad_token_id)
+    collate_batch = partial(collate, pad_token_id=model_config.pad_token_id)
     train_loader = DataLoader(train_set, batch_sampler=sampler, collate_fn=collate_batch)
     validation_loader = DataLoader(validation_set, batch_sampler=validation_batches, collate_fn=collate_batch)
 
-    # Model and optimizer
-    model = DeepLocForSequenceClassification(model_config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    # Optimizer
+    optimizer = build_optimizer(config, model)
+    if config.ema_decay:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)).to(accelerator.device)
     steps_per_epoch = math.ceil(len(sampler) / accelerator.num_processes / config.gradient_accumulation_steps)
     total_steps = steps_per_epoch * config.epochs
     # Not prepared: accelerate would step it once for each process.
-    scheduler = get_cosine_schedule_with_warmup(optimizer, round(config.warmup_fraction * total_steps), total_steps)
+    scheduler = get_scheduler(config.schedule, optimizer, round(config.warmup_fraction * total_steps), total_steps)
     model, optimizer, train_loader, validation_loader = accelerator.prepare(
         model, optimizer, train_loader, validation_loader
     )
     progress = Progress()
     accelerator.register_for_checkpointing(scheduler, progress)
+    if config.ema_decay:
+        accelerator.register_for_checkpointing(average)
+    judged = average.module if config.ema_decay else accelerator.unwrap_model(model)  # what is validated and kept
     accelerator.init_trackers("tensorboard")
     accelerator.print(
-        f"{len(train_set)} proteins, {len(sampler)} batches an epoch, {total_steps} steps, "
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, mixed precision {mixed_precision}"
+        f"{len(targets)} proteins, {len(sampler)} batches an epoch, {total_steps} steps, "
+        f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained parameters, "
+        f"mixed precision {mixed_precision}"
     )
 
     if config.resume and checkpoints(checkpoint_dir):
@@ -305,31 +324,41 @@ def main() -> None:
             disable=not accelerator.is_local_main_process,
             mininterval=5,
         )
+        clock = time.monotonic()
         for batch in bar:
             # Masking and dropout depend on the batch's place alone: a run that resumes goes on as if never stopped.
             torch.manual_seed(hash((config.seed, progress.epoch, progress.batch, accelerator.process_index)))
-            special = (batch["input_ids"] == tokenizer.cls_token_id) | (batch["input_ids"] == tokenizer.eos_token_id)
-            masked = torch.rand(batch["input_ids"].shape, device=accelerator.device) < config.mask_rate
-            masked &= batch["attention_mask"].bool() & ~special
-            batch["input_ids"] = batch["input_ids"].masked_fill(masked, tokenizer.mask_token_id)
+            mask_residues(batch, config.mask_rate, model_config)
+            protein = batch.pop("protein")
+            if lessons is not None:
+                told = lessons[protein.cpu()].to(accelerator.device)
+                labels = batch["labels"] if targets.ndim == 2 else F.one_hot(batch["labels"], told.shape[1])
+                batch["labels"] = config.distillation_weight * told + (1 - config.distillation_weight) * labels
             with accelerator.accumulate(model):
                 loss = model(**batch).loss
-                accelerator.backward(loss)
+                # Batches of short proteins hold more of them: each protein counts the same.
+                accelerator.backward(loss * len(protein) / proteins_per_batch)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
             progress.batch += 1
+            progress.seconds += time.monotonic() - clock
+            clock = time.monotonic()
             if accelerator.sync_gradients:
                 scheduler.step()
+                if config.ema_decay:
+                    average.update_parameters(accelerator.unwrap_model(model))
                 progress.step += 1
                 accelerator.log({"train/loss": loss.item(), "train/lr": scheduler.get_last_lr()[0]}, progress.step)
                 bar.set_postfix(loss=f"{loss.item():.3f}")
                 if progress.step % config.checkpoint_steps == 0:
                     save_checkpoint(accelerator, checkpoint_dir, progress, config.checkpoints_kept)
 
-        validation = predict_logits(accelerator, model, validation_loader)
+        validation = predict_logits(accelerator, judged, validation_loader)
         scores = validation_scores(*validation)
+        progress.seconds += time.monotonic() - clock
+        progress.scores.append(scores)
         accelerator.log({f"validation/{name}": value for name, value in scores.items()}, progress.step)
         accelerator.print(
             f"epoch {progress.epoch + 1}: {len(validation[0])} validation proteins, "
@@ -340,7 +369,7 @@ def main() -> None:
         if scores["macro_auprc"] > progress.best_score:
             progress.best_score, progress.epochs_since_best = scores["macro_auprc"], 0
             if accelerator.is_main_process:
-                accelerator.unwrap_model(model).save_pretrained(output_dir / "best")
+                whole_model(judged).save_pretrained(output_dir / "best")
         save_checkpoint(accelerator, checkpoint_dir, progress, config.checkpoints_kept)
 
     # Calibration and thresholds, on raw logits of the best epoch
@@ -353,6 +382,12 @@ def main() -> None:
         stored = {name: value.bfloat16() for name, value in best.state_dict().items()}
         locator = pipeline("protein-localization", model=best, tokenizer=tokenizer)
         locator.save_pretrained(output_dir, state_dict=stored)
+        scores = max(progress.scores, key=lambda epoch: epoch["macro_auprc"])
+        report = {"training": vars(config), "proteins": len(targets), "seconds": progress.seconds} | {
+            "steps": progress.step,
+            "validation": {"best": scores, "epochs": progress.scores},
+        }
+        (output_dir / "training.json").write_text(json.dumps(report, indent=2) + "\n")
         print(f"saved {output_dir}")
     accelerator.end_training()
 

@@ -2,10 +2,13 @@
 
 import argparse
 import csv
+import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,14 @@ import huggingface_hub.utils
 import transformers
 from tqdm import tqdm
 
-from . import prediction
+from . import plots, prediction
+from .profiles import protein_profile
 from .sequences import SequenceError, read_sequences
 
 
 def predict(args: argparse.Namespace) -> int:
     """`protloc predict`: 0, or 2 after one line on standard error."""
+    logging.basicConfig(format="protloc: %(message)s")
     try:
         with tempfile.TemporaryDirectory() as folder:
             inputs = [_spool(source, Path(folder) / str(i)) for i, source in enumerate(args.inputs)]
@@ -50,7 +55,7 @@ def _spool(source: str, copy: Path) -> str:
 
 def _named(error: SequenceError, names: dict[str, str]) -> SequenceError:
     """The error with the name that the user gave the input."""
-    name = names[error.file]
+    name = names.get(error.file, error.file)
     return SequenceError("standard input" if name == "-" else name, error.reason, error.record, error.line)
 
 
@@ -73,8 +78,15 @@ def _predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str],
         transformers.utils.logging.disable_progress_bar()
         huggingface_hub.utils.disable_progress_bars()
 
-    model_name = args.model or prediction.DEFAULT_MODEL
-    config = prediction.load_config(model_name)
+    names_of_models = args.ensemble or [args.model or prediction.DEFAULT_MODEL]
+    config = prediction.load_config(names_of_models[0])
+    for wanted in ("signals", "tree"):
+        if getattr(args, wanted) and not getattr(config, wanted):
+            raise ValueError(f"--{wanted} needs a model trained with model.{wanted}=true; {names_of_models[0]} is not")
+    if (config.input_features == "profile") != (args.profiles is not None):
+        if args.profiles:
+            raise ValueError(f"{names_of_models[0]} does not read profiles: leave --profiles out")
+        raise ValueError(f"{names_of_models[0]} reads profiles: name the folder of <id>.pssm files with --profiles")
     policy = args.length_policy or config.length_policy
     longest = config.max_length if policy == "error" else None
 
@@ -93,7 +105,11 @@ def _predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str],
             if out is None:
                 print(f"protloc: skipped: {error}", file=sys.stderr)
 
-        total = sum(1 for _ in read_sequences(inputs, list_error if skip else None, longest))
+        total = 0
+        for protein_id, sequence in read_sequences(inputs, list_error if skip else None, longest):
+            total += 1
+            if args.profiles:
+                protein_profile(args.profiles, protein_id, sequence)
     if out:
         listed = out.with_name(out.name + ".errors.csv")
         listed.unlink(missing_ok=True)
@@ -103,21 +119,58 @@ def _predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str],
     if total == 0:
         raise ValueError("no sequence is left to predict")
 
-    model, tokenizer = prediction.load_model(model_name, args.device, args.dtype, policy)
+    if args.ensemble:
+        model, tokenizer = prediction.load_ensemble(args.ensemble, args.device, args.dtype, policy)
+    else:
+        model, tokenizer = prediction.load_model(names_of_models[0], args.device, args.dtype, policy)
     settings: dict[str, Any] = {
-        "model": str(model_name),
+        "model": ", ".join(str(name) for name in names_of_models),
         "dtype": str(model.dtype),
         "length_policy": policy,
-        "columns": prediction.columns(config),
+        "columns": prediction.columns(config, args.signals, args.tree),
     }
     records = read_sequences(inputs, (lambda error: None) if skip else None, longest)
     done = 0
     if out and prediction.partial_path(out).exists():
         done = prediction.skip_finished(records, prediction.read_finished(out, settings), out)
-    predicted = prediction.predict(records, model, tokenizer, args.max_tokens_per_batch)
+    predicted = prediction.predict(
+        *(records, model, tokenizer, args.max_tokens_per_batch),
+        profiles=args.profiles,
+        signals=args.signals,
+        tree=args.tree,
+        attention=args.attention is not None,
+    )
+    if args.attention:
+        args.attention.mkdir(parents=True, exist_ok=True)
+        predicted = _save_attention(predicted, args.attention)
     rows = tqdm(predicted, total=total, initial=done, unit=" proteins", disable=not show_bars)
     if out:
         prediction.write_rows(rows, out, settings)
     else:
         prediction.write_csv(rows, sys.stdout, settings["columns"])
     return 0
+
+
+def _save_attention(rows: Iterator[prediction.Row], folder: Path) -> Iterator[prediction.Row]:
+    """Write `<id>.png` and `<id>.csv` for each row, and take the attention out of it."""
+    written: set[str] = set()
+    for row in rows:
+        sequence, attention = row.pop("sequence"), row.pop("attention")
+        name = safe_name(row["protein_id"])
+        while name.lower() in written:  # ids that differ in signs that a file name can't have, or in case
+            name += "_"
+        written.add(name.lower())
+        predicted = row["localizations"].replace("|", ", ")
+        figure = plots.attention_along(sequence, attention, row["protein_id"], predicted=predicted)
+        plots.save(figure, folder / f"{name}.png")
+        with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["position", "residue", "attention"])
+            for position, (residue, weight) in enumerate(zip(sequence, attention, strict=True), start=1):
+                writer.writerow([position, residue, f"{weight:.6g}"])
+        yield row
+
+
+def safe_name(protein_id: str) -> str:
+    """An id as a file name: letters, digits, `.`, `_` and `-`, not hidden and not too long."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", protein_id)[:100].lstrip(".") or "_"

@@ -36,7 +36,8 @@ class LocalizationMetric(evaluate.Metric):
     returns a dictionary:
 
     - over all classes: `num_proteins`, `subset_accuracy`, `argmax_accuracy` (the most probable class is a true one),
-      `jaccard` (mean over proteins) and `calibration_error` (all probabilities pooled, ten bins);
+      `jaccard` (mean over proteins), `calibration_error` (all probabilities pooled, ten bins) and `gorodkin` (the
+      correlation R_K of Gorodkin 2004 between class and most probable class, over proteins of one class);
     - `per_class`: precision, recall, F1, MCC, AUROC, AUPRC and support of each class that has a positive;
     - `average`: the micro, macro, weighted and samples averages of precision, recall and F1 over the classes named in
       `classes`, those with a positive; AUROC and AUPRC (not for samples) over those in `ranked_classes`, which also
@@ -88,12 +89,18 @@ class LocalizationMetric(evaluate.Metric):
                 average[kind]["auprc"] = (
                     float(sk.average_precision_score(truth, score, average=kind)) if ranked else None
                 )
+        single = labels.sum(axis=1) == 1
+        best = probabilities.argmax(axis=1)
         return {
             "classes": [classes[i] for i in present],
             "ranked_classes": [classes[i] for i in ranked],
             "num_proteins": len(labels),
             "subset_accuracy": float(sk.accuracy_score(labels, predicted)),
-            "argmax_accuracy": float(labels[np.arange(len(labels)), probabilities.argmax(axis=1)].mean()),
+            "argmax_accuracy": float(labels[np.arange(len(labels)), best].mean()),
+            # scikit-learn's MCC of several classes is R_K
+            "gorodkin": float(sk.matthews_corrcoef(labels[single].argmax(axis=1), best[single]))
+            if single.any()
+            else None,
             "jaccard": float(sk.jaccard_score(labels, predicted, average="samples", zero_division=0)),
             "calibration_error": expected_calibration_error(labels, probabilities),
             "average": average,
@@ -132,6 +139,40 @@ class MembraneMetric(evaluate.Metric):
             "auprc": float(sk.average_precision_score(labels, probabilities)) if mixed else None,
             "calibration_error": expected_calibration_error(labels, probabilities),
         }
+
+
+def bootstrap_intervals(
+    labels: np.ndarray, predictions: np.ndarray, probabilities: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> dict[str, list[float]]:
+    """
+    How far scores would vary with other proteins: 95 % intervals by the percentile bootstrap over proteins.
+
+    Args:
+        labels, predictions, probabilities (`np.ndarray` of shape `(n, classes)`): As for [`LocalizationMetric`].
+        resamples (`int`): Samples of n proteins, drawn with replacement.
+        seed (`int`): Of the draws.
+
+    Returns:
+        `dict[str, list[float]]`: Lower and upper bound of `micro_f1`, `macro_f1` (over classes with a positive),
+        `subset_accuracy` and `argmax_accuracy`.
+    """
+    labels, predictions = np.asarray(labels, dtype=float), np.asarray(predictions, dtype=float)
+    labels, predictions, probabilities = (part[:, labels.any(axis=0)] for part in (labels, predictions, probabilities))
+    proteins = len(labels)
+    correct = np.column_stack(
+        [(labels == predictions).all(axis=1), labels[np.arange(proteins), np.argmax(probabilities, axis=1)]]
+    )
+    # Scores are ratios of sums over proteins, so that a sample is a vector of counts.
+    draws = np.random.default_rng(seed).multinomial(proteins, np.full(proteins, 1 / proteins), size=resamples)
+    hits, called, true = draws @ (labels * predictions), draws @ predictions, draws @ labels  # (resamples, classes)
+    share = draws @ correct / proteins
+    samples = {
+        "micro_f1": 2 * hits.sum(axis=1) / np.maximum(called.sum(axis=1) + true.sum(axis=1), 1),
+        "macro_f1": (2 * hits / np.maximum(called + true, 1)).mean(axis=1),
+        "subset_accuracy": share[:, 0],
+        "argmax_accuracy": share[:, 1],
+    }
+    return {name: np.percentile(values, [2.5, 97.5]).tolist() for name, values in samples.items()}
 
 
 def fit_calibration(logits: torch.Tensor, labels: torch.Tensor) -> tuple[list[float], list[float]]:

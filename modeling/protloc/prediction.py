@@ -3,22 +3,29 @@
 import csv
 import itertools
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from . import ASSETS
-from .batching import token_budget_batches
+from .batching import SPECIAL_TOKENS, token_budget_batches
+from .ensemble import DeepLocEnsemble
 from .models.configuration_deeploc import DeepLocConfig
-from .taxonomy import MEMBRANE
+from .profiles import protein_profile
+from .taxonomy import MEMBRANE, SORTING_SIGNALS, SORTING_TREE
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = ASSETS / "deeploc"
 _CHUNK = 512  # records that are sorted by length together; bounds memory
@@ -88,65 +95,159 @@ def load_model(
         raise ValueError(f"cannot use the device {device!r}: {str(error).splitlines()[0]}") from None
 
 
-def columns(config: DeepLocConfig) -> list[str]:
+def load_ensemble(
+    models: Sequence[str | Path], device: str = "auto", dtype: str = "auto", length_policy: str | None = None
+) -> tuple[DeepLocEnsemble, Any]:
+    """
+    Several models as one, and their tokenizer. Arguments and errors are those of `load_model`, and `ValueError` where
+    the models don't go together.
+    """
+    loaded = [load_model(model, device, dtype, length_policy) for model in models]
+    return DeepLocEnsemble([model for model, _ in loaded]).eval(), loaded[0][1]
+
+
+def columns(config: DeepLocConfig, signals: bool = False, tree: bool = False) -> list[str]:
     """The columns of a prediction, in order."""
     head = ["protein_id", "length", "truncated", "localizations", "membrane", "membrane_probability"]
-    return head + list(config.id2label.values())
+    return (
+        head
+        + list(config.id2label.values())
+        + (["signals", *(f"signal_{name}" for name in SORTING_SIGNALS)] if signals else [])
+        + ([f"tree_{name}" for name in SORTING_TREE] if tree else [])
+    )
+
+
+def memory_ran_out(error: Exception) -> bool:
+    """Whether an error says that a batch was too large; on the CPU torch has no type of its own for that."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 @torch.inference_mode()
 def predict(
     records: Iterable[tuple[str, str]],
-    model: PreTrainedModel | None = None,
+    model: PreTrainedModel | DeepLocEnsemble | None = None,
     tokenizer: Any = None,
     max_tokens_per_batch: int = 16_384,
+    *,
+    profiles: str | Path | None = None,
+    signals: bool = False,
+    tree: bool = False,
+    attention: bool = False,
 ) -> Iterator[Row]:
     """
     Predict proteins as they come, in their order, in bounded memory.
 
     Args:
         records: Pairs of id and sequence.
-        model: A DeepLoc in evaluation mode, as `load_model` gives it; the shipped model by default.
-        tokenizer: Its tokenizer; by default the stock one, which all DeepLoc models share.
-        max_tokens_per_batch (`int`): The most tokens of a batch, padding included.
+        model: A DeepLoc in evaluation mode, as `load_model` gives it, or an ensemble; the shipped model by default.
+        tokenizer: Its tokenizer; by default the stock one, which all DeepLoc models without a backbone share.
+        max_tokens_per_batch (`int`): The most tokens of a batch, padding included. Where memory runs out, it is halved.
+        profiles (`str` or `Path`, *optional*): Folder with `<id>.pssm` for each protein, for models of profiles.
+        signals, tree, attention (`bool`): Give these too.
 
     Yields:
         `dict`: `protein_id`, `length` (residues), `truncated` (whether the length policy left residues out),
         `localizations` (joined by `|`, most probable first), `membrane` (`"membrane"` or `"soluble"`),
-        `membrane_probability`, and one probability a label, under its name.
+        `membrane_probability`, and one probability a label, under its name. With `signals`: `signals` (of probability
+        0.5 or more, joined by `|`) and `signal_<name>`. With `tree`: `tree_<decision>`, the probability of its first
+        side. With `attention`: `sequence`, and `attention`, the weight `(length,)` of each residue.
 
     Raises:
-        ValueError: For a text that is no sequence, or, under the length policy `"error"`, one that is too long.
+        ValueError: For a text that is no sequence, or, under the length policy `"error"`, one that is too long; for a
+            missing profile, or one of another sequence; for a protein that memory does not suffice for.
     """
     if model is None:
         model, _ = load_model()
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL)
-    names = list(model.config.id2label.values())
+    heads = ["logits", "membrane_logits"] + ["signal_logits"] * signals + ["tree_logits"] * tree
     iterator = iter(records)
     while chunk := list(itertools.islice(iterator, _CHUNK)):
         prepared = [model.prepare_sequence(sequence) for _, sequence in chunk]
-        texts = [text for text, _ in prepared]
-        rows: list[Row] = [{} for _ in chunk]
-        for batch in token_budget_batches([len(text) for text in texts], max_tokens_per_batch):
-            inputs = tokenizer([texts[i] for i in batch], padding=True, return_tensors="pt").to(model.device)
-            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-            scores = model.probabilities(outputs.logits).tolist()
-            membrane_scores = outputs.membrane_logits.sigmoid().tolist()
-            for k, i in enumerate(batch):
-                left_out = prepared[i][1].stop - prepared[i][1].start
-                chosen = outputs.localizations[k].nonzero().flatten().tolist()
-                chosen.sort(key=lambda label: -scores[k][label])
-                rows[i] = {
-                    "protein_id": chunk[i][0],
-                    "length": len(texts[i]) + left_out,
-                    "truncated": left_out > 0,
-                    "localizations": "|".join(names[label] for label in chosen),
-                    "membrane": MEMBRANE[int(outputs.membrane[k])],
-                    "membrane_probability": round(membrane_scores[k], 6),
-                    **{name: round(score, 6) for name, score in zip(names, scores[k], strict=True)},
-                }
-        yield from rows
+        reads = [(i, read) for i, (_, several) in enumerate(prepared) for read in several]
+        lengths = [sum(piece.stop - piece.start for piece in read) for _, read in reads]
+        totals: list[dict[str, torch.Tensor]] = [{} for _ in chunk]
+        weights = [np.zeros(len(whole)) for whole, _ in prepared] if attention else []
+        batches = token_budget_batches(lengths, max_tokens_per_batch)
+        while batches:
+            batch = [reads[k] for k in batches[0]]
+            try:
+                inputs = _inputs(batch, chunk, prepared, model, tokenizer, profiles)
+                outputs = model(**inputs)
+            except (RuntimeError, MemoryError) as error:
+                if not memory_ran_out(error):
+                    raise
+                tokens = sum(lengths[k] + SPECIAL_TOKENS for k in batches[0])
+                if len(batch) == 1:
+                    name = chunk[batch[0][0]][0]
+                    raise ValueError(f"memory does not suffice for {name!r} ({tokens} tokens at once)") from None
+                max_tokens_per_batch = min(max_tokens_per_batch, tokens) // 2
+                logger.warning("memory ran out: going on with --max-tokens-per-batch %d", max_tokens_per_batch)
+                left = [k for pending in batches for k in pending]
+                again = token_budget_batches([lengths[k] for k in left], max_tokens_per_batch)
+                batches = [[left[k] for k in pending] for pending in again]
+                continue
+            batches.pop(0)
+            for k, (i, read) in enumerate(batch):
+                for head in heads:
+                    totals[i][head] = totals[i].get(head, 0) + outputs[head][k].cpu() / len(prepared[i][1])
+                if attention:
+                    residues = inputs["attention_mask"][k : k + 1].bool()
+                    if "input_ids" in inputs:
+                        residues = model.residue_mask(inputs["input_ids"][k : k + 1], residues)
+                    positions = np.concatenate([np.arange(piece.start, piece.stop) for piece in read])
+                    look = outputs.attentions[k, -1][residues[0]].float().cpu().numpy()
+                    weights[i][positions] += look / len(prepared[i][1])
+        for i, (protein_id, _) in enumerate(chunk):
+            whole, several = prepared[i]
+            row = _row(protein_id, len(whole), several, model, totals[i])
+            if attention:
+                row |= {"sequence": whole, "attention": weights[i]}
+            yield row
+
+
+def _inputs(batch, chunk, prepared, model, tokenizer, profiles) -> dict[str, torch.Tensor]:
+    """Model inputs for reads, given as pairs of protein number and slices."""
+    if model.config.input_features != "profile":
+        texts = [model.read_text(prepared[i][0], read) for i, read in batch]
+        inputs = tokenizer(texts, padding=True, return_tensors="pt").to(model.device)
+        return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    if profiles is None:
+        raise ValueError("this model reads profiles: name the folder of <id>.pssm files with --profiles")
+    rows = []
+    for i, read in batch:
+        profile = protein_profile(Path(profiles), chunk[i][0], prepared[i][0])
+        rows.append(torch.tensor(np.concatenate([profile[piece] for piece in read])))
+    ones = [torch.ones(len(profile), dtype=torch.long) for profile in rows]
+    return {
+        "profiles": pad_sequence(rows, batch_first=True).to(model.device),
+        "attention_mask": pad_sequence(ones, batch_first=True).to(model.device),
+    }
+
+
+def _row(protein_id: str, length: int, reads: list, model, heads: dict[str, torch.Tensor]) -> Row:
+    names = list(model.config.id2label.values())
+    logits, membrane_logits = heads["logits"][None], heads["membrane_logits"][None]
+    localizations, membrane = model.decide(logits, membrane_logits)
+    scores = model.probabilities(logits)[0].tolist()
+    chosen = sorted(localizations[0].nonzero().flatten().tolist(), key=lambda label: -scores[label])
+    row = {
+        "protein_id": protein_id,
+        "length": length,
+        "truncated": sum(piece.stop - piece.start for read in reads for piece in read) < length,
+        "localizations": "|".join(names[label] for label in chosen),
+        "membrane": MEMBRANE[int(membrane[0])],
+        "membrane_probability": round(membrane_logits.sigmoid().item(), 6),
+        **{name: round(score, 6) for name, score in zip(names, scores, strict=True)},
+    }
+    if "signal_logits" in heads:
+        scores = dict(zip(SORTING_SIGNALS, heads["signal_logits"].sigmoid().tolist(), strict=True))
+        row["signals"] = "|".join(sorted((name for name in scores if scores[name] >= 0.5), key=lambda n: -scores[n]))
+        row |= {f"signal_{name}": round(score, 6) for name, score in scores.items()}
+    if "tree_logits" in heads:
+        scores = dict(zip(SORTING_TREE, heads["tree_logits"].sigmoid().tolist(), strict=True))
+        row |= {f"tree_{name}": round(score, 6) for name, score in scores.items()}
+    return row
 
 
 def partial_path(out: Path) -> Path:

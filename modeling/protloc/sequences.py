@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .models.protein_sequence import InvalidResidueError, clean_sequence, shorten
+from .models.protein_sequence import InvalidResidueError, clean_sequence, split_reads
 
 ID_COLUMNS = ["id", "protein_id", "accession", "acc", "entry", "sid", "name"]
 SEQUENCE_COLUMNS = ["sequence", "seq", "fasta"]
 
-__all__ = ["SequenceError", "clean_sequence", "open_text", "read_fasta", "read_lines", "read_sequences", "shorten"]
+__all__ = ["SequenceError", "clean_sequence", "open_text", "read_fasta", "read_lines", "read_sequences", "split_reads"]
 
 Source = str | Path | IO
 Record = tuple[int, str, list[tuple[int, str]]]  # line of the header, header, numbered lines of the sequence
@@ -181,7 +181,7 @@ def read_sequences(
                 try:
                     sequence = _clean_body(body)
                     if max_length is not None:
-                        shorten(sequence, max_length, "error")
+                        split_reads(len(sequence), max_length, "error")
                 except ValueError as error:
                     raise SequenceError(name, str(error), record, getattr(error, "line", line)) from None
             except SequenceError as error:

@@ -1,7 +1,8 @@
 """Configuration of DeepLoc."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
 
 COMPARTMENTS = [
     "Cytoplasm",
@@ -16,6 +17,35 @@ COMPARTMENTS = [
     "Peroxisome",
 ]
 
+# The nine sorting signals of DeepLoc 2.0, in the order of the digits 1-9 of its annotation.
+SORTING_SIGNALS = {
+    "SP": "signal peptide",
+    "TM": "transmembrane domain",
+    "MT": "mitochondrial transit peptide",
+    "CH": "chloroplast transit peptide",
+    "TH": "thylakoid transit peptide",
+    "NLS": "nuclear localization signal",
+    "NES": "nuclear export signal",
+    "PTS": "peroxisomal targeting signal",
+    "GPI": "GPI anchor",
+}
+
+# The sorting pathways of Almagro Armenteros et al. 2017: each of nine decisions with the compartments on its two sides.
+# A compartment's probability is the product of the decisions on its way.
+SORTING_TREE = {
+    "secretory": ([2, 3, 6, 7, 8], [0, 1, 4, 5, 9]),  # or not
+    "nucleus or cytoplasm": ([0, 1], [4, 5, 9]),  # or an organelle
+    "nucleus": ([1], [0]),  # or cytoplasm
+    "peroxisome": ([9], [4, 5]),  # or mitochondrion or plastid
+    "mitochondrion": ([4], [5]),  # or plastid
+    "extracellular": ([2], [3, 6, 7, 8]),  # or retained
+    "cell membrane": ([3], [6, 7, 8]),  # or endomembrane system
+    "lysosome/vacuole": ([7], [6, 8]),  # or endoplasmic reticulum or Golgi apparatus
+    "endoplasmic reticulum": ([6], [8]),  # or Golgi apparatus
+}
+INPUT_FEATURES = ["embedding", "blosum62", "physicochemical", "profile", "backbone"]
+LENGTH_POLICIES = ["middle", "end", "window", "error"]
+
 
 @strict
 class DeepLocConfig(PreTrainedConfig):
@@ -28,30 +58,49 @@ class DeepLocConfig(PreTrainedConfig):
 
     Args:
         vocab_size (`int`): Tokens of the stock `EsmTokenizer`.
+        input_features (`str`): What a residue is read as: `"embedding"` (learned), `"blosum62"` (its row of the
+            matrix), `"physicochemical"` (ten AAindex scales), `"profile"` (20 numbers of a PSI-BLAST profile in place
+            of token ids), or `"backbone"` (a transformers encoder).
         embedding_size (`int`): Size of the learned embedding of a residue.
-        conv_widths (`list[int]`): Widths of the motif-detecting convolutions, each odd.
+        backbone_config (`dict` or `PreTrainedConfig`, *optional*): The encoder of `"backbone"`, such as an `EsmConfig`;
+            [`DeepLocForSequenceClassification.from_backbone_pretrained`] fills it in.
+        spaced_residues (`bool`): Whether the tokenizer wants spaces between residues (ProtBert).
+        fixed_length (`bool`): The layout of the 2025 report (section 2.2.1) for comparison: every protein padded to
+            `max_length`, unknown residues read as padding, and nothing masked.
+        conv_widths (`list[int]`): Widths of the motif-detecting convolutions, each odd; empty for none.
         conv_filters (`int`): Filters of each width (20 in the 2017 network).
         second_conv_channels (`int`): Channels of the second convolution, 0 for none (as in the 2025 report).
         second_conv_width (`int`): Width of the second convolution, odd.
-        lstm_size (`int`): Units of the recurrent encoder in each direction.
+        lstm_size (`int`): Units of the recurrent encoder in each direction, 0 for none.
         attention_size (`int`): Size of the attention's scoring layer.
         decoder_size (`int`): Units of the attention decoder's LSTM.
-        decoder_steps (`int`): Steps of the attention decoder; the last context is read out.
+        decoder_steps (`int`): Steps of the attention decoder; the last context is read out. With 1 it is plain
+            attention pooling.
         hidden_size (`int`): Units of the dense layer, the size of `pooler_output`.
         dropout (`float`): Dropout on the encoder's input and output and on the dense layer.
         max_length (`int`): Longest sequence in residues that is read whole.
         length_policy (`str`): What happens to longer sequences: `"middle"` cuts residues out of the middle (both ends
-            carry the sorting signals), `"error"` refuses them.
+            carry the sorting signals), `"end"` cuts the end off, `"window"` averages over overlapping windows,
+            `"error"` refuses them.
+        tree (`bool`): Nine decisions along the sorting pathways. In a single-label model their products are the ten
+            probabilities; in a multi-label model they are trained beside the ten labels.
+        signals (`bool`): Nine sorting signals, whose positions also teach the attention where to look.
         thresholds (`list[float]`, *optional*): Probability from which each label counts as predicted, 0.5 by default.
         membrane_threshold (`float`): The same for the membrane head.
         calibration_scale, calibration_bias (`list[float]`, *optional*): Per-class calibration; the logits returned are
             `scale * raw + bias`. Ones and zeros by default.
         membrane_calibration_scale, membrane_calibration_bias (`float`): The same for the membrane head.
         positive_weights (`list[float]`, *optional*): Weight of a positive in each label's loss (multi-label only).
-        membrane_loss_weight (`float`): Weight of the membrane loss beside the localization loss.
+        class_weights (`list[float]`, *optional*): Weight of each label's loss, as in a class-balanced loss.
+        focal_gamma (`float`): Above 0, what is predicted well counts less (focal loss, Lin et al. 2017).
+        membrane_loss_weight, tree_loss_weight, signal_loss_weight, attention_loss_weight (`float`): Weights of the
+            other losses beside that of localization; the last one is for attention on known signals.
     """
 
     model_type = "deeploc"
+    sub_configs_defaults = {  # noqa: RUF012
+        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="esm", optional=True)
+    }
 
     vocab_size: int = 33
     pad_token_id: int = 1
@@ -59,7 +108,11 @@ class DeepLocConfig(PreTrainedConfig):
     eos_token_id: int = 2
     mask_token_id: int = 32
 
+    input_features: str = "embedding"
     embedding_size: int = 32
+    backbone_config: dict | PreTrainedConfig | None = None
+    spaced_residues: bool = False
+    fixed_length: bool = False
     conv_widths: list[int] | tuple[int, ...] = (1, 3, 5, 9, 15, 21)
     conv_filters: int = 32
     second_conv_channels: int = 128
@@ -73,6 +126,8 @@ class DeepLocConfig(PreTrainedConfig):
 
     max_length: int = 1000
     length_policy: str = "middle"
+    tree: bool = False
+    signals: bool = False
 
     thresholds: list[float] | None = None
     membrane_threshold: float | int = 0.5
@@ -81,7 +136,12 @@ class DeepLocConfig(PreTrainedConfig):
     membrane_calibration_scale: float | int = 1.0
     membrane_calibration_bias: float | int = 0.0
     positive_weights: list[float] | None = None
+    class_weights: list[float] | None = None
+    focal_gamma: float | int = 0.0
     membrane_loss_weight: float | int = 1.0
+    tree_loss_weight: float | int = 0.2
+    signal_loss_weight: float | int = 0.2
+    attention_loss_weight: float | int = 0.1
 
     def __post_init__(self, **kwargs):
         self.conv_widths = list(self.conv_widths)
@@ -103,11 +163,18 @@ class DeepLocConfig(PreTrainedConfig):
         even = [width for width in [*self.conv_widths, self.second_conv_width] if width % 2 == 0]
         if even:
             raise ValueError(f"convolution widths must be odd, got {even[0]}")
-        if self.length_policy not in ("middle", "error"):
-            raise ValueError(f"length_policy must be 'middle' or 'error', got {self.length_policy!r}")
+        for name, known in (("input_features", INPUT_FEATURES), ("length_policy", LENGTH_POLICIES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if (self.input_features == "backbone") != (self.backbone_config is not None):
+            raise ValueError("input_features 'backbone' and backbone_config go together: give both or neither")
+        if self.fixed_length and self.input_features != "embedding":
+            raise ValueError(f"fixed_length needs input_features 'embedding', got {self.input_features!r}")
+        if self.tree and list(self.id2label.values()) != COMPARTMENTS:
+            raise ValueError("tree needs the ten DeepLoc compartments as labels")
         if self.problem_type == "regression":
             raise ValueError("problem_type must be single_label_classification or multi_label_classification")
-        for name in ("thresholds", "calibration_scale", "calibration_bias", "positive_weights"):
+        for name in ("thresholds", "calibration_scale", "calibration_bias", "positive_weights", "class_weights"):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_labels:
                 raise ValueError(f"{name} needs {self.num_labels} values, one a label, got {len(values)}")

@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_deeploc import DeepLocConfig
-from .protein_sequence import clean_sequence, left_out, shorten
+from .configuration_deeploc import SORTING_SIGNALS, SORTING_TREE, DeepLocConfig
+from .losses_deeploc import attention_loss, known_label_loss, localization_loss, tree_log_probabilities, tree_loss
+from .protein_sequence import clean_sequence, read_text, split_reads
+from .residue_features import RESIDUES, VOCABULARY, residue_table
 
 
 @dataclass
@@ -39,8 +41,7 @@ class DeepLocClassifierOutput(ModelOutput):
     Output of [`DeepLocForSequenceClassification`].
 
     Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*): Localization loss plus weighted membrane loss, returned
-            with `labels` or `membrane_labels`.
+        loss (`torch.FloatTensor` of shape `()`, *optional*): The weighted sum of the losses whose labels are given.
         logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Calibrated; a sigmoid (multi-label) or softmax
             (single-label) makes them probabilities.
         membrane_logits (`torch.FloatTensor` of shape `(batch,)`): Calibrated; a sigmoid makes them the probability of
@@ -48,6 +49,10 @@ class DeepLocClassifierOutput(ModelOutput):
         localizations (`torch.BoolTensor` of shape `(batch, num_labels)`): Labels that reach their threshold, or the
             most probable one where none does, as in the single-label case.
         membrane (`torch.BoolTensor` of shape `(batch,)`): Whether the membrane probability reaches its threshold.
+        tree_logits (`torch.FloatTensor` of shape `(batch, 9)`, *optional*): Decisions of the sorting tree, in the order
+            of `SORTING_TREE`, if the configuration has one.
+        signal_logits (`torch.FloatTensor` of shape `(batch, 9)`, *optional*): Sorting signals, in the order of
+            `SORTING_SIGNALS`, if the configuration has them.
         attentions (`torch.FloatTensor` of shape `(batch, decoder_steps, length)`): As in [`DeepLocModelOutput`].
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): As in [`DeepLocModelOutput`].
     """
@@ -57,20 +62,32 @@ class DeepLocClassifierOutput(ModelOutput):
     membrane_logits: torch.FloatTensor | None = None
     localizations: torch.BoolTensor | None = None
     membrane: torch.BoolTensor | None = None
+    tree_logits: torch.FloatTensor | None = None
+    signal_logits: torch.FloatTensor | None = None
     attentions: torch.FloatTensor | None = None
     pooler_output: torch.FloatTensor | None = None
 
 
-class DeepLocConvolutions(nn.Module):
-    """Motif detectors of several widths and an optional second convolution (report, 2.1). Padding stays zero."""
+class ResidueTable(nn.Embedding):
+    """Fixed numbers of each residue in place of a learned embedding."""
 
-    def __init__(self, config: DeepLocConfig):
+    def __init__(self, name: str):
+        super().__init__(*residue_table(name).shape)
+        self.name = name
+        self.weight.requires_grad = False
+
+
+class DeepLocConvolutions(nn.Module):
+    """
+    Motif detectors of several widths (report, 2.1) and a second convolution, each optional. Padding stays zero.
+    """
+
+    def __init__(self, config: DeepLocConfig, input_size: int):
         super().__init__()
         self.motifs = nn.ModuleList(
-            nn.Conv1d(config.embedding_size, config.conv_filters, width, padding=width // 2)
-            for width in config.conv_widths
+            nn.Conv1d(input_size, config.conv_filters, width, padding=width // 2) for width in config.conv_widths
         )
-        self.out_channels = config.conv_filters * len(config.conv_widths)
+        self.out_channels = config.conv_filters * len(config.conv_widths) or input_size
         self.second = None
         if config.second_conv_channels:
             width = config.second_conv_width
@@ -80,7 +97,8 @@ class DeepLocConvolutions(nn.Module):
     def forward(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         mask = mask.unsqueeze(1)  # (B, 1, L)
         hidden = embeddings.transpose(1, 2) * mask  # (B, E, L)
-        hidden = torch.cat([F.relu(motif(hidden)) for motif in self.motifs], dim=1) * mask  # (B, W * F, L)
+        if self.motifs:
+            hidden = torch.cat([F.relu(motif(hidden)) for motif in self.motifs], dim=1) * mask  # (B, W * F, L)
         if self.second is not None:
             hidden = F.relu(self.second(hidden)) * mask  # (B, C, L)
         return hidden.transpose(1, 2)
@@ -116,9 +134,8 @@ class DeepLocEncoder(nn.Module):
 class DeepLocAttentionDecoder(nn.Module):
     """An LSTM that looks at the protein several times; its last look is the protein's summary (report, 2.2.2)."""
 
-    def __init__(self, config: DeepLocConfig):
+    def __init__(self, config: DeepLocConfig, encoder_size: int):
         super().__init__()
-        encoder_size = 2 * config.lstm_size
         self.steps = config.decoder_steps
         self.decoder_size = config.decoder_size
         self.key = nn.Linear(encoder_size, config.attention_size)
@@ -159,7 +176,7 @@ class DeepLocPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     # Loaded in bfloat16, the recurrence stays in float32: rounded at each of a thousand steps it moved probabilities by
     # up to 0.02 in trials, all the rest in bfloat16 by less than 0.001.
-    _keep_in_fp32_modules_strict = {"encoder"}  # noqa: RUF012
+    _keep_in_fp32_modules_strict = {"forward_lstm", "backward_lstm"}  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -173,11 +190,13 @@ class DeepLocPreTrainedModel(PreTrainedModel):
             bound = module.hidden_size**-0.5
             for parameter in module.parameters():
                 init.uniform_(parameter, -bound, bound)
+        elif isinstance(module, ResidueTable):
+            init.copy_(module.weight, residue_table(module.name))
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
             init.zeros_(module.weight[module.padding_idx])
 
-    def residue_mask(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def residue_mask(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Boolean mask `(batch, length)` of the residues, without special tokens and padding."""
         special = (input_ids == self.config.cls_token_id) | (input_ids == self.config.eos_token_id)
         return attention_mask.bool() & ~special
@@ -188,128 +207,233 @@ class DeepLocModel(DeepLocPreTrainedModel):
 
     def __init__(self, config: DeepLocConfig):
         super().__init__(config)
-        self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
-        self.convolutions = DeepLocConvolutions(config)
-        self.encoder = DeepLocEncoder(config, self.convolutions.out_channels)
-        self.decoder = DeepLocAttentionDecoder(config)
-        self.dense = nn.Linear(2 * config.lstm_size, config.hidden_size)
+        if config.input_features == "profile":
+            input_size = len(RESIDUES)
+        elif config.input_features == "backbone":
+            self.backbone = AutoModel.from_config(config.backbone_config)
+            self.backbone.pooler = None  # made for other tasks, and here never trained
+            backbone_config: Any = config.backbone_config
+            input_size = backbone_config.hidden_size
+        elif config.input_features == "embedding":
+            self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
+            input_size = config.embedding_size
+        else:
+            self.embeddings = ResidueTable(config.input_features)
+            input_size = self.embeddings.embedding_dim
+        self.convolutions = DeepLocConvolutions(config, input_size)
+        encoder_size = self.convolutions.out_channels
+        self.encoder = None
+        if config.lstm_size:
+            self.encoder = DeepLocEncoder(config, encoder_size)
+            encoder_size = 2 * config.lstm_size
+        self.decoder = DeepLocAttentionDecoder(config, encoder_size)
+        self.dense = nn.Linear(encoder_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
 
     def get_input_embeddings(self):
-        return self.embeddings
+        return self.backbone.get_input_embeddings() if self.config.input_features == "backbone" else self.embeddings
 
     def set_input_embeddings(self, value):
         self.embeddings = value
 
+    def read_padding(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Ids `(batch, max_length + 2)` in the report's layout: all that is no known residue is padding, at the end."""
+        config = self.config
+        known = (input_ids >= VOCABULARY.index("L")) & (input_ids <= VOCABULARY.index("C"))  # the twenty amino acids
+        input_ids = input_ids.masked_fill(~known, config.pad_token_id)
+        missing = config.max_length + 2 - input_ids.shape[1]
+        return F.pad(input_ids, (0, max(0, missing)), value=config.pad_token_id)
+
     @can_return_tuple
     def forward(
-        self, input_ids: torch.LongTensor, attention_mask: torch.LongTensor | None = None, **kwargs
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        profiles: torch.FloatTensor | None = None,
+        **kwargs,
     ) -> DeepLocModelOutput:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`): Token ids, padded on the right. `<cls>` and
                 `<eos>` mark the ends for the convolutions and the recurrence; only residues are attended to.
             attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 1 for tokens, 0 for padding.
-                Without it every token but `<pad>` counts.
+                Without it every token but `<pad>` counts, or every row of `profiles`.
+            profiles (`torch.FloatTensor` of shape `(batch, length, 20)`): In place of `input_ids` for input features
+                `"profile"`: a row for each residue, none for special tokens.
 
         Returns:
             [`DeepLocModelOutput`]
         """
-        mask = attention_mask.bool() if attention_mask is not None else input_ids != self.config.pad_token_id
-        residue_mask = self.residue_mask(input_ids, mask)
-        hidden = self.convolutions(self.embeddings(input_ids), mask)
-        states = self.dropout(self.encoder(self.dropout(hidden), mask))
+        config = self.config
+        inputs: Any = profiles if config.input_features == "profile" else input_ids
+        if attention_mask is not None:
+            mask = attention_mask.bool()
+        elif config.input_features == "profile":
+            mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        else:
+            mask = inputs != config.pad_token_id
+        residue_mask = mask if config.input_features == "profile" else self.residue_mask(inputs, mask)
+
+        if config.input_features == "profile":
+            hidden = inputs.to(self.dtype)
+        elif config.input_features == "backbone":
+            hidden = self.backbone(input_ids=inputs, attention_mask=mask.long()).last_hidden_state
+        elif config.fixed_length:
+            hidden = self.embeddings(self.read_padding(inputs))
+            residue_mask = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        else:
+            hidden = self.embeddings(inputs)
+        read = residue_mask if config.fixed_length else mask
+        hidden = self.dropout(self.convolutions(hidden, read))
+        states = self.dropout(self.encoder(hidden, read)) if self.encoder is not None else hidden
         context, attentions = self.decoder(states, residue_mask)
         pooled = self.dropout(F.relu(self.dense(context)))
+        if config.fixed_length:  # as long as the input again
+            states, attentions = states[:, : mask.shape[1]], attentions[..., : mask.shape[1]]
         return DeepLocModelOutput(last_hidden_state=states, pooler_output=pooled, attentions=attentions)
 
 
 class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
-    """DeepLoc with its localization and membrane heads; thresholds and calibration come from the configuration."""
+    """DeepLoc with its heads; thresholds and calibration come from the configuration."""
+
+    tree_names = tuple(SORTING_TREE)
+    signal_names = tuple(SORTING_SIGNALS)
 
     def __init__(self, config: DeepLocConfig):
         super().__init__(config)
         self.deeploc = DeepLocModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.tree_only = config.tree and config.problem_type == "single_label_classification"
+        if not self.tree_only:
+            self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.membrane_classifier = nn.Linear(config.hidden_size, 1)
+        if config.tree:
+            self.tree_classifier = nn.Linear(config.hidden_size, len(SORTING_TREE))
+        if config.signals:
+            self.signal_classifier = nn.Linear(config.hidden_size, len(SORTING_SIGNALS))
         self.post_init()
 
-    def prepare_sequence(self, text: str) -> tuple[str, slice]:
+    @classmethod
+    def from_backbone_pretrained(cls, backbone: str, **config_fields) -> "DeepLocForSequenceClassification":
+        """
+        A new DeepLoc on a trained protein language model, as DeepLoc 2.0 stands on ESM-1b.
+
+        Args:
+            backbone (`str`): Folder or Hub name of a transformers encoder with its tokenizer, such as
+                `"facebook/esm2_t33_650M_UR50D"` or `"Rostlab/prot_bert"`.
+            config_fields: Fields of [`DeepLocConfig`].
+        """
+        tokenizer = AutoTokenizer.from_pretrained(backbone)
+        config = DeepLocConfig(
+            input_features="backbone",
+            backbone_config=AutoConfig.from_pretrained(backbone),
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            cls_token_id=tokenizer.cls_token_id,
+            eos_token_id=tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id,
+            mask_token_id=tokenizer.mask_token_id,
+            spaced_residues=len(tokenizer.tokenize("MKV")) == 1,
+            **config_fields,
+        )
+        model = cls(config)
+        model.deeploc.backbone = AutoModel.from_pretrained(backbone)
+        model.deeploc.backbone.pooler = None
+        return model
+
+    def prepare_sequence(self, text: str) -> tuple[str, list[list[slice]]]:
         """
         Clean a sequence and apply the configuration's length policy.
 
         Returns:
-            `tuple[str, slice]`: What the tokenizer should get, and the residues of the whole that were left out of it.
+            `tuple[str, list[list[slice]]]`: The whole, and what is read of it: slices, for one or several reads.
 
         Raises:
             ValueError: If the text is no protein sequence, or too long under the policy `"error"`.
         """
         whole = clean_sequence(text)
-        read = shorten(whole, self.config.max_length, self.config.length_policy)
-        return read, left_out(len(whole), self.config.max_length)
+        return whole, split_reads(len(whole), self.config.max_length, self.config.length_policy)
+
+    def read_text(self, whole: str, read: list[slice]) -> str:
+        """What the tokenizer should get for one read of a sequence."""
+        return read_text(whole, read, self.config.spaced_residues)
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Calibrated logits `(batch, num_labels)` as probabilities: a sigmoid, or a softmax if single-label."""
         multi_label = self.config.problem_type == "multi_label_classification"
         return logits.sigmoid() if multi_label else logits.softmax(dim=-1)
 
+    def decide(self, logits: torch.Tensor, membrane_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`localizations` and `membrane`, as in [`DeepLocClassifierOutput`], for calibrated logits."""
+        most_probable = F.one_hot(logits.argmax(dim=-1), self.config.num_labels).bool()
+        localizations = most_probable
+        if self.config.problem_type == "multi_label_classification":
+            localizations = self.probabilities(logits) >= logits.new_tensor(self.config.thresholds)
+            localizations |= most_probable & ~localizations.any(dim=-1, keepdim=True)
+        return localizations, membrane_logits.sigmoid() >= self.config.membrane_threshold
+
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
+        profiles: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
         membrane_labels: torch.Tensor | None = None,
+        signal_labels: torch.Tensor | None = None,
+        signal_positions: torch.Tensor | None = None,
         **kwargs,
     ) -> DeepLocClassifierOutput:
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, length)`): As in [`DeepLocModel`].
-            attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): As in [`DeepLocModel`].
-            labels (`torch.Tensor`, *optional*): 0 / 1 of shape `(batch, num_labels)` for
-                `multi_label_classification`, class indices of shape `(batch,)` for `single_label_classification`.
+            input_ids (`torch.LongTensor` of shape `(batch, length)`), attention_mask, profiles: As in [`DeepLocModel`].
+            labels (`torch.Tensor`, *optional*): 0 / 1 of shape `(batch, num_labels)`, or class indices of shape
+                `(batch,)` for `single_label_classification`.
             membrane_labels (`torch.Tensor` of shape `(batch,)`, *optional*): 1 membrane, 0 soluble, -1 unknown
                 (left out of the loss).
+            signal_labels (`torch.Tensor` of shape `(batch, 9)`, *optional*): 1 where the protein has the sorting
+                signal, 0 where not, -1 where unknown.
+            signal_positions (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 at residues of a known signal.
 
         Returns:
             [`DeepLocClassifierOutput`]
         """
         config = self.config
-        outputs = self.deeploc(input_ids, attention_mask)
+        outputs = self.deeploc(input_ids, attention_mask, profiles)
+        # `Any` for mypy, which tells torch.FloatTensor from torch.Tensor.
+        logits: Any
+        losses: list[Any] = []
         # Probabilities are formed in float32 whatever the weights' type.
-        logits = self.classifier(outputs.pooler_output).float()
-        membrane_logits = self.membrane_classifier(outputs.pooler_output).squeeze(-1).float()
+        tree_logits: Any = self.tree_classifier(outputs.pooler_output).float() if config.tree else None
+        signal_logits: Any = self.signal_classifier(outputs.pooler_output).float() if config.signals else None
+        if self.tree_only:
+            logits = tree_log_probabilities(tree_logits)
+        else:
+            logits = self.classifier(outputs.pooler_output).float()
+        membrane_logits: Any = self.membrane_classifier(outputs.pooler_output).squeeze(-1).float()
         logits = logits * logits.new_tensor(config.calibration_scale) + logits.new_tensor(config.calibration_bias)
         membrane_logits = membrane_logits * config.membrane_calibration_scale + config.membrane_calibration_bias
 
-        most_probable = F.one_hot(logits.argmax(dim=-1), config.num_labels).bool()
-        if config.problem_type == "multi_label_classification":
-            localizations = self.probabilities(logits) >= logits.new_tensor(config.thresholds)
-            localizations |= most_probable & ~localizations.any(dim=-1, keepdim=True)
-        else:
-            localizations = most_probable
-
-        loss: Any = None
         if labels is not None:
-            if config.problem_type == "multi_label_classification":
-                weights = logits.new_tensor(config.positive_weights) if config.positive_weights else None
-                loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits), pos_weight=weights)
-            else:
-                loss = F.cross_entropy(logits, labels)
+            losses.append(localization_loss(logits, labels, config))
+            if config.tree and not self.tree_only:
+                losses.append(config.tree_loss_weight * tree_loss(tree_logits, labels))
         if membrane_labels is not None:
-            known = membrane_labels >= 0
-            membrane_loss = F.binary_cross_entropy_with_logits(
-                membrane_logits, membrane_labels.clamp(min=0).to(logits), weight=known.to(logits), reduction="sum"
-            ) / known.sum().clamp(min=1)
-            loss = config.membrane_loss_weight * membrane_loss + (0 if loss is None else loss)
+            losses.append(config.membrane_loss_weight * known_label_loss(membrane_logits, membrane_labels))
+        if signal_labels is not None:
+            losses.append(config.signal_loss_weight * known_label_loss(signal_logits, signal_labels))
+        if signal_positions is not None:
+            attention = outputs.attentions[:, -1]
+            losses.append(config.attention_loss_weight * attention_loss(attention, signal_positions))
 
+        decisions: Any = self.decide(logits, membrane_logits)
         return DeepLocClassifierOutput(
-            loss=loss,
+            loss=sum(losses[1:], losses[0]) if losses else None,
             logits=logits,
             membrane_logits=membrane_logits,
-            localizations=localizations,
-            membrane=membrane_logits.sigmoid() >= config.membrane_threshold,
+            localizations=decisions[0],
+            membrane=decisions[1],
+            tree_logits=tree_logits,
+            signal_logits=signal_logits,
             attentions=outputs.attentions,
             pooler_output=outputs.pooler_output,
         )

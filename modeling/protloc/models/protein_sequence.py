@@ -42,34 +42,39 @@ def clean_sequence(text: str) -> str:
     return signs.upper().translate(_READ_AS)
 
 
-def left_out(length: int, max_length: int) -> slice:
+def split_reads(length: int, max_length: int, policy: str) -> list[list[slice]]:
     """
-    The residues of a long protein that the length policy `"middle"` leaves out, an empty slice for a short one.
-
-    Both ends stay, where the sorting signals are (Almagro Armenteros et al. 2017).
-    """
-    start = min(length, (max_length + 1) // 2)
-    return slice(start, start + max(0, length - max_length))
-
-
-def shorten(sequence: str, max_length: int, policy: str = "middle") -> str:
-    """
-    Apply a length policy.
+    What is read of a protein: one or several reads of at most `max_length` residues, each put together from slices.
 
     Args:
-        sequence (`str`): Residues.
-        max_length (`int`): The most residues to keep.
-        policy (`str`): `"middle"` removes residues from the middle, `"error"` refuses a longer sequence.
+        length (`int`): The protein's residues.
+        max_length (`int`): The most residues of a read.
+        policy (`str`): For longer proteins. `"middle"` leaves the middle out, since both ends carry sorting signals
+            (Almagro Armenteros et al. 2017); `"end"` reads the first residues only; `"window"` reads windows that
+            overlap by half or more and cover the whole, whose answers are then averaged; `"error"` refuses them.
 
     Returns:
-        `str`: At most `max_length` residues.
+        `list[list[slice]]`: Slices of the protein, in order, for each read.
 
     Raises:
         ValueError: With policy `"error"`, naming the length and the limit.
     """
-    if policy == "error" and len(sequence) > max_length:
-        raise ValueError(
-            f"{len(sequence)} residues are more than the model's {max_length}: use the length policy 'middle'"
-        )
-    gap = left_out(len(sequence), max_length)
-    return sequence[: gap.start] + sequence[gap.stop :]
+    excess = length - max_length
+    if excess <= 0:
+        return [[slice(0, length)]]
+    if policy == "middle":
+        head = (max_length + 1) // 2
+        return [[slice(0, head), slice(head + excess, length)]]
+    if policy == "end":
+        return [[slice(0, max_length)]]
+    if policy == "window":
+        steps = -(-excess // max(1, max_length // 2))  # rounded up; the last window ends with the protein
+        starts = [round(excess * step / steps) for step in range(steps + 1)]
+        return [[slice(start, start + max_length)] for start in starts]
+    raise ValueError(f"{length} residues are more than the model's {max_length}: use the length policy 'middle'")
+
+
+def read_text(whole: str, read: list[slice], spaced: bool = False) -> str:
+    """What the tokenizer gets for one read of a sequence, with spaces between residues if it wants them (ProtBert)."""
+    residues = "".join(whole[piece] for piece in read)
+    return " ".join(residues) if spaced else residues

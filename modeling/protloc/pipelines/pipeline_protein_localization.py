@@ -1,10 +1,14 @@
 """`pipeline("protein-localization")`: a sequence in, compartments, membrane probability and attention out."""
 
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 import torch
-from transformers import Pipeline
+from transformers.pipelines.base import ChunkPipeline
 
 
-class ProteinLocalizationPipeline(Pipeline):
+class ProteinLocalizationPipeline(ChunkPipeline):
     """
     Where a protein is found in the cell.
 
@@ -22,13 +26,17 @@ class ProteinLocalizationPipeline(Pipeline):
     ```
 
     Call it with a sequence or a list of sequences (one-letter codes; lower case, gaps and a trailing `*` are fine), and
-    optionally `return_attention=False`. Each sequence gives
+    optionally `return_attention=False`. A model of profiles takes `{"sequence": ..., "profile": (length, 20)}`. Each
+    sequence gives
 
     - `localizations` (`list[str]`): the labels that reach their threshold, most probable first;
     - `scores` (`dict[str, float]`): the calibrated probability of every label;
     - `membrane` (`float`): the probability of a membrane protein;
     - `attention` (`list[float]` or `None`): the weight of each residue in the summary that the heads read, summing to
       1; 0 for residues of a long protein that the length policy left out.
+
+    and, from models that have them, `signals` (`dict[str, float]`, the probability of each sorting signal) and `tree`
+    (`dict[str, float]`, the probability of the first side of each decision in the sorting tree).
 
     A text that is no protein sequence raises `ValueError`.
     """
@@ -45,34 +53,68 @@ class ProteinLocalizationPipeline(Pipeline):
     def _sanitize_parameters(self, return_attention=None):
         return {}, {}, {} if return_attention is None else {"return_attention": return_attention}
 
-    def preprocess(self, sequence: str) -> dict[str, torch.Tensor]:
-        read, left_out = self.model.prepare_sequence(sequence)
-        inputs = self.tokenizer(read, return_tensors="pt")
-        return {**inputs, "left_out": torch.tensor([[left_out.start, left_out.stop]])}
+    def preprocess(self, protein: str | dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """One chunk for each read: most proteins have one, windows are several."""
+        sequence, profile = (protein["sequence"], protein["profile"]) if isinstance(protein, dict) else (protein, None)
+        if (profile is not None) != (self.model.config.input_features == "profile"):
+            needs = "a profile" if profile is None else "no profile"
+            raise ValueError(f"this model takes {needs}: its input_features are {self.model.config.input_features!r}")
+        whole, reads = self.model.prepare_sequence(sequence)
+        if profile is not None and len(profile) != len(whole):
+            raise ValueError(f"the profile has {len(profile)} rows for {len(whole)} residues")
+        for number, read in enumerate(reads, start=1):
+            if profile is None:
+                inputs = dict(self.tokenizer(self.model.read_text(whole, read), return_tensors="pt"))
+            else:
+                rows = np.concatenate([np.asarray(profile, dtype=np.float32)[piece] for piece in read])
+                inputs = {"profiles": torch.tensor(rows)[None], "attention_mask": torch.ones(1, len(rows)).long()}
+            pieces = [[(piece.start, piece.stop) for piece in read]]
+            yield {**inputs, "length": torch.tensor([len(whole)]), "pieces": pieces, "is_last": number == len(reads)}
 
-    def _forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        outputs = self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        names = ("input_ids", "attention_mask", "profiles")
+        outputs = self.model(**{name: inputs[name] for name in names if name in inputs})
+        residues = inputs["attention_mask"].bool()
+        if "input_ids" in inputs:
+            residues = self.model.residue_mask(inputs["input_ids"], residues)
+        heads = {name: outputs[name] for name in ("signal_logits", "tree_logits") if name in outputs}
         return {
-            "scores": self.model.probabilities(outputs.logits),
-            "membrane": outputs.membrane_logits.sigmoid(),
-            "localizations": outputs.localizations,
+            "logits": outputs.logits,
+            "membrane_logits": outputs.membrane_logits,
+            **heads,
             "attention": outputs.attentions[:, -1],  # the last step's context is what the heads read
-            "residue_mask": self.model.residue_mask(inputs["input_ids"], inputs["attention_mask"]),
-            "left_out": inputs["left_out"],
+            "residues": residues,
+            "length": inputs["length"],
+            "pieces": inputs["pieces"],
+            "is_last": inputs["is_last"],
         }
 
-    def postprocess(self, outputs: dict[str, torch.Tensor], return_attention: bool = True) -> dict:
-        labels = self.model.config.id2label
-        scores = outputs["scores"][0].tolist()
-        chosen = [i for i, on in enumerate(outputs["localizations"][0].tolist()) if on]
-        attention = None
-        if return_attention:
-            read = outputs["attention"][0][outputs["residue_mask"][0]].tolist()
-            start, stop = outputs["left_out"][0].tolist()
-            attention = read[:start] + [0.0] * (stop - start) + read[start:]
-        return {
-            "localizations": [labels[i] for i in sorted(chosen, key=lambda i: -scores[i])],
-            "scores": {labels[i]: score for i, score in enumerate(scores)},
-            "membrane": outputs["membrane"].item(),
-            "attention": attention,
+    def postprocess(self, reads: list[dict[str, Any]], return_attention: bool = True) -> dict[str, Any]:
+        config = self.model.config
+
+        def mean(name):
+            return torch.stack([read[name][0] for read in reads]).mean(dim=0)
+
+        logits, membrane_logits = mean("logits"), mean("membrane_logits")
+        localizations, _ = self.model.decide(logits[None], membrane_logits[None])
+        scores = self.model.probabilities(logits[None])[0].tolist()
+        chosen = localizations[0].nonzero().flatten().tolist()
+        result = {
+            "localizations": [config.id2label[i] for i in sorted(chosen, key=lambda i: -scores[i])],
+            "scores": {config.id2label[i]: score for i, score in enumerate(scores)},
+            "membrane": membrane_logits.sigmoid().item(),
+            "attention": None,
         }
+        if return_attention:
+            attention = torch.zeros(reads[0]["length"].item())
+            for read in reads:
+                positions = torch.cat([torch.arange(start, stop) for start, stop in read["pieces"][0]])
+                attention[positions] += read["attention"][0][read["residues"][0]].float() / len(reads)
+            result["attention"] = attention.tolist()
+        if config.signals:
+            result["signals"] = dict(
+                zip(self.model.signal_names, mean("signal_logits").sigmoid().tolist(), strict=True)
+            )
+        if config.tree:
+            result["tree"] = dict(zip(self.model.tree_names, mean("tree_logits").sigmoid().tolist(), strict=True))
+        return result

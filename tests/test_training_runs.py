@@ -1,0 +1,121 @@
+"""Configurations, cross-validation, ablation and search: real runs at tiny size, cut off and gone on with."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from conftest import ROOT
+from protloc import DeepLocConfig
+from protloc.prediction import load_ensemble, predict
+
+CONFIGS = sorted((ROOT / "training" / "configs").glob("*.yaml"))
+TINY = {
+    "model": {
+        "embedding_size": 4,
+        "conv_filters": 2,
+        "second_conv_channels": 4,
+        "lstm_size": 4,
+        "attention_size": 4,
+        "decoder_size": 4,
+        "decoder_steps": 1,
+        "hidden_size": 4,
+    },
+    "epochs": 1,
+    "limit": 20,
+}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configurations(path, monkeypatch):
+    """Every field of every file exists, in the training's configuration and in the model's."""
+    monkeypatch.syspath_prepend(ROOT / "training")
+    from train_deeploc import TrainingConfig
+
+    config = OmegaConf.load(path)
+    runs = [config]
+    if "training" in config:
+        for changes in [{}, *(config.get("variants") or {}).values()]:
+            dotlist = [f"{name}={value}" for name, value in changes.items()]
+            runs.append(OmegaConf.merge(config.training, OmegaConf.from_dotlist(dotlist)))
+        searched = [f"{name}={(space.get('choices') if 'choices' in space else space)[0]}"
+                    for name, space in (config.get("space") or {}).items()]  # fmt: skip
+        runs.append(OmegaConf.merge(config.training, OmegaConf.from_dotlist(searched)))
+        runs = runs[1:]
+    for run in runs:
+        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainingConfig), {"output_dir": "x"}, run))
+        assert DeepLocConfig(**merged.model).num_labels == 10
+
+
+def run_script(script, *arguments):
+    command = [sys.executable, str(ROOT / "training" / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def write(path, **content):
+    OmegaConf.save(OmegaConf.create(content), path)
+    return path
+
+
+def test_ablation(tiny_dataset, tmp_path):
+    variants = {"baseline": {}, "no dropout": {"model.dropout": 0}}
+    training = {"dataset": str(tiny_dataset), **TINY}
+    config = write(tmp_path / "c.yaml", output_dir=str(tmp_path / "out"), training=training, variants=variants)
+    result = run_script("ablate.py", config)
+    assert result.returncode == 0, result.stderr
+    scores = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert list(scores) == ["baseline", "no dropout"]
+    line = next(line for line in result.stdout.splitlines() if line.startswith("| no dropout "))
+    assert f"| {scores['no dropout']['macro_auprc']:.3f} |" in line
+    trained = OmegaConf.load(tmp_path / "out" / "no dropout" / "config.yaml")
+    assert trained.model.dropout == 0 and trained.model.lstm_size == 4
+
+
+def test_a_run_that_fails_stops_the_rest(tiny_dataset, tmp_path):
+    training = {"dataset": "nowhere", **TINY}
+    config = write(
+        tmp_path / "c.yaml", output_dir=str(tmp_path / "out"), training=training, variants={"a": {}, "b": {}}
+    )
+    result = run_script("ablate.py", config)
+    assert result.returncode == 2 and result.stderr.count("cannot read 'nowhere'") == 1
+    assert not (tmp_path / "out" / "b").exists()
+    result = run_script("ablate.py", tmp_path / "none.yaml")
+    assert result.returncode == 2 and result.stderr.startswith("ablate: ") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_folds(tiny_dataset, tmp_path):
+    training = {"dataset": str(tiny_dataset), "dataset_config": "deeploc2", "train_split": "train+validation", **TINY}
+    del training["limit"]
+    config = write(tmp_path / "c.yaml", output_dir=str(tmp_path / "out"), partitions=[0, 2], training=training)
+    result = run_script("train_folds.py", config)
+    assert result.returncode == 0, result.stderr
+    pooled = json.loads((tmp_path / "out" / "out_of_fold.json").read_text())
+    assert pooled["localization"]["num_proteins"] == 40
+    assert [line.split(" | ")[0] for line in result.stdout.splitlines()[-3:]] == ["| 0", "| 2", "| all"]
+    ensemble, tokenizer = load_ensemble([tmp_path / "out" / f"fold_{k}" for k in (0, 2)])
+    (row,) = predict([("a", "MKTAYIAK")], ensemble, tokenizer)
+    assert row["localizations"]
+
+
+@pytest.mark.slow
+def test_search_goes_on_after_a_stop(tiny_dataset, tmp_path):
+    training = {"dataset": str(tiny_dataset), **TINY}
+    space = {"learning_rate": [0.001, 0.1, "log"], "model.decoder_steps": {"choices": [1, 2]}}
+    out = tmp_path / "out"
+    config = write(tmp_path / "c.yaml", output_dir=str(out), trials=1, space=space, training=training)
+    result = run_script("search.py", config)
+    assert result.returncode == 0, result.stderr
+    # A second trial that was cut off: asked for and never told.
+    with sqlite3.connect(out / "study.db") as database:
+        database.execute("UPDATE trials SET state = 'RUNNING' WHERE number = 0")
+    (out / "trial_0" / "training.json").unlink()
+    result = run_script("search.py", config, "trials=2")
+    assert result.returncode == 0, result.stderr
+    assert "resumed from" in result.stdout
+    best = json.loads((out / "best.json").read_text())
+    assert set(best["fields"]) == set(space) and best["macro_auprc"] > 0
+    assert sorted(path.name for path in out.glob("trial_*")) == ["trial_0", "trial_2"]

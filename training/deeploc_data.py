@@ -1,0 +1,167 @@
+"""From a data set of proteins to batches for DeepLoc: splits, reads, targets, and what a teacher says."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset, load_dataset
+from torch.nn.utils.rnn import pad_sequence
+
+from protloc import DeepLocConfig
+from protloc.models.protein_sequence import read_text, split_reads
+from protloc.prediction import load_ensemble, predict
+from protloc.profiles import protein_profile
+from protloc.taxonomy import SORTING_SIGNALS
+
+
+def load_proteins(
+    dataset: str, name: str, train_split: str, validation_split: str, validation_partition: int | None
+) -> tuple[Dataset, Dataset]:
+    """
+    Training and validation proteins.
+
+    With `validation_partition` the training split is divided instead (`train+validation` joins both): that homology
+    partition validates, all else trains. One after the other they make a cross-validation.
+
+    Raises:
+        ValueError, OSError: If the data set, a split or the partition is not there.
+    """
+    proteins = load_dataset(dataset, name, split=train_split)
+    if validation_partition is None:
+        return proteins, load_dataset(dataset, name, split=validation_split)
+    partitions = np.array(proteins["partition"])
+    if validation_partition not in partitions:
+        known = ", ".join(str(partition) for partition in sorted(set(partitions.tolist())))
+        raise ValueError(f"no protein of partition {validation_partition}; there are {known}")
+    return (
+        proteins.select(np.flatnonzero(partitions != validation_partition)),
+        proteins.select(np.flatnonzero(partitions == validation_partition)),
+    )
+
+
+def encode(proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | None) -> Dataset:
+    """
+    One row for each read of a protein: `input_ids` or `profile`, `length`, `protein` (its number), `target` (the labels
+    as a vector, or an index if single-label), `membrane`, `signal_labels` and `signal_positions`.
+
+    Raises:
+        ValueError: For a protein with several labels in single-label training, and for a missing profile.
+    """
+    multi_label = config.problem_type == "multi_label_classification"
+
+    def encode_proteins(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
+        rows: dict[str, list] = {}
+        for k, number in enumerate(numbers):
+            sequence, labels, digits = batch["sequence"][k], batch["labels"][k], batch["signals"][k]
+            if not multi_label and len(labels) != 1:
+                raise ValueError(f"{batch['id'][k]} has {len(labels)} labels; single-label training needs exactly one")
+            target = [float(i in labels) for i in range(config.num_labels)] if multi_label else labels[0]
+            profile = None
+            if config.input_features == "profile":
+                profile = batch["profile"][k] if "profile" in batch else None
+                if profiles is not None:
+                    profile = protein_profile(Path(profiles), batch["id"][k], sequence)
+                if profile is None:
+                    raise ValueError("input_features 'profile' needs a data set with profiles, or profiles=DIR")
+            for read in split_reads(len(sequence), config.max_length, config.length_policy):
+                row = {
+                    "protein": number,
+                    "length": sum(piece.stop - piece.start for piece in read),
+                    "target": target,
+                    "membrane": batch["membrane"][k],
+                }
+                if profile is None:
+                    row["input_ids"] = tokenizer(read_text(sequence, read, config.spaced_residues))["input_ids"]
+                else:
+                    row["profile"] = np.concatenate([np.asarray(profile, dtype=np.float32)[piece] for piece in read])
+                if config.signals:
+                    seen = np.concatenate([np.array([int(d) for d in digits[piece]], dtype=int) for piece in read])
+                    known = [float(i in seen) for i in range(1, len(SORTING_SIGNALS) + 1)]
+                    row["signal_labels"] = known if digits else [-1.0] * len(SORTING_SIGNALS)
+                    around = [] if profile is not None else [0]  # <cls> and <eos>
+                    positions = (seen > 0).tolist() if digits else [0] * row["length"]
+                    row["signal_positions"] = [*around, *map(int, positions), *around]
+                for name, value in row.items():
+                    rows.setdefault(name, []).append(value)
+        return rows
+
+    return proteins.map(
+        encode_proteins,
+        batched=True,
+        with_indices=True,
+        remove_columns=proteins.column_names,
+        desc="Encoding",
+    )
+
+
+def collate(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """A batch of model inputs, padded on the right."""
+
+    def padded(name: str, value: float = 0) -> torch.Tensor:
+        return pad_sequence([torch.tensor(row[name]) for row in rows], batch_first=True, padding_value=value)
+
+    batch = {
+        "labels": torch.tensor([row["target"] for row in rows]),  # (B, 10) or (B,)
+        "membrane_labels": torch.tensor([row["membrane"] for row in rows]),  # (B,)
+        "protein": torch.tensor([row["protein"] for row in rows]),  # (B,)
+    }
+    if "input_ids" in rows[0]:
+        batch["input_ids"] = padded("input_ids", pad_token_id)  # (B, L)
+        batch["attention_mask"] = (batch["input_ids"] != pad_token_id).long()
+    else:
+        batch["profiles"] = padded("profile")  # (B, L, 20)
+        lengths = torch.tensor([row["length"] for row in rows])
+        batch["attention_mask"] = (torch.arange(batch["profiles"].shape[1]) < lengths[:, None]).long()
+    if "signal_labels" in rows[0]:
+        batch["signal_labels"] = torch.tensor([row["signal_labels"] for row in rows])  # (B, 9)
+        batch["signal_positions"] = padded("signal_positions")  # (B, L)
+    return batch
+
+
+def mask_residues(batch: dict[str, torch.Tensor], rate: float, config: DeepLocConfig) -> None:
+    """Hide residues at random, in place: as `<mask>`, or as a profile of zeros."""
+    masked = torch.rand(batch["attention_mask"].shape, device=batch["attention_mask"].device) < rate
+    if "profiles" in batch:
+        batch["profiles"] = batch["profiles"].masked_fill(masked.unsqueeze(-1), 0)
+        return
+    special = (batch["input_ids"] == config.cls_token_id) | (batch["input_ids"] == config.eos_token_id)
+    masked &= batch["attention_mask"].bool() & ~special
+    batch["input_ids"] = batch["input_ids"].masked_fill(masked, config.mask_token_id)
+
+
+def class_counts(targets: np.ndarray, num_labels: int) -> np.ndarray:
+    """Positives of each class, at least 1; `targets` of shape (n, classes), or indices (n,)."""
+    counts = targets.sum(axis=0) if targets.ndim == 2 else np.bincount(targets, minlength=num_labels)
+    return counts.clip(min=1)
+
+
+def class_balanced_weights(counts: np.ndarray, beta: float = 0.999) -> list[float]:
+    """Inverse effective numbers of samples (Cui et al. 2019), with a mean of 1."""
+    weights = (1 - beta) / (1 - beta**counts)
+    return (weights / weights.mean()).tolist()
+
+
+def repeat_factors(targets: np.ndarray, num_labels: int, frequency: float) -> list[float]:
+    """How often to show each protein for labels rarer than `frequency` to come more often (Gupta et al. 2019)."""
+    factors = np.sqrt(frequency * len(targets) / class_counts(targets, num_labels)).clip(min=1)
+    if targets.ndim == 1:
+        return factors[targets].tolist()
+    return np.where(targets > 0, factors, 1).max(axis=1).tolist()
+
+
+def teach(proteins: Dataset, teachers: list[str], path: Path) -> np.ndarray:
+    """Mean probabilities `(n, num_labels)` that models give, for a student; kept in a file for a run that resumes."""
+    state = PartialState()
+    if state.is_main_process and not path.exists():
+        ensemble, tokenizer = load_ensemble(teachers)
+        names = list(ensemble.config.id2label.values())
+        rows = predict(zip(proteins["id"], proteins["sequence"], strict=True), ensemble, tokenizer)
+        probabilities = np.array([[row[name] for name in names] for row in rows], dtype=np.float32)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_suffix(".partial"), "wb") as file:
+            np.save(file, probabilities)
+        path.with_suffix(".partial").rename(path)
+    state.wait_for_everyone()
+    return np.load(path)

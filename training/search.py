@@ -1,0 +1,63 @@
+"""
+Search hyper-parameters of DeepLoc with Optuna, for the macro AUPRC on the validation split.
+
+    python training/search.py training/configs/search.yaml
+    python training/search.py training/configs/search.yaml trials=50 --launcher "accelerate launch --multi_gpu"
+
+The YAML names the common training and the space: `[low, high]`, `[low, high, log]` or `{choices: [...]}` for each
+field. Trials are kept in `OUTPUT_DIR/study.db`: started again, the search goes on, and first with the trial that was
+cut off. `optuna-dashboard sqlite:///OUTPUT_DIR/study.db` shows it.
+"""
+
+import json
+from pathlib import Path
+
+import optuna
+from omegaconf import OmegaConf
+from optuna.trial import TrialState
+from runs import parse, table, train
+
+
+def suggest(trial: optuna.Trial, name: str, space) -> float | int | str:
+    if "choices" in space:
+        return trial.suggest_categorical(name, list(space["choices"]))
+    low, high, log = space[0], space[1], "log" in space[2:]
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(name, low, high, log=log)
+    return trial.suggest_float(name, low, high, log=log)
+
+
+def main() -> None:
+    _, config, args = parse(__doc__)
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder / 'study.db'}",
+        study_name="deeploc",
+        direction="maximize",
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=config.get("seed", 0)),
+    )
+    for trial in study.get_trials(states=[TrialState.RUNNING]):  # cut off: go on with its checkpoints
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs={"folder": trial.user_attrs["folder"]})
+    space = OmegaConf.to_container(config.space)
+    while len(study.get_trials(states=[TrialState.COMPLETE])) < config.trials:
+        trial = study.ask()
+        if "folder" not in trial.user_attrs:
+            trial.set_user_attr("folder", f"trial_{trial.number}")
+        overrides = {name: suggest(trial, name, space[name]) for name in space}
+        report = train(args.launcher, config.training, folder / trial.user_attrs["folder"], overrides)
+        study.tell(trial, report["validation"]["best"]["macro_auprc"])
+
+    done = sorted(study.get_trials(states=[TrialState.COMPLETE]), key=lambda trial: -trial.value)
+    best = {"macro_auprc": done[0].value, "fields": done[0].params, "folder": done[0].user_attrs["folder"]}
+    (folder / "best.json").write_text(json.dumps(best, indent=2) + "\n")
+    rows = [[*space, "macro AUPRC"]]
+    rows += [[f"{trial.params[name]:.4g}" if isinstance(trial.params[name], float) else str(trial.params[name])
+              for name in space] + [f"{trial.value:.3f}"] for trial in done]  # fmt: skip
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
