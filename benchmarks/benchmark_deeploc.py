@@ -72,7 +72,8 @@ def benchmark_batching(proteins, model, tokenizer) -> None:
 
     def in_file_order():
         for start in range(0, len(proteins), 16):
-            texts = [model.prepare_sequence(sequence)[0] for _, sequence in proteins[start : start + 16]]
+            prepared = [model.prepare_sequence(sequence) for _, sequence in proteins[start : start + 16]]
+            texts = [model.read_text(whole, reads[0]) for whole, reads in prepared]
             with torch.inference_mode():
                 model(**tokenizer(texts, padding=True, return_tensors="pt"))
 

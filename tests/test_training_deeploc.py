@@ -14,10 +14,11 @@ import torch
 from datasets import load_dataset
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoModel
+from transformers import AutoModel, pipeline
 
-from conftest import ROOT, write_pssm
+from conftest import ROOT, tiny_deeploc, write_pssm
 from protloc.prediction import load_model, predict
+from protloc.taxonomy import KINGDOMS
 
 TRAIN = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(ROOT / "training" / "train_deeploc.py")]
 TOY = str(ROOT / "training" / "configs" / "toy.yaml")
@@ -70,6 +71,36 @@ def test_evaluation(run_script, trained, tiny_dataset, tmp_path):
     micro = scores["localization"]["average"]["micro"]["f1"]
     assert f"| {micro:.3f} |" in next(line for line in out.splitlines() if line.startswith("| micro"))
     assert "Averages over 10 classes: Cytoplasm, Nucleus" in out
+    low, high = scores["intervals"]["micro_f1"]
+    assert low < micro < high and f"micro f1 {low:.3f}-{high:.3f}" in out
+    assert sum(scores["groups"][kingdom]["num_proteins"] for kingdom in KINGDOMS) == 20
+    assert scores["groups"]["1-200 residues"]["micro_f1"] == micro
+
+
+def test_evaluation_of_an_ensemble_with_figures(run_script, trained, tiny_dataset, tmp_path):
+    code, _, err = run_script(
+        *("training/evaluate_deeploc.py", "--dataset", tiny_dataset, "--config", "deeploc2", "--split", "validation"),
+        *("--figures", tmp_path / "figures", "--ensemble", trained, trained),
+    )
+    assert code == 0, err
+    names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    assert {"locations", "confusion", "reliability", "curves", "membrane"} < names
+    assert sum(name.startswith("attention_") for name in names) == 6
+
+
+def test_evaluation_of_length_policies(run_script, tiny_dataset, tmp_path, tokenizer):
+    folder = tmp_path / "model"
+    pipeline("protein-localization", model=tiny_deeploc(max_length=50), tokenizer=tokenizer).save_pretrained(folder)
+    options = ["--dataset", tiny_dataset, "--config", "deeploc2", "--split", "validation", "--model", folder]
+    code, out, err = run_script(
+        "training/evaluate_deeploc.py", *options, "--length-policies", "middle", "window", "--out", tmp_path / "s.json"
+    )
+    assert code == 0, err
+    long = sum(len(s) > 50 for s in load_dataset(str(tiny_dataset), "deeploc2", split="validation")["sequence"])
+    assert out.startswith(f"{long} proteins of more than 50 residues.")
+    policies = json.loads((tmp_path / "s.json").read_text())["length_policies"]
+    assert list(policies) == ["middle", "window"] and policies["middle"] != policies["window"]
+    assert policies["window"]["localization"]["num_proteins"] == long
 
 
 def test_single_label_training(tmp_path):

@@ -20,6 +20,7 @@ import argparse
 import itertools
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,23 +173,26 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def compare_policies(args, proteins) -> tuple[dict[str, Any], str]:
-    """Scores of each length policy on the proteins that it matters for, and a table."""
+def compare_policies(load, proteins, policies: list[str], max_tokens_per_batch: int, profiles: Path | None):
+    """
+    Scores of each length policy on the proteins that it matters for, and a table.
+
+    `load(policy)` gives the model under that policy, and its tokenizer.
+    """
     results: dict[str, Any] = {}
-    for policy in args.length_policies:
-        model, tokenizer = load(args, policy)
+    for policy in policies:
+        model, tokenizer = load(policy)
         long = proteins.filter(lambda protein, most=model.config.max_length: len(protein["sequence"]) > most)
         if len(long) == 0:
             raise ValueError(f"no protein is longer than the {model.config.max_length} residues that the model reads")
-        arrays = predict_proteins(model, tokenizer, long, args.max_tokens_per_batch, args.profiles)
+        arrays = predict_proteins(model, tokenizer, long, max_tokens_per_batch, profiles)
         results[policy] = scores(arrays, list(model.config.id2label.values()))
     lines = [f"{len(long)} proteins of more than {model.config.max_length} residues.", ""]
     lines += ["| length policy | micro F1 | macro F1 | arg-max accuracy | membrane accuracy |", "|---|---|---|---|---|"]
     for policy, result in results.items():
         localization = result["localization"]
-        values = [localization["average"][kind]["f1"] for kind in ("micro", "macro")] + [
-            localization["argmax_accuracy"]
-        ]
+        values = [localization["average"][kind]["f1"] for kind in ("micro", "macro")]
+        values.append(localization["argmax_accuracy"])
         membrane = f"{result['membrane']['accuracy']:.3f}" if "membrane" in result else ""
         lines.append(f"| {policy} | " + " | ".join(f"{value:.3f}" for value in values) + f" | {membrane} |")
     return results, "\n".join(lines)
@@ -227,7 +231,9 @@ def main() -> None:
         if args.limit:
             proteins = proteins.select(range(min(args.limit, len(proteins))))
         if args.length_policies:
-            result["length_policies"], text = compare_policies(args, proteins)
+            result["length_policies"], text = compare_policies(
+                partial(load, args), proteins, args.length_policies, args.max_tokens_per_batch, args.profiles
+            )
         else:
             model, tokenizer = load(args)
             result |= evaluate_model(model, tokenizer, proteins, args.max_tokens_per_batch, args.profiles, args.figures)

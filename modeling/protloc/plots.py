@@ -141,8 +141,8 @@ def attention_along(
         color = f"C{int(digit)}"
         label = SORTING_SIGNALS[kinds[int(digit) - 1]]
         ax.fill_between(
-            positions, 0, 1, where=inside, step="mid", color=color, alpha=0.25, transform=ax.get_xaxis_transform(),
-            label=label, linewidth=0,
+            positions, 0, 1, where=inside, step="mid", color=color, alpha=0.25, linewidth=0, zorder=0,
+            label=label, transform=ax.get_xaxis_transform(),
         )  # fmt: skip
     ax.set(xlim=(0.5, len(sequence) + 0.5), ylim=(0, 1.15 * max(attention)), xlabel="residue", ylabel="attention")
     ax.set_title("\n".join(text for text in (title, predicted) if text), fontsize=10)

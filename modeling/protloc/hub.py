@@ -1,0 +1,50 @@
+"""What goes to the Hub beside a model's weights: its card, rendered from measured scores."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+DATASETS = {"hpa": "DeepLoc 2.0's Human Protein Atlas test set", "deeploc2": "DeepLoc 2.0, held-out partition"}
+
+
+def render_model_card(results: dict[str, Any], template: Path) -> ModelCard:
+    """
+    A model card in which every figure comes from `results`.
+
+    Args:
+        results (`dict`): What `training/report_deeploc.py` writes: `evaluations` by name, each as
+            `training/evaluate_deeploc.py --out` gives it, `length_policies`, `ablation` and `training`.
+        template (`Path`): Jinja template, with `card_data` for the metadata.
+
+    Returns:
+        `ModelCard`: Its metadata hold the main scores for the Hub's leaderboards.
+    """
+    evaluations = results["evaluations"]
+    metrics = []
+    for evaluation in evaluations.values():
+        common: dict[str, Any] = {
+            "task_type": "text-classification",
+            "dataset_type": evaluation["config"],
+            "dataset_name": DATASETS[evaluation["config"]],
+            "dataset_split": evaluation["split"],
+        }
+        average = evaluation["localization"]["average"]
+        for kind in ("micro", "macro"):
+            metrics.append(
+                EvalResult(
+                    metric_type="f1",
+                    metric_name=f"F1 ({kind})",
+                    metric_value=round(average[kind]["f1"], 3),
+                    **common,
+                )
+            )
+    card_data = ModelCardData(
+        model_name="protloc-deeploc",
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["biology", "protein", "subcellular-localization", "deeploc"],
+        eval_results=metrics,
+    )
+    return ModelCard.from_template(card_data, template_path=str(template), **results)

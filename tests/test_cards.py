@@ -1,0 +1,63 @@
+"""The model card says what was measured, and nothing else."""
+
+import json
+import re
+
+import pytest
+
+from conftest import ROOT
+from protloc import ASSETS
+from protloc.hub import render_model_card
+
+TEMPLATE = ROOT / "model_cards" / "deeploc.md.jinja"
+
+
+@pytest.fixture
+def results():
+    return json.loads((ROOT / "model_cards" / "deeploc.json").read_text())
+
+
+def numbers(value) -> list[float]:
+    if isinstance(value, dict):
+        return [number for item in value.values() for number in numbers(item)]
+    if isinstance(value, list):
+        return [number for item in value for number in numbers(item)]
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
+
+
+def unmeasured(card: str, results: dict) -> list[str]:
+    """Figures of a card that no measured value gives; names of methods and the list of sources hold none."""
+    body = card.split("## Sources")[0]
+    body = re.sub(r"```.*?```|`[^`]*`|DeepLoc [12]\.0|et al\. \d{4}|95 %|F1", "", body, flags=re.DOTALL)
+    body = re.sub(r"^\| (over )?\d+.* residues", "|", body, flags=re.MULTILINE)  # names of groups
+    measured = [*numbers(results), results["parameters"] / 1e6]
+    known = {f"{abs(value):.{digits}f}" for value in measured for digits in (0, 1, 2, 3)}
+    return [figure for figure in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w])", body) if figure not in known]
+
+
+def test_the_shipped_card_is_rendered_from_the_scores(results):
+    card = render_model_card(results, TEMPLATE)
+    assert (ASSETS / "deeploc" / "README.md").read_text() == str(card)
+
+
+def test_every_figure_is_measured(results):
+    card = str(render_model_card(results, TEMPLATE))
+    assert unmeasured(card, results) == []
+    assert len(re.findall(r"0\.\d{3}", card)) > 100
+    micro = results["evaluations"]["hpa"]["localization"]["average"]["micro"]["f1"]
+    assert f"{micro:.3f}" in card
+
+
+def test_a_figure_typed_by_hand_is_noticed(results):
+    card = str(render_model_card(results, TEMPLATE)).replace(
+        "## Limits", "It reaches 0.9876 on 123457 proteins.\n\n## Limits"
+    )
+    assert unmeasured(card, results) == ["0.9876", "123457"]
+
+
+def test_metadata_for_the_hub(results):
+    data = render_model_card(results, TEMPLATE).data
+    assert data.pipeline_tag == "text-classification" and data.library_name == "transformers"
+    values = {(result.dataset_type, result.metric_name): result.metric_value for result in data.eval_results}
+    micro = results["evaluations"]["hpa"]["localization"]["average"]["micro"]["f1"]
+    assert values["hpa", "F1 (micro)"] == round(micro, 3)

@@ -1,0 +1,84 @@
+"""
+Measure a DeepLoc that is to be shipped, and write its card.
+
+    python training/report_deeploc.py --dataset data/deeploc --runs runs/deeploc --model modeling/protloc/assets/deeploc
+
+Writes `model_cards/deeploc.json`, the scores on the independent test set and on the validation partition, the length
+policies compared, the ablation (if `--ablation` names its JSON) and what the training cost, and renders it into the
+model's `README.md`.
+"""
+
+import argparse
+import json
+import platform
+from functools import partial
+from pathlib import Path
+
+from datasets import load_dataset
+from evaluate_deeploc import compare_policies, evaluate_model
+from huggingface_hub import ModelCard
+
+from protloc.hub import render_model_card
+from protloc.prediction import load_model
+
+CARDS = Path(__file__).parents[1] / "model_cards"
+EVALUATIONS = {
+    ("hpa", "test"): (
+        "Independent test set: human proteins of the Human Protein Atlas",
+        "Not used for training, calibration or thresholds.",
+    ),
+    ("deeploc2", "validation"): (
+        "Validation: a homology partition of DeepLoc 2.0",
+        "It chose the epoch and fitted calibration and thresholds, so these scores are a little optimistic.",
+    ),
+}
+
+
+def training_cost(folder: Path, watts: float, hardware: str) -> dict:
+    report = json.loads((folder / "training.json").read_text())
+    hours = report["seconds"] / 3600
+    return {
+        "command": report.get("command", f"training/train_deeploc.py, {folder.name}"),
+        "proteins": report["proteins"],
+        "epochs": len(report["validation"]["epochs"]),
+        "steps": report["steps"],
+        "hours": hours,
+        "hardware": hardware,
+        "watts": watts,
+        "kilowatt_hours": hours * watts / 1000,
+        "remark": report.get("remark", ""),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model; gets the card")
+    parser.add_argument("--dataset", required=True, help="folder or Hub repository that load_dataset reads")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="the runs that trained it, in order")
+    parser.add_argument("--ablation", type=Path, help="ablation.json of training/ablate.py")
+    parser.add_argument("--watts", type=float, default=100, help="assumed power of the machine (default: 100)")
+    parser.add_argument("--hardware", default=f"{platform.machine()} CPU", help="what it was trained on")
+    parser.add_argument("--figures", type=Path, help="folder for the figures")
+    args = parser.parse_args()
+
+    model, tokenizer = load_model(args.model, dtype="float32")
+    results: dict = {"parameters": model.num_parameters(), "evaluations": {}}
+    for (config, split), (title, note) in EVALUATIONS.items():
+        proteins = load_dataset(args.dataset, config, split=split)
+        figures = args.figures / config if args.figures else None
+        scores = evaluate_model(model, tokenizer, proteins, 16_384, None, figures)
+        about = {"title": title, "note": note, "config": config, "split": split}
+        results["evaluations"][config] = {**about, **scores}
+    load = partial(load_model, args.model, "auto", "float32")
+    results["length_policies"], _ = compare_policies(load, proteins, ["middle", "end", "window"], 16_384, None)
+    results["ablation"] = json.loads(args.ablation.read_text()) if args.ablation else {}
+    results["training"] = [training_cost(run, args.watts, args.hardware) for run in args.runs]
+
+    (CARDS / "deeploc.json").write_text(json.dumps(results, indent=1) + "\n")
+    card: ModelCard = render_model_card(results, CARDS / "deeploc.md.jinja")
+    card.save(args.model / "README.md")
+    print(f"{CARDS / 'deeploc.json'}, {args.model / 'README.md'}")
+
+
+if __name__ == "__main__":
+    main()
