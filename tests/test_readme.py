@@ -21,8 +21,15 @@ def test_python_snippets_run():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("config", "split"), [("hpa", "test"), ("deeploc2", "validation")])
-def test_figures_are_reproduced(data_dir, tmp_path_factory, config, split):
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--config hpa --split test",
+        "--config deeploc2 --split validation",
+        "--config deeploc2 --split validation --length-policies middle end window",
+    ],
+)
+def test_figures_are_reproduced(data_dir, tmp_path_factory, options):
     folder = tmp_path_factory.mktemp("readme")
     deeploc = data_dir / "deeploc"
     build = [sys.executable, ROOT / "datasets_scripts" / "build_deeploc.py", "--out", folder / "data"]
@@ -30,11 +37,15 @@ def test_figures_are_reproduced(data_dir, tmp_path_factory, config, split):
     build += ["--hpa", deeploc / "hpa_testset.csv.gz", "--exclude", data_dir / "never_train.csv.gz"]
     subprocess.run(build, check=True)
     evaluate = [sys.executable, ROOT / "training" / "evaluate_deeploc.py", "--dataset", folder / "data"]
-    evaluate += ["--config", config, "--split", split, "--dtype", "float32"]
+    evaluate += options.split()
     printed = subprocess.run(evaluate, check=True, capture_output=True, text=True).stdout
-    (section,) = [part for part in README.split("\n### ") if f"--config {config} --split {split}" in part]
-    stated = {re.sub(NUMBER, "#", line): line for line in section.splitlines()}
-    for line in filter(None, printed.splitlines()):
-        figures = [float(figure) for figure in re.findall(NUMBER, stated[re.sub(NUMBER, "#", line)])]
+    (section,) = [part for part in README.split("\n### ") if f"{options}`" in part]
+    lines = [line for line in printed.splitlines() if line]
+    forms = {re.sub(NUMBER, "#", line) for line in lines}
+    stated = [line for line in section.splitlines() if re.sub(NUMBER, "#", line) in forms]
+    assert len(stated) == len(lines)
+    for line, figures in zip(lines, stated, strict=True):
+        assert re.sub(NUMBER, "#", line) == re.sub(NUMBER, "#", figures)
         # Another processor rounds otherwise: a protein in a thousand may cross a threshold.
-        assert [float(figure) for figure in re.findall(NUMBER, line)] == pytest.approx(figures, abs=0.003)
+        expected = [float(figure) for figure in re.findall(NUMBER, figures)]
+        assert [float(figure) for figure in re.findall(NUMBER, line)] == pytest.approx(expected, abs=0.003)
