@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer, EsmConfig, EsmModel, pipeline
 
-from protloc import ASSETS, DeepLocConfig, DeepLocForSequenceClassification
+from protloc import ASSETS, DeepGPSConfig, DeepGPSModel, DeepLocConfig, DeepLocForSequenceClassification
 from protloc.models.residue_features import BLOSUM62, RESIDUES
 from protloc.prediction import load_model
 from protloc.taxonomy import COMPARTMENTS, KINGDOMS
@@ -42,6 +42,36 @@ def tiny_deeploc(**overrides) -> DeepLocForSequenceClassification:
     """A random DeepLoc of a few thousand weights, ready to predict."""
     torch.manual_seed(0)
     return DeepLocForSequenceClassification(DeepLocConfig(**{**TINY_DEEPLOC, **overrides})).eval()
+
+
+TINY_ESM = {
+    "model_type": "esm",
+    "vocab_size": 33,
+    "pad_token_id": 1,
+    "mask_token_id": 32,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "position_embedding_type": "rotary",
+    "token_dropout": True,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+TINY_DEEPGPS = {
+    "backbone_config": TINY_ESM,
+    "latent_size": 16,
+    "classifier_sizes": [8, 8, 8],
+    "unet_channels": [8, 8, 16],
+    "attention_head_size": 8,
+    "image_size": 16,
+}
+
+
+def tiny_deepgps(**overrides) -> DeepGPSModel:
+    """A random deepGPS of a few thousand weights, ready to predict."""
+    torch.manual_seed(0)
+    return DeepGPSModel(DeepGPSConfig(**{**TINY_DEEPGPS, **overrides})).eval()
 
 
 @pytest.fixture(scope="session")
@@ -139,8 +169,7 @@ def tiny_backbones(tmp_path_factory, tokenizer) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("backbones")
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     torch.manual_seed(0)
-    tokens = {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32, "position_embedding_type": "rotary"}
-    EsmModel(EsmConfig(**sizes, **tokens)).save_pretrained(folder / "esm")
+    EsmModel(EsmConfig(**TINY_ESM)).save_pretrained(folder / "esm")
     tokenizer.save_pretrained(folder / "esm")
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"LAGVESIKRDTPNQFYMHCWXUBZO"]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")

@@ -2,10 +2,20 @@
 
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, EsmTokenizer
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    EsmTokenizer,
+)
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .models.configuration_deepgps import DeepGPSConfig
 from .models.configuration_deeploc import DeepLocConfig
+from .models.image_processing_deepgps import DeepGPSImageProcessor
+from .models.modeling_deepgps import DeepGPSModel
 from .models.modeling_deeploc import DeepLocForSequenceClassification, DeepLocModel
 from .pipelines.pipeline_protein_localization import ProteinLocalizationPipeline
 
@@ -15,6 +25,10 @@ AutoConfig.register("deeploc", DeepLocConfig)
 AutoTokenizer.register(DeepLocConfig, EsmTokenizer)
 AutoModel.register(DeepLocConfig, DeepLocModel)
 AutoModelForSequenceClassification.register(DeepLocConfig, DeepLocForSequenceClassification)
+AutoConfig.register("deepgps", DeepGPSConfig)
+AutoTokenizer.register(DeepGPSConfig, EsmTokenizer)
+AutoImageProcessor.register(DeepGPSConfig, DeepGPSImageProcessor)
+AutoModel.register(DeepGPSConfig, DeepGPSModel)
 
 PIPELINE_REGISTRY.register_pipeline(
     "protein-localization",
@@ -34,6 +48,9 @@ ProteinLocalizationPipeline._registered_impl = {
 
 __all__ = [
     "ASSETS",
+    "DeepGPSConfig",
+    "DeepGPSImageProcessor",
+    "DeepGPSModel",
     "DeepLocConfig",
     "DeepLocForSequenceClassification",
     "DeepLocModel",

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from conftest import TINY_DEEPLOC, tiny_deeploc
-from protloc import DeepLocConfig, DeepLocForSequenceClassification, DeepLocModel
+from conftest import TINY_DEEPGPS, TINY_DEEPLOC, tiny_deepgps, tiny_deeploc
+from protloc import DeepGPSConfig, DeepGPSModel, DeepLocConfig, DeepLocForSequenceClassification, DeepLocModel
 
 
 class DeepLocTester:
@@ -19,6 +19,7 @@ class DeepLocTester:
     auto_class = AutoModelForSequenceClassification
     config_class = DeepLocConfig
     prediction_names = ("logits", "membrane_logits", "pooler_output")
+    base_prediction_name = "pooler_output"
 
     def config(self):
         return DeepLocConfig(**TINY_DEEPLOC)
@@ -44,7 +45,35 @@ class DeepLocTester:
         return {"labels": torch.eye(10)[[0, 3, 5]], "membrane_labels": torch.tensor([1, 0, -1])}
 
 
-FAMILIES = [DeepLocTester()]
+class DeepGPSTester:
+    model_class = DeepGPSModel
+    base_class = DeepGPSModel
+    auto_class = AutoModel
+    config_class = DeepGPSConfig
+    prediction_names = ("logits", "protein_image")
+    base_prediction_name = "protein_image"
+
+    def config(self):
+        return DeepGPSConfig(**TINY_DEEPGPS)
+
+    def model(self):
+        return tiny_deepgps()
+
+    def inputs(self):
+        """Random proteins of three lengths, each on a random nucleus whose size no scale of the network divides."""
+        nucleus = torch.rand(3, 1, 18, 21, generator=torch.Generator().manual_seed(2))
+        return {**DeepLocTester().inputs(), "nucleus": nucleus}
+
+    def single(self, inputs, index):
+        sequence = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        return {**DeepLocTester().single(sequence, index), "nucleus": inputs["nucleus"][index : index + 1]}
+
+    def labels(self):
+        protein = torch.rand(3, 1, 18, 21, generator=torch.Generator().manual_seed(3))
+        return {"labels": torch.tensor([0, 1, 1]), "protein": protein}
+
+
+FAMILIES = [DeepLocTester(), DeepGPSTester()]
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.config_class.model_type)
@@ -75,7 +104,8 @@ def test_base_model_loads_from_the_same_folder(family, tmp_path):
     model.save_pretrained(tmp_path)
     base = AutoModel.from_pretrained(tmp_path).eval()
     assert type(base) is family.base_class
-    torch.testing.assert_close(base(**inputs).pooler_output, model(**inputs).pooler_output, rtol=0, atol=0)
+    name = family.base_prediction_name
+    torch.testing.assert_close(base(**inputs)[name], model(**inputs)[name], rtol=0, atol=0)
 
 
 def test_config_round_trip(family, tmp_path):

@@ -68,6 +68,14 @@ class DeepLocClassifierOutput(ModelOutput):
     pooler_output: torch.FloatTensor | None = None
 
 
+def without_heads(backbone: Any) -> Any:
+    """A transformers encoder without the parts that its states don't need: here they would never be trained."""
+    for name in ("pooler", "contact_head"):
+        if hasattr(backbone, name):
+            setattr(backbone, name, None)
+    return backbone
+
+
 class ResidueTable(nn.Embedding):
     """Fixed numbers of each residue in place of a learned embedding."""
 
@@ -210,8 +218,7 @@ class DeepLocModel(DeepLocPreTrainedModel):
         if config.input_features == "profile":
             input_size = len(RESIDUES)
         elif config.input_features == "backbone":
-            self.backbone = AutoModel.from_config(config.backbone_config)
-            self.backbone.pooler = None  # made for other tasks, and here never trained
+            self.backbone = without_heads(AutoModel.from_config(config.backbone_config))
             backbone_config: Any = config.backbone_config
             input_size = backbone_config.hidden_size
         elif config.input_features == "embedding":
@@ -245,26 +252,13 @@ class DeepLocModel(DeepLocPreTrainedModel):
         missing = config.max_length + 2 - input_ids.shape[1]
         return F.pad(input_ids, (0, max(0, missing)), value=config.pad_token_id)
 
-    @can_return_tuple
-    def forward(
+    def encode(
         self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.LongTensor | None = None,
-        profiles: torch.FloatTensor | None = None,
-        **kwargs,
-    ) -> DeepLocModelOutput:
-        """
-        Args:
-            input_ids (`torch.LongTensor` of shape `(batch, length)`): Token ids, padded on the right. `<cls>` and
-                `<eos>` mark the ends for the convolutions and the recurrence; only residues are attended to.
-            attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 1 for tokens, 0 for padding.
-                Without it every token but `<pad>` counts, or every row of `profiles`.
-            profiles (`torch.FloatTensor` of shape `(batch, length, 20)`): In place of `input_ids` for input features
-                `"profile"`: a row for each residue, none for special tokens.
-
-        Returns:
-            [`DeepLocModelOutput`]
-        """
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        profiles: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """States `(batch, length, size)` before the attention decoder, and the mask of what it may look at."""
         config = self.config
         inputs: Any = profiles if config.input_features == "profile" else input_ids
         if attention_mask is not None:
@@ -287,10 +281,34 @@ class DeepLocModel(DeepLocPreTrainedModel):
         read = residue_mask if config.fixed_length else mask
         hidden = self.dropout(self.convolutions(hidden, read))
         states = self.dropout(self.encoder(hidden, read)) if self.encoder is not None else hidden
+        return states, residue_mask
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        profiles: torch.FloatTensor | None = None,
+        **kwargs,
+    ) -> DeepLocModelOutput:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): Token ids, padded on the right. `<cls>` and
+                `<eos>` mark the ends for the convolutions and the recurrence; only residues are attended to.
+            attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 1 for tokens, 0 for padding.
+                Without it every token but `<pad>` counts, or every row of `profiles`.
+            profiles (`torch.FloatTensor` of shape `(batch, length, 20)`): In place of `input_ids` for input features
+                `"profile"`: a row for each residue, none for special tokens.
+
+        Returns:
+            [`DeepLocModelOutput`]
+        """
+        states: Any
+        states, residue_mask = self.encode(input_ids, attention_mask, profiles)
         context, attentions = self.decoder(states, residue_mask)
         pooled = self.dropout(F.relu(self.dense(context)))
-        if config.fixed_length:  # as long as the input again
-            states, attentions = states[:, : mask.shape[1]], attentions[..., : mask.shape[1]]
+        if self.config.fixed_length and input_ids is not None:  # as long as the input again
+            states, attentions = states[:, : input_ids.shape[1]], attentions[..., : input_ids.shape[1]]
         return DeepLocModelOutput(last_hidden_state=states, pooler_output=pooled, attentions=attentions)
 
 
@@ -336,8 +354,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             **config_fields,
         )
         model = cls(config)
-        model.deeploc.backbone = AutoModel.from_pretrained(backbone)
-        model.deeploc.backbone.pooler = None
+        model.deeploc.backbone = without_heads(AutoModel.from_pretrained(backbone))
         return model
 
     def prepare_sequence(self, text: str) -> tuple[str, list[list[slice]]]:

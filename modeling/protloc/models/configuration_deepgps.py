@@ -1,0 +1,135 @@
+"""Configuration of deepGPS."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .configuration_deeploc import DeepLocConfig
+
+# ESM-2 with 8 million parameters (facebook/esm2_t6_8M_UR50D), the default sequence encoder.
+ESM2_8M: dict[str, Any] = {
+    "vocab_size": 33,
+    "pad_token_id": 1,
+    "mask_token_id": 32,
+    "hidden_size": 320,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 20,
+    "intermediate_size": 1280,
+    "position_embedding_type": "rotary",
+    "token_dropout": True,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+CHOICES = {
+    "inputs": ["sequence", "structure", "sequence+structure"],
+    "pooling": ["attention", "mean"],
+    "unet": ["condition", "paper"],
+    "objective": ["regression", "diffusion"],
+    "image_loss": ["mse", "mae", "bce", "mae+ssim"],
+}
+
+
+@strict
+class DeepGPSConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`DeepGPSModel`] (Yuan et al. 2025).
+
+    The two fields that you will most likely change are `backbone_config` (the sequence encoder) and `unet_channels`
+    (the width of the image network, and nearly all of its cost).
+
+    Args:
+        backbone_config (`dict` or `PreTrainedConfig`, *optional*): The sequence encoder, any transformers encoder or a
+            DeepLoc; ESM-2 with 8 million parameters by default. [`DeepGPSModel.from_backbone_pretrained`] fills it in.
+        cls_token_id, eos_token_id (`int`): Tokens of the sequence that are no residue.
+        max_length (`int`): Longest sequence in residues that the encoder reads at once; longer ones are read in
+            overlapping windows.
+        inputs (`str`): What the protein is given as: `"sequence"`, `"structure"` or `"sequence+structure"`.
+        latent_size (`int`): Size of the protein's latent vectors (1,024 in the paper).
+        pooling (`str`): From residues to one vector: `"attention"` (learned weights) or `"mean"` (the paper's).
+        classify (`bool`): Whether there is a head for labels.
+        classifier_sizes (`list[int]`): Hidden layers of the head's perceptron; with the output layer four in the paper.
+        dropout (`float`): In the classifier.
+        unet (`str`): `"condition"` (cross-attention over residues in diffusers' `UNet2DConditionModel`) or `"paper"`
+            (the published network, whose attention has a single key).
+        unet_channels (`list[int]`): Channels at each scale, from full size down.
+        unet_layers (`int`): Residual blocks at each scale (`"condition"` only).
+        attention_head_size (`int`): Size of the attention heads in the image network.
+        image_size (`int`): Side of the images that it is trained on; others are padded and cropped back.
+        cell_lines (`list[str]`): Known cell lines; with any, the image network is told which it is (or `unknown`).
+        objective (`str`): `"regression"` (the image in one pass) or `"diffusion"` (drawn in steps from noise).
+        diffusion_steps (`int`): Noise levels in training.
+        num_inference_steps (`int`): Steps to draw an image in, by default.
+        guidance_scale (`float`): Above 1, how much further than the condition asks (classifier-free guidance).
+        condition_dropout (`float`): Share of training images drawn without the protein, which guidance needs.
+        image_loss (`str`): `"mse"`, `"mae"`, `"bce"` or `"mae+ssim"` (MAE + 1 - SSIM), for regression.
+        label_loss_weight, image_loss_weight (`float`): Weights of the two losses.
+    """
+
+    model_type = "deepgps"
+    sub_configs_defaults = {  # noqa: RUF012
+        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="esm", init_kwargs=ESM2_8M)
+    }
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    cls_token_id: int = 0
+    eos_token_id: int = 2
+    max_length: int = 1022
+
+    inputs: str = "sequence"
+    latent_size: int = 1024
+    pooling: str = "attention"
+    classify: bool = True
+    classifier_sizes: list[int] | tuple[int, ...] = (512, 256, 128)
+    dropout: float | int = 0.1
+
+    unet: str = "condition"
+    unet_channels: list[int] | tuple[int, ...] = (64, 128, 256, 512)
+    unet_layers: int = 1
+    attention_head_size: int = 32
+    image_size: int = 208
+    cell_lines: list[str] | tuple[str, ...] = ()
+
+    objective: str = "regression"
+    diffusion_steps: int = 1000
+    num_inference_steps: int = 20
+    guidance_scale: float | int = 1.0
+    condition_dropout: float | int = 0.1
+    image_loss: str = "mse"
+    label_loss_weight: float | int = 1.0
+    image_loss_weight: float | int = 1.0
+
+    def __post_init__(self, **kwargs):
+        for name in ("classifier_sizes", "unet_channels", "cell_lines"):
+            setattr(self, name, list(getattr(self, name)))
+        if isinstance(self.backbone_config, dict) and self.backbone_config.get("model_type") == "deeploc":
+            self.backbone_config = DeepLocConfig(**self.backbone_config)
+        if self.id2label is None and "num_labels" not in kwargs:
+            self.id2label = {0: "cytoplasm", 1: "nucleoplasm"}  # deepGPS-single-2
+            self.label2id = {label: index for index, label in self.id2label.items()}
+        if self.problem_type is None:
+            self.problem_type = "single_label_classification"
+        kwargs.setdefault("auto_map", {"AutoModel": "modeling_deepgps.DeepGPSModel"})
+        super().__post_init__(**kwargs)
+
+    @property
+    def sequence_size(self) -> int:
+        """Size of the encoder's state of a residue."""
+        backbone: Any = self.backbone_config
+        return 2 * backbone.lstm_size if backbone.model_type == "deeploc" else backbone.hidden_size
+
+    def validate_architecture(self):
+        """Part of the validation that `@strict` runs."""
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.unet == "paper" and self.objective == "diffusion":
+            raise ValueError("unet 'paper' draws in one pass: use objective 'regression', or unet 'condition'")
+        if self.unet == "paper" and self.cell_lines:
+            raise ValueError("unet 'paper' knows no cell lines: leave cell_lines empty, or use unet 'condition'")
+        if self.problem_type not in ("single_label_classification", "multi_label_classification"):
+            raise ValueError("problem_type must be single_label_classification or multi_label_classification")
+
+
+DeepGPSConfig.register_for_auto_class()

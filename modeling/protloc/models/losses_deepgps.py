@@ -1,0 +1,47 @@
+"""How far a drawn protein image is from the real one."""
+
+import torch
+from torch.nn import functional as F
+
+
+def structural_similarity(one: torch.Tensor, other: torch.Tensor, window: int = 11, sigma: float = 1.5) -> torch.Tensor:
+    """
+    Mean SSIM (Wang et al. 2004) of images `(batch, 1, H, W)` in [0, 1], under a Gaussian window; differentiable.
+
+    Returns:
+        `torch.Tensor` of shape `(batch,)`.
+    """
+    distances = torch.arange(window, dtype=one.dtype, device=one.device) - window // 2
+    weights = torch.exp(-(distances**2) / (2 * sigma**2))
+    weights = weights / weights.sum()
+    kernel = (weights[:, None] * weights)[None, None]  # (1, 1, window, window)
+
+    def blur(image):
+        return F.conv2d(image, kernel)
+
+    mean_one, mean_other = blur(one), blur(other)
+    variance_one = blur(one * one) - mean_one**2
+    variance_other = blur(other * other) - mean_other**2
+    covariance = blur(one * other) - mean_one * mean_other
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = (2 * mean_one * mean_other + c1) * (2 * covariance + c2)
+    similarity = similarity / ((mean_one**2 + mean_other**2 + c1) * (variance_one + variance_other + c2))
+    return similarity.mean(dim=(1, 2, 3))
+
+
+def image_loss(logits: torch.Tensor, protein: torch.Tensor, kind: str) -> torch.Tensor:
+    """
+    Difference of a drawn image from the real one.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, 1, H, W)`): Before the sigmoid.
+        protein (`torch.Tensor` of shape `(batch, 1, H, W)`): In [0, 1].
+        kind (`str`): `"mse"`, `"mae"`, `"bce"` or `"mae+ssim"`.
+    """
+    if kind == "bce":
+        return F.binary_cross_entropy_with_logits(logits, protein)
+    image = logits.sigmoid()
+    if kind == "mse":
+        return F.mse_loss(image, protein)
+    loss = F.l1_loss(image, protein)
+    return loss if kind == "mae" else loss + 1 - structural_similarity(image, protein).mean()

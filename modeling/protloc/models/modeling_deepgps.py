@@ -1,0 +1,427 @@
+"""deepGPS: a protein's sequence (and structure) and a nucleus image -> where it is, as a label and as an image."""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_deepgps import DeepGPSConfig
+from .losses_deepgps import image_loss
+from .modeling_deeploc import DeepLocModel, without_heads
+from .pointnet_deepgps import PointNet
+from .protein_sequence import split_reads
+from .unet_deepgps import PaperUNet
+
+# Layers that keep torch's own initialization: transformers' N(0, 0.02) stalls the image network.
+OWN_INITIALIZATION = (
+    nn.Linear,
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+    nn.BatchNorm2d,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.Embedding,
+)
+
+
+@dataclass
+class DeepGPSOutput(ModelOutput):
+    """
+    Output of [`DeepGPSModel`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*): The weighted sum of the losses whose targets are given.
+        logits (`torch.FloatTensor` of shape `(batch, num_labels)`, *optional*): Of the label head, if there is one.
+        protein_image (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): In [0, 1], the nucleus's size; the
+            mean of the samples where several were drawn. A diffusion model gives one from `generate` only.
+        samples (`torch.FloatTensor` of shape `(batch, num_samples, 1, H, W)`, *optional*): The images drawn by
+            `generate`.
+        uncertainty (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): Their standard deviation.
+        attentions (`torch.FloatTensor` of shape `(batch, 1, length)`, *optional*): Weight of each token of the sequence
+            in the vector that the label is read from; 0 at special tokens and padding, the rest sums to 1.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    protein_image: torch.FloatTensor | None = None
+    samples: torch.FloatTensor | None = None
+    uncertainty: torch.FloatTensor | None = None
+    attentions: torch.FloatTensor | None = None
+
+
+class SequencePooling(nn.Module):
+    """From residues to one vector: their mean, or a mean with learned weights."""
+
+    def __init__(self, config: DeepGPSConfig):
+        super().__init__()
+        self.score = None
+        if config.pooling == "attention":
+            hidden = max(1, config.latent_size // 4)
+            self.score = nn.Sequential(
+                nn.Linear(config.latent_size, hidden), nn.Tanh(), nn.Linear(hidden, 1, bias=False)
+            )
+
+    def forward(self, latents: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents `(batch, length, size)` and mask `(batch, length)` -> vectors and weights `(batch, length)`."""
+        scores = self.score(latents).squeeze(-1).float() if self.score else torch.zeros_like(mask, dtype=torch.float32)
+        weights = scores.masked_fill(~mask, torch.finfo(torch.float32).min).softmax(dim=-1) * mask
+        return torch.bmm(weights.to(latents.dtype).unsqueeze(1), latents).squeeze(1), weights
+
+
+class DeepGPSPreTrainedModel(PreTrainedModel):
+    config_class = DeepGPSConfig
+    base_model_prefix = ""
+    main_input_name = "nucleus"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _keep_in_fp32_modules_strict = {"forward_lstm", "backward_lstm"}  # noqa: RUF012
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, DeepGPSModel) and module.config.unet == "condition":
+            init.normal_(module.null_latent, std=0.02)
+        elif isinstance(module, OWN_INITIALIZATION):
+            module.reset_parameters()
+
+
+class DeepGPSModel(DeepGPSPreTrainedModel):
+    """
+    A protein and a nucleus -> a label and the protein's image in that cell (Yuan et al. 2025).
+
+    The sequence encoder gives a latent vector for each residue, PointNet one for the structure. A perceptron reads the
+    label from the pooled vectors; the image network draws the protein on the nucleus, looking at the vectors.
+    """
+
+    def __init__(self, config: DeepGPSConfig):
+        super().__init__(config)
+        self.reads_sequence = "sequence" in config.inputs
+        self.reads_structure = "structure" in config.inputs
+        backbone_config: Any = config.backbone_config
+        if self.reads_sequence:
+            if backbone_config.model_type == "deeploc":
+                self.backbone = DeepLocModel(backbone_config)
+                # Only the recurrent states are read; what comes behind them would never be trained.
+                del self.backbone.decoder, self.backbone.dense
+            else:
+                self.backbone = without_heads(AutoModel.from_config(backbone_config))
+            self.project = nn.Linear(config.sequence_size, config.latent_size)
+            self.pooling = SequencePooling(config)
+        if self.reads_structure:
+            self.pointnet = PointNet(config.latent_size)
+
+        if config.classify:
+            inputs = config.latent_size * (self.reads_sequence + self.reads_structure)
+            sizes = [inputs, *config.classifier_sizes]
+            layers: list[nn.Module] = []
+            for size, following in itertools.pairwise(sizes):
+                layers += [nn.Linear(size, following), nn.ReLU(), nn.Dropout(config.dropout)]
+            self.classifier = nn.Sequential(*layers, nn.Linear(sizes[-1], config.num_labels))
+
+        self.unet: Any
+        if config.unet == "paper":
+            self.unet = PaperUNet(list(config.unet_channels), config.latent_size)
+        else:
+            self.null_latent = nn.Parameter(torch.zeros(config.latent_size))
+            levels = len(config.unet_channels)
+            self.unet = UNet2DConditionModel(
+                sample_size=config.image_size,
+                in_channels=2 if config.objective == "diffusion" else 1,
+                out_channels=1,
+                # Attention from a quarter of the size down: at full size it costs much and sees little.
+                down_block_types=["DownBlock2D"] * min(2, levels - 1)
+                + ["CrossAttnDownBlock2D"] * (levels - min(2, levels - 1)),
+                up_block_types=["CrossAttnUpBlock2D"] * (levels - min(2, levels - 1))
+                + ["UpBlock2D"] * min(2, levels - 1),
+                block_out_channels=config.unet_channels,
+                layers_per_block=config.unet_layers,
+                cross_attention_dim=config.latent_size,
+                attention_head_dim=[max(1, size // config.attention_head_size) for size in config.unet_channels],
+                norm_num_groups=min(32, config.unet_channels[0]),
+                num_class_embeds=len(config.cell_lines) + 1 if config.cell_lines else None,
+            )
+        self.post_init()
+
+    @classmethod
+    def from_backbone_pretrained(cls, backbone: str, **config_fields) -> "DeepGPSModel":
+        """
+        A new deepGPS around trained weights of its sequence encoder.
+
+        Args:
+            backbone (`str`): Folder or Hub name of a transformers encoder with its tokenizer, such as
+                `"facebook/esm2_t33_650M_UR50D"`, or of a DeepLoc.
+            config_fields: Fields of [`DeepGPSConfig`].
+        """
+        backbone_config = AutoConfig.from_pretrained(backbone)
+        if backbone_config.model_type == "deeploc":
+            loaded = DeepLocModel.from_pretrained(backbone)
+            tokens = {"cls_token_id": loaded.config.cls_token_id, "eos_token_id": loaded.config.eos_token_id}
+        else:
+            loaded = AutoModel.from_pretrained(backbone)
+            tokenizer = AutoTokenizer.from_pretrained(backbone)
+            eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+            tokens = {"cls_token_id": tokenizer.cls_token_id, "eos_token_id": eos}
+        model = cls(DeepGPSConfig(backbone_config=backbone_config, **{**tokens, **config_fields}))
+        model.backbone.load_state_dict(loaded.state_dict(), strict=False)  # but for its own heads
+        return model
+
+    def encode_sequence(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """
+        The encoder's states `(batch, length, sequence_size)`; sequences over `max_length` in overlapping windows.
+
+        States of residues in several windows are averaged. A protein's windows don't depend on its batch.
+        """
+        if self.config.backbone_config.model_type == "deeploc":  # a recurrence reads any length
+            return self.backbone.encode(input_ids, attention_mask)[0]
+        if input_ids.shape[1] <= self.config.max_length + 2:
+            return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        windows = []  # (protein, start, stop) in residues
+        for protein, tokens in enumerate(attention_mask.sum(dim=1).tolist()):
+            reads = split_reads(tokens - 2, self.config.max_length, "window")
+            windows += [(protein, read[0].start, read[0].stop) for read in reads]
+        states = torch.zeros(*input_ids.shape, self.config.sequence_size, dtype=self.dtype, device=input_ids.device)
+        counts = torch.zeros(*input_ids.shape, 1, dtype=self.dtype, device=input_ids.device)
+        for start in range(0, len(windows), len(input_ids)):  # as many at once as there are proteins
+            some = windows[start : start + len(input_ids)]
+            longest = max(stop - begin for _, begin, stop in some) + 2
+            ids = input_ids.new_full((len(some), longest), self.config.backbone_config.pad_token_id)
+            mask = torch.zeros_like(ids)
+            for row, (protein, begin, stop) in enumerate(some):
+                ids[row, 0], ids[row, stop - begin + 1] = self.config.cls_token_id, self.config.eos_token_id
+                ids[row, 1 : stop - begin + 1] = input_ids[protein, begin + 1 : stop + 1]
+                mask[row, : stop - begin + 2] = 1
+            read = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+            for row, (protein, begin, stop) in enumerate(some):
+                states[protein, begin + 1 : stop + 1] += read[row, 1 : stop - begin + 1]
+                counts[protein, begin + 1 : stop + 1] += 1
+        return states / counts.clamp(min=1)
+
+    def read_protein(
+        self, input_ids, attention_mask, sequence_states, sequence_mask, structure
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]:
+        """
+        What is known of the protein.
+
+        Returns:
+            `tuple`: Latents `(batch, keys, latent_size)` of residues and structure, their mask `(batch, keys)`, the
+            pooled vectors `(batch, 1 or 2, latent_size)`, and the weights of the pooling.
+        """
+        latents, masks, pooled, weights = [], [], [], None
+        if self.reads_sequence:
+            if sequence_states is None:
+                special = (input_ids == self.config.cls_token_id) | (input_ids == self.config.eos_token_id)
+                sequence_mask = attention_mask.bool() & ~special
+                sequence_states = self.encode_sequence(input_ids, attention_mask)
+            sequence_mask = sequence_mask.bool()
+            latents.append(self.project(sequence_states.to(self.project.weight.dtype)))
+            masks.append(sequence_mask)
+            vector, weights = self.pooling(latents[0], sequence_mask)
+            pooled.append(vector)
+        if self.reads_structure:
+            pooled.append(self.pointnet(structure.to(self.dtype)))
+            latents.append(pooled[-1].unsqueeze(1))
+            masks.append(torch.ones_like(structure[:, :1, 0], dtype=torch.bool))
+        return torch.cat(latents, dim=1), torch.cat(masks, dim=1), torch.stack(pooled, dim=1), weights
+
+    def draw(self, images, timestep, latents, mask, pooled, cell_line=None) -> torch.Tensor:
+        """One pass of the image network over `(batch, channels, H, W)`, padded to what its scales divide."""
+        height, width = images.shape[2:]
+        multiple = 2 ** (len(self.config.unet_channels) - 1)
+        padded = F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        if self.config.unet == "paper":
+            drawn = self.unet(padded, pooled)
+        else:
+            # A learned vector stands beside the protein's; alone it stands for no protein at all.
+            null = self.null_latent.expand(len(latents), 1, -1)
+            drawn = self.unet(
+                padded,
+                timestep,
+                encoder_hidden_states=torch.cat([null, latents], dim=1),
+                encoder_attention_mask=F.pad(mask, (1, 0), value=True),
+                class_labels=cell_line,
+            ).sample
+        return drawn[:, :, :height, :width]
+
+    @property
+    def scheduler(self) -> DDIMScheduler:
+        """The sampler of a diffusion model; `save_pretrained` writes it beside the weights."""
+        return DDIMScheduler(
+            num_train_timesteps=self.config.diffusion_steps,
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            clip_sample=True,
+        )
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.config.objective == "diffusion":
+            self.scheduler.save_pretrained(save_directory)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        nucleus: torch.FloatTensor | None = None,
+        structure: torch.FloatTensor | None = None,
+        sequence_states: torch.FloatTensor | None = None,
+        sequence_mask: torch.Tensor | None = None,
+        cell_line: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
+        protein: torch.FloatTensor | None = None,
+        **kwargs,
+    ) -> DeepGPSOutput:
+        """
+        Args:
+            input_ids, attention_mask (`torch.LongTensor` of shape `(batch, length)`): Of the sequence, padded on the
+                right.
+            nucleus (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): In [0, 1]; without it no image.
+            structure (`torch.FloatTensor` of shape `(batch, points, 6)`): Point clouds, as `protloc.structures` gives.
+            sequence_states (`torch.FloatTensor` of shape `(batch, length, sequence_size)`), sequence_mask (`(batch,
+                length)`): The encoder's states of the residues, computed before, in place of `input_ids`.
+            cell_line (`torch.LongTensor` of shape `(batch,)`, *optional*): Index into `config.cell_lines`; one past
+                the end, which is also the default, is `unknown`.
+            labels (`torch.Tensor`, *optional*): Class indices `(batch,)`; 0 / 1 `(batch, num_labels)` if multi-label.
+            protein (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): The real image, in [0, 1].
+
+        Returns:
+            [`DeepGPSOutput`]
+        """
+        config = self.config
+        latents, mask, pooled, weights = self.read_protein(
+            input_ids, attention_mask, sequence_states, sequence_mask, structure
+        )
+        losses: list[Any] = []
+        logits: Any = None
+        if config.classify:
+            logits = self.classifier(pooled.flatten(1)).float()
+            if labels is not None:
+                multi_label = config.problem_type == "multi_label_classification"
+                loss = (
+                    F.binary_cross_entropy_with_logits(logits, labels.to(logits))
+                    if multi_label
+                    else F.cross_entropy(logits, labels)
+                )
+                losses.append(config.label_loss_weight * loss)
+
+        protein_image: Any = None
+        if nucleus is not None:
+            line = self.known_cell_line(cell_line, nucleus)
+            if config.objective == "regression":
+                drawn = self.draw(2 * nucleus.to(self.dtype) - 1, 0, latents, mask, pooled, line).float()
+                protein_image = drawn.sigmoid()
+                if protein is not None:
+                    losses.append(config.image_loss_weight * image_loss(drawn, protein.float(), config.image_loss))
+            elif protein is not None:
+                loss = self.diffusion_loss(nucleus, protein, latents, mask, pooled, line)
+                losses.append(config.image_loss_weight * loss)
+        return DeepGPSOutput(
+            loss=sum(losses[1:], losses[0]) if losses else None,
+            logits=logits,
+            protein_image=protein_image,
+            attentions=weights.unsqueeze(1) if weights is not None else None,
+        )
+
+    def known_cell_line(self, cell_line, nucleus) -> torch.Tensor | None:
+        """Indices of cell lines, `unknown` where none is given; `None` for a model that isn't told."""
+        if not self.config.cell_lines:
+            return None
+        if cell_line is None:
+            unknown = len(self.config.cell_lines)
+            return torch.full((len(nucleus),), unknown, dtype=torch.long, device=nucleus.device)
+        return cell_line
+
+    def diffusion_loss(self, nucleus, protein, latents, mask, pooled, cell_line) -> torch.Tensor:
+        """Squared error of the velocity at a random noise level; some images are drawn without the protein."""
+        scheduler = self.scheduler
+        clean = 2 * protein.to(self.dtype) - 1
+        noise = torch.randn_like(clean)
+        timestep = torch.randint(self.config.diffusion_steps, (len(clean),), device=clean.device)
+        noisy = scheduler.add_noise(clean, noise, timestep)
+        kept = torch.rand(len(clean), 1, device=clean.device) >= self.config.condition_dropout
+        images = torch.cat([noisy, 2 * nucleus.to(clean) - 1], dim=1)
+        drawn = self.draw(images, timestep, latents, mask & kept, pooled, cell_line)
+        return F.mse_loss(drawn.float(), scheduler.get_velocity(clean, noise, timestep).float())
+
+    @torch.no_grad()
+    def generate(
+        self,
+        nucleus: torch.FloatTensor,
+        num_samples: int = 1,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | None = None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        structure: torch.FloatTensor | None = None,
+        sequence_states: torch.FloatTensor | None = None,
+        sequence_mask: torch.Tensor | None = None,
+        cell_line: torch.LongTensor | None = None,
+    ) -> DeepGPSOutput:
+        """
+        Label and image, drawn in as many samples as asked for.
+
+        A regression model always draws the same image, so its samples are equal and its uncertainty is 0.
+
+        Args:
+            nucleus, input_ids, attention_mask, structure, sequence_states, sequence_mask, cell_line: As in `forward`.
+            num_samples (`int`): Images for each protein.
+            num_inference_steps (`int`, *optional*), guidance_scale (`float`, *optional*): In place of the
+                configuration's, for diffusion.
+            generator (`torch.Generator`, *optional*): Of the noise; the same seed gives the same samples.
+
+        Returns:
+            [`DeepGPSOutput`] with `samples`, their mean as `protein_image`, and `uncertainty`.
+        """
+        config = self.config
+        protein = self.read_protein(input_ids, attention_mask, sequence_states, sequence_mask, structure)
+        latents, mask, pooled, weights = protein
+        line = self.known_cell_line(cell_line, nucleus)
+        samples: Any
+        background = 2 * nucleus.to(self.dtype) - 1
+        if config.objective == "regression":
+            image = self.draw(background, 0, latents, mask, pooled, line).float().sigmoid()
+            samples = image.unsqueeze(1).expand(-1, num_samples, -1, -1, -1)
+        else:
+            scale = config.guidance_scale if guidance_scale is None else guidance_scale
+            drawn = [
+                self.sample(background, latents, mask, pooled, line, num_inference_steps, scale, generator)
+                for _ in range(num_samples)
+            ]
+            samples = torch.stack(drawn, dim=1)
+        logits: Any = self.classifier(pooled.flatten(1)).float() if config.classify else None
+        return DeepGPSOutput(
+            logits=logits,
+            protein_image=samples.mean(dim=1),
+            samples=samples,
+            uncertainty=samples.std(dim=1, correction=0),
+            attentions=weights.unsqueeze(1) if weights is not None else None,
+        )
+
+    def sample(self, background, latents, mask, pooled, cell_line, steps, scale, generator) -> torch.Tensor:
+        """One image `(batch, 1, H, W)` in [0, 1] for each protein, from noise."""
+        scheduler = self.scheduler
+        scheduler.set_timesteps(steps or self.config.num_inference_steps, device=background.device)
+        place = generator.device if generator is not None else background.device
+        image = torch.randn(background.shape, generator=generator, device=place, dtype=torch.float32)
+        image = image.to(background)
+        for timestep in scheduler.timesteps:
+            images = torch.cat([image, background], dim=1)
+            velocity = self.draw(images, timestep, latents, mask, pooled, cell_line)
+            if scale != 1:
+                free = self.draw(images, timestep, latents, torch.zeros_like(mask), pooled, cell_line)
+                velocity = free + scale * (velocity - free)
+            image = scheduler.step(velocity, timestep, image).prev_sample
+        return ((image.float() + 1) / 2).clamp(0, 1)
+
+
+DeepGPSModel.register_for_auto_class("AutoModel")

@@ -1,0 +1,258 @@
+"""deepGPS: its variants, long sequences, structures, losses, and images drawn from noise."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from skimage.metrics import structural_similarity as reference_ssim
+from transformers import AutoModel, EsmConfig, EsmModel
+
+from conftest import TINY_DEEPGPS, TINY_DEEPLOC, TINY_ESM, tiny_deepgps, tiny_deeploc
+from models.test_common import DeepGPSTester, DeepLocTester
+from protloc import DeepGPSConfig, DeepGPSModel
+from protloc.models.losses_deepgps import image_loss, structural_similarity
+
+TESTER = DeepGPSTester()
+VARIANTS = {
+    "paper": {"unet": "paper", "pooling": "mean"},
+    "structure": {"inputs": "structure"},
+    "both": {"inputs": "sequence+structure"},
+    "paper, both": {"unet": "paper", "inputs": "sequence+structure"},
+    "diffusion": {"objective": "diffusion", "condition_dropout": 0.0},
+    "diffusion of structure": {"objective": "diffusion", "inputs": "structure", "condition_dropout": 0.0},
+    "cell lines": {"cell_lines": ["HEK293T", "U2OS"]},
+    "no label": {"classify": False},
+    "multi-label": {"problem_type": "multi_label_classification", "id2label": {i: str(i) for i in range(17)}},
+    "mae+ssim": {"image_loss": "mae+ssim"},
+    "deeploc": {"backbone_config": {"model_type": "deeploc", **TINY_DEEPLOC}},
+    "one scale": {"unet_channels": [8]},
+}
+
+
+def inputs_for(model):
+    inputs = TESTER.inputs()
+    if model.reads_structure:
+        inputs["structure"] = torch.randn(3, 20, 6, generator=torch.Generator().manual_seed(4))
+    if not model.reads_sequence:
+        inputs = {name: inputs[name] for name in ("nucleus", "structure")}
+    return inputs
+
+
+def targets_for(model):
+    targets = TESTER.labels()
+    if model.config.problem_type == "multi_label_classification":
+        targets["labels"] = torch.eye(17)[[0, 3, 5]]
+    return targets
+
+
+@pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS.keys())
+def test_no_parameter_is_without_a_gradient(overrides):
+    model = tiny_deepgps(**overrides).train()
+    model(**inputs_for(model), **targets_for(model)).loss.backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS.keys())
+def test_variants_alone_and_saved_give_the_same(overrides, tmp_path):
+    model = tiny_deepgps(**overrides)
+    inputs = inputs_for(model)
+
+    def draw(model):
+        return model.generate(**inputs, num_inference_steps=2, generator=torch.Generator().manual_seed(5))
+
+    together = draw(model)
+    assert together.protein_image.shape == (3, 1, 18, 21)
+    assert together.protein_image.min() >= 0 and together.protein_image.max() <= 1
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(draw(loaded).protein_image, together.protein_image, rtol=0, atol=0)
+    if model.config.objective == "diffusion":
+        assert DDIMScheduler.from_pretrained(tmp_path).config.prediction_type == "v_prediction"
+        return
+    for i in range(3):
+        single = {"nucleus": inputs["nucleus"][i : i + 1]}
+        if model.reads_sequence:
+            single = TESTER.single(inputs, i)
+        if model.reads_structure:
+            single["structure"] = inputs["structure"][i : i + 1]
+        alone = model(**single)
+        torch.testing.assert_close(alone.protein_image, together.protein_image[i : i + 1], rtol=0, atol=1e-5)
+        if model.config.classify:
+            torch.testing.assert_close(alone.logits, together.logits[i : i + 1], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_long_sequences_are_read_in_windows():
+    model = tiny_deepgps(max_length=12)
+    inputs = {name: value for name, value in TESTER.inputs().items() if name != "nucleus"}  # 30, 7 and 19 residues
+    states = model.encode_sequence(**inputs)
+    assert states.shape == (3, 32, 16)
+    backbone = model.backbone
+    for protein, length in enumerate((30, 7, 19)):
+        alone = {name: value[protein : protein + 1, : length + 2] for name, value in inputs.items()}
+        torch.testing.assert_close(
+            states[protein, 1 : length + 1], model.encode_sequence(**alone)[0, 1:-1], rtol=0, atol=1e-5
+        )
+    # The first window alone, where no other overlaps it
+    ids = torch.cat([inputs["input_ids"][:1, :13], torch.tensor([[2]])], dim=1)
+    first = backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    torch.testing.assert_close(states[0, 1:6], first[0, 1:6], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_states_computed_before_stand_for_the_sequence():
+    model, inputs = tiny_deepgps(), TESTER.inputs()
+    special = (inputs["input_ids"] == 0) | (inputs["input_ids"] == 2)
+    states = model.encode_sequence(inputs["input_ids"], inputs["attention_mask"])
+    given = {"sequence_states": states, "sequence_mask": inputs["attention_mask"].bool() & ~special}
+    outputs = model(**given, nucleus=inputs["nucleus"])
+    torch.testing.assert_close(outputs.protein_image, model(**inputs).protein_image, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_order_of_atoms_does_not_matter():
+    model = tiny_deepgps(inputs="structure")
+    inputs = inputs_for(model)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    mixed = {**inputs, "structure": inputs["structure"][:, order]}
+    torch.testing.assert_close(model(**mixed).logits, model(**inputs).logits, rtol=0, atol=1e-5)
+    other = {**inputs, "structure": inputs["structure"].flip(0)}
+    assert not torch.allclose(model(**other).logits, model(**inputs).logits)
+
+
+@torch.no_grad()
+def test_attention_is_over_residues():
+    attentions = tiny_deepgps()(**TESTER.inputs()).attentions
+    torch.testing.assert_close(attentions.sum(-1), torch.ones(3, 1))
+    for row, length in zip(attentions[:, 0], (30, 7, 19), strict=True):
+        assert (row[1 : length + 1] > 0).all() and not row[0].any() and not row[length + 1 :].any()
+
+
+@torch.no_grad()
+def test_the_published_attention_has_one_key_and_loses_the_bottleneck():
+    """Why `unet="condition"` is the default: with one key it makes no difference what the bottleneck saw."""
+    unet = tiny_deepgps(unet="paper").unet
+    latents = torch.randn(1, 1, 16, generator=torch.Generator().manual_seed(0))
+    nucleus = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    drawn = unet(nucleus, latents)
+    for weight in unet.query.parameters():
+        weight.mul_(-3)
+    torch.testing.assert_close(unet(nucleus, latents), drawn, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_cell_lines():
+    model = tiny_deepgps(cell_lines=["HEK293T", "U2OS"])
+    inputs = TESTER.inputs()
+    images = [model(**inputs, cell_line=torch.full((3,), i)).protein_image for i in range(3)]
+    assert not torch.allclose(images[0], images[1])
+    torch.testing.assert_close(model(**inputs).protein_image, images[2])  # unknown
+
+
+@torch.no_grad()
+def test_samples_seeds_steps_and_guidance():
+    model = tiny_deepgps(objective="diffusion", num_inference_steps=3)
+    inputs = TESTER.inputs()
+
+    def draw(seed=0, **options):
+        return model.generate(**inputs, num_samples=2, generator=torch.Generator().manual_seed(seed), **options)
+
+    outputs = draw()
+    assert outputs.samples.shape == (3, 2, 1, 18, 21)
+    torch.testing.assert_close(outputs.protein_image, outputs.samples.mean(dim=1))
+    torch.testing.assert_close(outputs.uncertainty, outputs.samples.std(dim=1, correction=0))
+    assert outputs.uncertainty.mean() > 0
+    torch.testing.assert_close(draw().samples, outputs.samples, rtol=0, atol=0)
+    assert not torch.equal(draw(seed=1).samples, outputs.samples)
+    assert not torch.equal(draw(num_inference_steps=5).samples, outputs.samples)
+    assert not torch.equal(draw(guidance_scale=3.0).samples, outputs.samples)
+    same = tiny_deepgps().generate(**inputs, num_samples=3)
+    assert not same.uncertainty.any()
+
+
+def test_ssim_is_scikit_image_s():
+    one, other = torch.rand(2, 1, 24, 30, generator=torch.Generator().manual_seed(0)).double().split(1)
+    options = {
+        "data_range": 1.0,
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+        "win_size": 11,
+    }
+    _, whole = reference_ssim(one[0, 0].numpy(), other[0, 0].numpy(), full=True, **options)
+    assert structural_similarity(one, other).item() == pytest.approx(whole[5:-5, 5:-5].mean(), abs=1e-6)
+    assert structural_similarity(one, one).item() == pytest.approx(1)
+
+
+def test_image_losses_by_hand():
+    logits, protein = torch.randn(2, 1, 12, 12), torch.rand(2, 1, 12, 12)
+    image = logits.sigmoid()
+    torch.testing.assert_close(image_loss(logits, protein, "mse"), ((image - protein) ** 2).mean())
+    torch.testing.assert_close(image_loss(logits, protein, "mae"), (image - protein).abs().mean())
+    bce = -(protein * image.log() + (1 - protein) * (1 - image).log()).mean()
+    torch.testing.assert_close(image_loss(logits, protein, "bce"), bce)
+    both = (image - protein).abs().mean() + 1 - structural_similarity(image, protein).mean()
+    torch.testing.assert_close(image_loss(logits, protein, "mae+ssim"), both)
+
+
+@torch.no_grad()
+def test_the_loss_is_weighted():
+    model = tiny_deepgps(label_loss_weight=0.5, image_loss_weight=3.0)
+    inputs, targets = TESTER.inputs(), TESTER.labels()
+    outputs = model(**inputs, **targets)
+    label = torch.nn.functional.cross_entropy(outputs.logits, targets["labels"])
+    image = ((outputs.protein_image - targets["protein"]) ** 2).mean()
+    torch.testing.assert_close(outputs.loss, 0.5 * label + 3 * image)
+
+
+@torch.no_grad()
+def test_around_trained_backbones(tmp_path, tokenizer):
+    torch.manual_seed(1)
+    esm = EsmModel(EsmConfig(**TINY_ESM)).eval()
+    esm.save_pretrained(tmp_path / "esm")
+    tokenizer.save_pretrained(tmp_path / "esm")
+    inputs = DeepLocTester().inputs()
+    fields = {name: value for name, value in TINY_DEEPGPS.items() if name != "backbone_config"}
+    model = DeepGPSModel.from_backbone_pretrained(str(tmp_path / "esm"), **fields).eval()
+    torch.testing.assert_close(model.encode_sequence(**inputs), esm(**inputs).last_hidden_state)
+
+    deeploc = tiny_deeploc()
+    deeploc.save_pretrained(tmp_path / "deeploc")
+    model = DeepGPSModel.from_backbone_pretrained(str(tmp_path / "deeploc"), **fields).eval()
+    torch.testing.assert_close(model.encode_sequence(**inputs), deeploc.deeploc(**inputs).last_hidden_state)
+
+
+def test_the_paper_s_size():
+    """ESM2-650M and 64 ... 1,024 channels on the meta device: shapes and parameters."""
+    esm = {"hidden_size": 1280, "num_hidden_layers": 33, "num_attention_heads": 20, "intermediate_size": 5120}
+    config = DeepGPSConfig(
+        backbone_config={**TINY_ESM, **esm}, unet="paper", unet_channels=[64, 128, 256, 512, 1024], pooling="mean"
+    )
+    with torch.device("meta"):
+        model = DeepGPSModel(config).eval()
+    counts = {name: sum(p.numel() for p in getattr(model, name).parameters()) for name in ("backbone", "unet")}
+    assert counts["backbone"] == pytest.approx(651e6, rel=0.01)
+    assert counts["unet"] == pytest.approx(34e6, rel=0.05)
+    ids = torch.zeros(2, 50, dtype=torch.long, device="meta")
+    skips = []
+    model.unet.down[-1].register_forward_hook(lambda module, inputs, output: skips.append(output.shape))
+    states = torch.zeros(2, 50, 1280, device="meta")
+    nucleus = torch.zeros(2, 1, 208, 208, device="meta")
+    outputs = model(sequence_states=states, sequence_mask=ids, nucleus=nucleus)
+    assert skips == [(2, 1024, 13, 13)]
+    assert outputs.protein_image.shape == (2, 1, 208, 208) and outputs.logits.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"unet": "big"}, "unet must be one of condition, paper, got 'big'"),
+        ({"inputs": "image"}, "inputs must be one of"),
+        ({"unet": "paper", "objective": "diffusion"}, "draws in one pass"),
+        ({"unet": "paper", "cell_lines": ["U2OS"]}, "knows no cell lines"),
+        ({"problem_type": "regression"}, "problem_type must be"),
+    ],
+)
+def test_bad_configurations(overrides, message):
+    with pytest.raises(Exception, match=message):
+        DeepGPSConfig(**{**TINY_DEEPGPS, **overrides})
