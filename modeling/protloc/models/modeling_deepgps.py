@@ -63,11 +63,11 @@ class SequencePooling(nn.Module):
     def __init__(self, config: DeepGPSConfig):
         super().__init__()
         self.score = None
-        if config.pooling == "attention":
-            hidden = max(1, config.latent_size // 4)
-            self.score = nn.Sequential(
-                nn.Linear(config.latent_size, hidden), nn.Tanh(), nn.Linear(hidden, 1, bias=False)
-            )
+        read = config.classify or config.unet == "paper"  # else the vector has no reader that would train it
+        if config.pooling == "attention" and read:
+            size = config.latent_size
+            hidden = max(1, size // 4)
+            self.score = nn.Sequential(nn.Linear(size, hidden), nn.Tanh(), nn.Linear(hidden, 1, bias=False))
 
     def forward(self, latents: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents `(batch, length, size)` and mask `(batch, length)` -> vectors and weights `(batch, length)`."""
