@@ -7,6 +7,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForSequenceClassification,
+    AutoProcessor,
     AutoTokenizer,
     EsmTokenizer,
 )
@@ -17,6 +18,8 @@ from .models.configuration_deeploc import DeepLocConfig
 from .models.image_processing_deepgps import DeepGPSImageProcessor
 from .models.modeling_deepgps import DeepGPSModel
 from .models.modeling_deeploc import DeepLocForSequenceClassification, DeepLocModel
+from .models.processing_deepgps import DeepGPSProcessor
+from .pipelines.pipeline_protein_imaging import ProteinImagingPipeline
 from .pipelines.pipeline_protein_localization import ProteinLocalizationPipeline
 
 ASSETS = Path(__file__).parent / "assets"  # the checkpoints that the package ships
@@ -28,6 +31,7 @@ AutoModelForSequenceClassification.register(DeepLocConfig, DeepLocForSequenceCla
 AutoConfig.register("deepgps", DeepGPSConfig)
 AutoTokenizer.register(DeepGPSConfig, EsmTokenizer)
 AutoImageProcessor.register(DeepGPSConfig, DeepGPSImageProcessor)
+AutoProcessor.register(DeepGPSConfig, DeepGPSProcessor)
 AutoModel.register(DeepGPSConfig, DeepGPSModel)
 
 PIPELINE_REGISTRY.register_pipeline(
@@ -36,6 +40,9 @@ PIPELINE_REGISTRY.register_pipeline(
     pt_model=AutoModelForSequenceClassification,
     default={"model": (str(ASSETS / "deeploc"), "main")},
     type="text",
+)
+PIPELINE_REGISTRY.register_pipeline(
+    "protein-imaging", pipeline_class=ProteinImagingPipeline, pt_model=AutoModel, type="multimodal"
 )
 # `save_pretrained` writes this into a model's config.json, where the path of this installation has no place.
 ProteinLocalizationPipeline._registered_impl = {
@@ -51,8 +58,10 @@ __all__ = [
     "DeepGPSConfig",
     "DeepGPSImageProcessor",
     "DeepGPSModel",
+    "DeepGPSProcessor",
     "DeepLocConfig",
     "DeepLocForSequenceClassification",
     "DeepLocModel",
+    "ProteinImagingPipeline",
     "ProteinLocalizationPipeline",
 ]

@@ -1,0 +1,70 @@
+"""A protein and a nucleus as people have them -> the tensors that deepGPS reads."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, ProcessorMixin
+
+from .protein_sequence import clean_sequence, read_text
+
+
+class DeepGPSProcessor(ProcessorMixin):
+    """
+    Tokenizer and image processor of deepGPS in one.
+
+    Args:
+        tokenizer: Of the sequence encoder.
+        image_processor ([`DeepGPSImageProcessor`])
+    """
+
+    def __init__(self, tokenizer=None, image_processor=None, **kwargs):
+        super().__init__(tokenizer=tokenizer, image_processor=image_processor, **kwargs)
+
+    def __call__(
+        self,
+        sequence: str | list[str] | None = None,
+        nucleus: Any = None,
+        structure: np.ndarray | list[np.ndarray] | None = None,
+        channel: str | None = None,
+        page: int = 0,
+    ) -> BatchFeature:
+        """
+        Args:
+            sequence (`str` or `list[str]`, *optional*): One-letter codes; lower case, gaps and a trailing `*` are fine.
+            nucleus (*optional*): An image (PIL, array or path), one for all proteins or a list with one for each; the
+                default nucleus where it is `None`.
+            structure (*optional*): A point cloud `(points, 6)`, as `protloc.structures.point_cloud` gives, or a list.
+            channel, page: Of the nucleus's file, as for `read_image`.
+
+        Returns:
+            `BatchFeature`: `input_ids` and `attention_mask` `(batch, length)`, `nucleus` `(batch, 1, H, W)`, and
+            `structure` `(batch, points, 6)` if given, as torch tensors.
+
+        Raises:
+            ValueError: For a text that is no sequence, a bad image, and lists of different lengths.
+        """
+        sequences = [sequence] if isinstance(sequence, str) else list(sequence or [])
+        clouds = [structure] if isinstance(structure, np.ndarray) else list(structure or [])
+        if sequences and clouds and len(sequences) != len(clouds):
+            raise ValueError(f"{len(sequences)} sequences and {len(clouds)} structures: give one for each protein")
+        proteins = max(len(sequences), len(clouds))
+        if proteins == 0:
+            raise ValueError("give a sequence, a structure, or both")
+        nuclei = list(nucleus) if isinstance(nucleus, (list, tuple)) else [nucleus] * proteins
+        if len(nuclei) != proteins:
+            raise ValueError(f"{proteins} proteins and {len(nuclei)} nuclei: give one for all, or one for each")
+
+        inputs = dict(self.image_processor(nuclei, channel=channel, page=page))
+        if sequences:
+            spaced = len(self.tokenizer.tokenize("MKV")) == 1  # ProtBert
+            cleaned = [clean_sequence(text) for text in sequences]
+            texts = [read_text(text, [slice(0, len(text))], spaced) for text in cleaned]
+            tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
+            inputs |= {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+        if clouds:
+            inputs["structure"] = torch.stack([torch.as_tensor(cloud, dtype=torch.float32) for cloud in clouds])
+        return BatchFeature(inputs)
+
+
+DeepGPSProcessor.register_for_auto_class()

@@ -1,0 +1,83 @@
+"""`pipeline("protein-imaging")`: a protein and a nucleus in, a label and the protein's image out."""
+
+from typing import Any
+
+import torch
+from transformers import Pipeline
+
+
+class ProteinImagingPipeline(Pipeline):
+    """
+    How a protein looks in a cell.
+
+    Call it with `{"sequence": str, "nucleus": image or None, "structure": point cloud}` (or a list of such; an image is
+    a PIL image, an array or a path, and the default nucleus stands in for `None`), and optionally `num_samples`,
+    `num_inference_steps`, `guidance_scale`, `seed`, `channel` and `page`. Each protein gives
+
+    - `label` (`str`): the most probable one; several labels joined by `|` if the model is multi-label, empty if none;
+    - `scores` (`dict[str, float]`): the probability of every label;
+    - `image` (`PIL.Image.Image`): one grey channel of the nucleus's size, the mean of the samples;
+    - `uncertainty` (`PIL.Image.Image` or `None`): the standard deviation of several samples, from a diffusion model,
+      stretched so that 0.5 is white.
+
+    Raises `ValueError` for a text that is no sequence and an image that can't be read.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.model.eval()  # `pipeline(model=model)` leaves a model in training mode
+
+    def save_pretrained(self, save_directory, **kwargs):
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)  # which the base class leaves out
+
+    def _sanitize_parameters(self, channel=None, page=None, seed=None, **generation):
+        reading = {name: value for name, value in (("channel", channel), ("page", page)) if value is not None}
+        if seed is not None:
+            generation["seed"] = seed
+        return reading, generation, {}
+
+    def preprocess(self, protein: dict[str, Any], **reading) -> dict[str, Any]:
+        inputs = self.processor(
+            sequence=protein.get("sequence"),
+            nucleus=protein.get("nucleus"),
+            structure=protein.get("structure"),
+            **reading,
+        )
+        wanted = ["nucleus"] + ["structure"] * self.model.reads_structure
+        wanted += ["input_ids", "attention_mask"] * self.model.reads_sequence
+        missing = [name for name in wanted if name not in inputs]
+        if missing:
+            part = "structure" if "structure" in missing else "sequence"
+            raise ValueError(f"this model reads {self.model.config.inputs}: the protein comes without a {part}")
+        return {name: inputs[name] for name in wanted}
+
+    def _forward(self, inputs: dict[str, Any], seed: int | None = None, **generation) -> dict[str, Any]:
+        if seed is not None:
+            generation["generator"] = torch.Generator().manual_seed(seed)
+        outputs = self.model.generate(**inputs, **generation)
+        drawn = {"protein_image": outputs.protein_image, "samples": outputs.samples, "uncertainty": outputs.uncertainty}
+        return drawn | ({"logits": outputs.logits} if "logits" in outputs else {})
+
+    def postprocess(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        config = self.model.config
+        scores: dict[str, float] = {}
+        chosen: list[str] = []
+        if "logits" in outputs:
+            multi_label = config.problem_type == "multi_label_classification"
+            logits = outputs["logits"][0]
+            probabilities = logits.sigmoid() if multi_label else logits.softmax(dim=-1)
+            scores = {config.id2label[i]: score for i, score in enumerate(probabilities.tolist())}
+            ranked = sorted(scores, key=lambda label: -scores[label])
+            chosen = [label for label in ranked if scores[label] >= 0.5] if multi_label else ranked[:1]
+        draw = self.processor.image_processor.postprocess
+        uncertainty = None
+        if outputs["samples"].shape[1] > 1 and config.objective == "diffusion":
+            (uncertainty,) = draw(2 * outputs["uncertainty"])
+        (image,) = draw(outputs["protein_image"])
+        return {"label": "|".join(chosen), "scores": scores, "image": image, "uncertainty": uncertainty}

@@ -1,0 +1,119 @@
+"""The imaging pipeline and its processor: from a sequence and a nucleus to a label and a picture."""
+
+import base64
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import AutoProcessor, pipeline
+
+from conftest import tiny_deepgps
+from models.test_common import run_without_protloc
+from protloc import ASSETS, DeepGPSImageProcessor, DeepGPSProcessor, ProteinImagingPipeline
+
+SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQ"
+NUCLEUS = np.random.default_rng(0).integers(0, 60_000, (18, 21)).astype(np.uint16)
+CLOUD = np.random.default_rng(1).normal(size=(20, 6)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def processor(tokenizer):
+    default = base64.b64encode((ASSETS / "deepgps" / "default_nucleus.png").read_bytes()).decode()
+    return DeepGPSProcessor(tokenizer=tokenizer, image_processor=DeepGPSImageProcessor(default_nucleus=default))
+
+
+def imaging(processor, **overrides) -> ProteinImagingPipeline:
+    return pipeline("protein-imaging", model=tiny_deepgps(dropout=0.9, **overrides).train(), processor=processor)
+
+
+def test_processor(processor):
+    inputs = processor(sequence=["mkt-ayi*", "MK"], nucleus=NUCLEUS, structure=[CLOUD, CLOUD])
+    assert {name: tuple(tensor.shape) for name, tensor in inputs.items()} == {
+        "nucleus": (2, 1, 18, 21),
+        "input_ids": (2, 8),
+        "attention_mask": (2, 8),
+        "structure": (2, 20, 6),
+    }
+    assert processor(sequence="MK")["nucleus"].shape == (1, 1, 208, 208)
+    assert "input_ids" not in processor(structure=CLOUD, nucleus=NUCLEUS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "give a sequence, a structure, or both"),
+        ({"sequence": "MK7"}, "'7' at position 3"),
+        ({"sequence": ["MK", "MKT"], "structure": CLOUD}, "2 sequences and 1 structures"),
+        ({"sequence": "MK", "nucleus": [NUCLEUS] * 2}, "1 proteins and 2 nuclei"),
+        ({"sequence": "MK", "nucleus": np.zeros((20, 20))}, "the image is empty"),
+        ({"sequence": "MK", "nucleus": "none.png"}, "none.png: there is no such file"),
+    ],
+)
+def test_bad_input(processor, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        processor(**arguments)
+
+
+def test_result(processor):
+    draw = imaging(processor)
+    result = draw({"sequence": SEQUENCE, "nucleus": Image.fromarray(NUCLEUS)})
+    assert set(result) == {"label", "scores", "image", "uncertainty"}
+    assert list(result["scores"]) == ["cytoplasm", "nucleoplasm"]
+    assert sum(result["scores"].values()) == pytest.approx(1)
+    assert result["label"] == max(result["scores"], key=result["scores"].get)
+    assert result["image"].mode == "L" and result["image"].size == (21, 18) and result["uncertainty"] is None
+    again = draw({"sequence": SEQUENCE, "nucleus": NUCLEUS})
+    assert again["image"].tobytes() == result["image"].tobytes()  # in evaluation mode
+    assert draw({"sequence": SEQUENCE})["image"].size == (208, 208)
+    several = draw([{"sequence": SEQUENCE, "nucleus": NUCLEUS}, {"sequence": "MK", "nucleus": NUCLEUS}])
+    assert several[0]["scores"] == pytest.approx(result["scores"]) and len(several) == 2
+
+
+def test_diffusion_gives_an_uncertainty(processor):
+    draw = imaging(processor, objective="diffusion")
+    protein = {"sequence": SEQUENCE, "nucleus": NUCLEUS}
+    result = draw(protein, num_samples=3, num_inference_steps=2, seed=0)
+    assert result["uncertainty"].mode == "L" and np.asarray(result["uncertainty"]).any()
+    again = draw(protein, num_samples=3, num_inference_steps=2, seed=0)
+    assert again["image"].tobytes() == result["image"].tobytes()
+
+
+def test_structure_and_several_labels(processor):
+    draw = imaging(
+        processor,
+        inputs="sequence+structure",
+        problem_type="multi_label_classification",
+        id2label={0: "nucleolus", 1: "er", 2: "golgi"},
+    )
+    result = draw({"sequence": SEQUENCE, "nucleus": NUCLEUS, "structure": CLOUD})
+    called = [label for label, score in result["scores"].items() if score >= 0.5]
+    assert sorted(filter(None, result["label"].split("|"))) == sorted(called)
+    with pytest.raises(ValueError, match=r"reads sequence\+structure: the protein comes without a structure"):
+        draw({"sequence": SEQUENCE, "nucleus": NUCLEUS})
+
+
+REMOTE_SCRIPT = """
+import importlib.util, sys, numpy
+assert importlib.util.find_spec("protloc") is None
+from transformers import AutoImageProcessor, AutoProcessor, pipeline
+folder = sys.argv[1]
+draw = pipeline("protein-imaging", model=folder, trust_remote_code=True)
+AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+nucleus = numpy.load(sys.argv[2])
+result = draw({"sequence": sys.argv[3], "nucleus": nucleus})
+numpy.save(sys.argv[4], numpy.asarray(result["image"]))
+print(draw({"sequence": sys.argv[3]})["image"].size, result["label"])
+"""
+
+
+def test_saved_and_without_protloc(processor, tmp_path):
+    draw = imaging(processor)
+    draw.save_pretrained(tmp_path / "saved")
+    assert type(AutoProcessor.from_pretrained(tmp_path / "saved")) is DeepGPSProcessor
+    np.save(tmp_path / "nucleus.npy", NUCLEUS)
+    arguments = [tmp_path / "saved", tmp_path / "nucleus.npy", SEQUENCE, tmp_path / "image.npy"]
+    out = run_without_protloc(REMOTE_SCRIPT, *arguments, cache=tmp_path)
+    expected = draw({"sequence": SEQUENCE, "nucleus": NUCLEUS})
+    assert out.splitlines()[-1] == f"(208, 208) {expected['label']}"
+    np.testing.assert_array_equal(np.load(tmp_path / "image.npy"), np.asarray(expected["image"]))
