@@ -92,11 +92,13 @@ def test_attention_signals_and_tree(run, tmp_path, tokenizer):
     new = ["signals", *(f"signal_{name}" for name in SORTING_SIGNALS), *(f"tree_{name}" for name in SORTING_TREE)]
     assert list(rows[0]) == [*HEADER, *new]
     files = sorted(path.name for path in (tmp_path / "attention").iterdir())
-    assert files == ["SP_P1_A_B_.csv", "SP_P1_A_B_.png", "_.csv", "_.png", "sp_P1_A_B.csv", "sp_P1_A_B.png"]
-    weights = read_csv((tmp_path / "attention" / "sp_P1_A_B.csv").read_text())
+    assert len(files) == 6 and files[:2] == ["-" + files[0][1:9] + ".csv", "-" + files[0][1:9] + ".png"]
+    assert "SP_P1_A_B.csv" in files
+    (table,) = (tmp_path / "attention").glob("sp_P1_A_B-*.csv")
+    weights = read_csv(table.read_text())
     assert "".join(row["residue"] for row in weights) == "MKTAYIAK"
     assert sum(float(row["attention"]) for row in weights) == pytest.approx(1, abs=1e-4)
-    assert (tmp_path / "attention" / "_.png").read_bytes().startswith(b"\x89PNG")
+    assert table.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("option", ["--signals", "--tree"])
@@ -296,7 +298,7 @@ def read_ids(path):
 def settings(tiny_model_dir):
     """The first line of an unfinished run."""
     model = {"model": str(tiny_model_dir), "dtype": str(load_model(tiny_model_dir)[0].dtype)}
-    return {**model, "length_policy": "middle", "columns": HEADER}
+    return {**model, "length_policy": "middle", "attention": False, "columns": HEADER}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

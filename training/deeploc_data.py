@@ -50,11 +50,14 @@ def encode(proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | 
         ValueError: For a protein with several labels in single-label training, and for a missing profile.
     """
     multi_label = config.problem_type == "multi_label_classification"
+    if config.signals and "signals" not in proteins.column_names:
+        raise ValueError("model.signals needs the column 'signals': build the data set anew with --signals")
 
     def encode_proteins(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
         rows: dict[str, list] = {}
         for k, number in enumerate(numbers):
-            sequence, labels, digits = batch["sequence"][k], batch["labels"][k], batch["signals"][k]
+            sequence, labels = batch["sequence"][k], batch["labels"][k]
+            digits = batch["signals"][k] if config.signals else ""
             if not multi_label and len(labels) != 1:
                 raise ValueError(f"{batch['id'][k]} has {len(labels)} labels; single-label training needs exactly one")
             target = [float(i in labels) for i in range(config.num_labels)] if multi_label else labels[0]
@@ -151,10 +154,10 @@ def repeat_factors(targets: np.ndarray, num_labels: int, frequency: float) -> li
     return np.where(targets > 0, factors, 1).max(axis=1).tolist()
 
 
-def teach(proteins: Dataset, teachers: list[str], path: Path) -> np.ndarray:
+def teach(proteins: Dataset, teachers: list[str], path: Path, resume: bool) -> np.ndarray:
     """Mean probabilities `(n, num_labels)` that models give, for a student; kept in a file for a run that resumes."""
     state = PartialState()
-    if state.is_main_process and not path.exists():
+    if state.is_main_process and not (resume and path.exists()):
         ensemble, tokenizer = load_ensemble(teachers)
         names = list(ensemble.config.id2label.values())
         rows = predict(zip(proteins["id"], proteins["sequence"], strict=True), ensemble, tokenizer)

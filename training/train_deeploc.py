@@ -146,6 +146,8 @@ def read_config(arguments: list[str]) -> TrainingConfig:
     unknown = config.model.keys() - {known.name for known in fields(DeepLocConfig)}
     if unknown:
         stop(f"model.{min(unknown)} is no field of DeepLocConfig")
+    if config.mixed_precision == "False":  # YAML reads `no` as a boolean
+        config.mixed_precision = "no"
     for name, choices in CHOICES.items():
         if getattr(config, name) not in choices:
             stop(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
@@ -254,7 +256,9 @@ def main() -> None:
                 config.validation_partition,
             )
         )
-        lessons = teach(train_set, config.teachers, output_dir / "teachers.npy") if config.teachers else None
+        lessons = None
+        if config.teachers:
+            lessons = teach(train_set, config.teachers, output_dir / "teachers.npy", config.resume)
         with accelerator.main_process_first():
             train_set, validation_set = (
                 encode(proteins, model_config, tokenizer, config.profiles) for proteins in (train_set, validation_set)
@@ -278,7 +282,7 @@ def main() -> None:
         *(list(train_set["length"]), config.max_tokens_per_batch, config.seed, accelerator.num_processes),
         *(config.max_proteins_per_batch, repeats),
     )
-    proteins_per_batch = len(train_set) / len(sampler)
+    proteins_per_batch = np.mean([len(batch) for batch in sampler])
     validation_batches = token_budget_batches(list(validation_set["length"]), 2 * config.max_tokens_per_batch)
     collate_batch = partial(collate, pad_token_id=model_config.pad_token_id)
     train_loader = DataLoader(train_set, batch_sampler=sampler, collate_fn=collate_batch)

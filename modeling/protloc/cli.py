@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import hashlib
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ import huggingface_hub.utils
 import transformers
 from tqdm import tqdm
 
-from . import plots, prediction
+from . import prediction
 from .profiles import protein_profile
 from .sequences import SequenceError, read_sequences
 
@@ -127,6 +128,7 @@ def _predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str],
         "model": ", ".join(str(name) for name in names_of_models),
         "dtype": str(model.dtype),
         "length_policy": policy,
+        "attention": args.attention is not None,
         "columns": prediction.columns(config, args.signals, args.tree),
     }
     records = read_sequences(inputs, (lambda error: None) if skip else None, longest)
@@ -153,13 +155,11 @@ def _predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str],
 
 def _save_attention(rows: Iterator[prediction.Row], folder: Path) -> Iterator[prediction.Row]:
     """Write `<id>.png` and `<id>.csv` for each row, and take the attention out of it."""
-    written: set[str] = set()
+    from . import plots  # matplotlib is loaded only where it is needed
+
     for row in rows:
         sequence, attention = row.pop("sequence"), row.pop("attention")
         name = safe_name(row["protein_id"])
-        while name.lower() in written:  # ids that differ in signs that a file name can't have, or in case
-            name += "_"
-        written.add(name.lower())
         predicted = row["localizations"].replace("|", ", ")
         figure = plots.attention_along(sequence, attention, row["protein_id"], predicted=predicted)
         plots.save(figure, folder / f"{name}.png")
@@ -172,5 +172,12 @@ def _save_attention(rows: Iterator[prediction.Row], folder: Path) -> Iterator[pr
 
 
 def safe_name(protein_id: str) -> str:
-    """An id as a file name: letters, digits, `.`, `_` and `-`, not hidden and not too long."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", protein_id)[:100].lstrip(".") or "_"
+    """
+    An id as a file name: letters, digits, `.`, `_` and `-`, not hidden and not too long.
+
+    An id that had to be changed, or that has lower case letters (some disks don't tell them apart), gets a digest.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", protein_id)[:100].lstrip(".")
+    if safe == protein_id and safe == safe.upper():
+        return safe
+    return f"{safe}-{hashlib.sha1(protein_id.encode()).hexdigest()[:8]}"

@@ -157,13 +157,14 @@ def bootstrap_intervals(
         `subset_accuracy` and `argmax_accuracy`.
     """
     labels, predictions = np.asarray(labels, dtype=float), np.asarray(predictions, dtype=float)
-    labels, predictions, probabilities = (part[:, labels.any(axis=0)] for part in (labels, predictions, probabilities))
     proteins = len(labels)
     correct = np.column_stack(
         [(labels == predictions).all(axis=1), labels[np.arange(proteins), np.argmax(probabilities, axis=1)]]
     )
     # Scores are ratios of sums over proteins, so that a sample is a vector of counts.
     draws = np.random.default_rng(seed).multinomial(proteins, np.full(proteins, 1 / proteins), size=resamples)
+    present = labels.any(axis=0)  # F1 is averaged over these, the other two scores are over all classes
+    labels, predictions = labels[:, present], predictions[:, present]
     hits, called, true = draws @ (labels * predictions), draws @ predictions, draws @ labels  # (resamples, classes)
     share = draws @ correct / proteins
     samples = {

@@ -145,7 +145,7 @@ def attention_along(
             label=label, transform=ax.get_xaxis_transform(),
         )  # fmt: skip
     ax.set(xlim=(0.5, len(sequence) + 0.5), ylim=(0, 1.15 * max(attention)), xlabel="residue", ylabel="attention")
-    ax.set_title("\n".join(text for text in (title, predicted) if text), fontsize=10)
+    ax.set_title("\n".join(text for text in (title, predicted) if text), fontsize=10, parse_math=False)
     if set(signals) - {"0"}:
         ax.legend(loc="upper right", fontsize=8)
     return figure

@@ -168,6 +168,8 @@ class DeepLocConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if (self.input_features == "backbone") != (self.backbone_config is not None):
             raise ValueError("input_features 'backbone' and backbone_config go together: give both or neither")
+        if self.decoder_steps < 1:
+            raise ValueError(f"decoder_steps must be 1 or more, got {self.decoder_steps}")
         if self.fixed_length and self.input_features != "embedding":
             raise ValueError(f"fixed_length needs input_features 'embedding', got {self.input_features!r}")
         if self.tree and list(self.id2label.values()) != COMPARTMENTS:

@@ -149,7 +149,8 @@ class DeepLocAttentionDecoder(nn.Module):
         self.key = nn.Linear(encoder_size, config.attention_size)
         self.query = nn.Linear(config.decoder_size, config.attention_size, bias=False)
         self.score = nn.Linear(config.attention_size, 1, bias=False)
-        self.cell = nn.LSTMCell(encoder_size, config.decoder_size)
+        # The last context is read out, so that a single step needs no cell.
+        self.cell: Any = nn.LSTMCell(encoder_size, config.decoder_size) if config.decoder_steps > 1 else None
         self.gradient_checkpointing = False
 
     def attend(self, states, keys, query, residue_mask):
@@ -163,15 +164,17 @@ class DeepLocAttentionDecoder(nn.Module):
         keys = self.key(states)  # (B, L, A)
         query = states.new_zeros(states.shape[0], self.decoder_size)
         memory = torch.zeros_like(query)
+        context = torch.zeros_like(states[:, 0])
         attentions = []
-        for _ in range(self.steps):
+        for step in range(self.steps):
+            if step > 0:
+                query, memory = self.cell(context, (query, memory))
             if self.gradient_checkpointing and self.training:
                 # transformers sets the function when checkpointing is switched on
                 checkpoint: Any = self._gradient_checkpointing_func
                 context, weights = checkpoint(self.attend, states, keys, query, residue_mask)
             else:
                 context, weights = self.attend(states, keys, query, residue_mask)
-            query, memory = self.cell(context, (query, memory))
             attentions.append(weights)
         return context, torch.stack(attentions, dim=1)  # (B, 2H), (B, steps, L)
 
