@@ -14,7 +14,7 @@ from runs import parse, table, train
 
 
 def main() -> None:
-    _, config, args = parse(__doc__)
+    config, args = parse(__doc__)
     folder = Path(config.output_dir)
     results = {}
     for name, overrides in config.variants.items():

@@ -15,8 +15,8 @@ from yaml import YAMLError
 TRAIN = Path(__file__).with_name("train_deeploc.py")
 
 
-def parse(description: str | None) -> tuple[str, Any, argparse.Namespace]:
-    """The program's name, its YAML file with `field=value` overrides, and how to start a run."""
+def parse(description: str | None) -> tuple[Any, argparse.Namespace]:
+    """The YAML file with `field=value` overrides, and how to start a run."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="in place of the file's values")
@@ -30,7 +30,7 @@ def parse(description: str | None) -> tuple[str, Any, argparse.Namespace]:
         config = OmegaConf.merge(OmegaConf.load(args.config), OmegaConf.from_dotlist(args.overrides))
     except (OmegaConfBaseException, OSError, YAMLError) as error:
         parser.exit(2, f"{Path(parser.prog).stem}: {str(error).strip().splitlines()[0]}\n")
-    return Path(parser.prog).stem, config, args
+    return config, args
 
 
 def train(launcher: str, config: Any, folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def suggest(trial: optuna.Trial, name: str, space) -> float | int | str:
 
 
 def main() -> None:
-    _, config, args = parse(__doc__)
+    config, args = parse(__doc__)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(

@@ -27,7 +27,7 @@ from protloc.prediction import load_model
 
 
 def main() -> None:
-    _, config, args = parse(__doc__)
+    config, args = parse(__doc__)
     folder = Path(config.output_dir)
     folds, rows = [], [["partition", "proteins", "macro AUPRC", "micro F1", "macro F1", "membrane accuracy"]]
     for partition in config.partitions:
