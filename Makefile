@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint bench ship
+.PHONY: demo test lint bench ship deeploc1
 
 # Every target starts from a bare clone. constraints.txt holds the torch that everything here was run with.
 .venv/.installed: pyproject.toml constraints.txt
@@ -25,8 +25,9 @@ bench: .venv/.installed
 
 # Take a trained model (make ship RUN=runs/deeploc) into the package: configuration, weights and tokenizer, without the
 # remote code, and the references to it, that a folder for the Hub carries. Then measure it and write its card; RUNS are
-# the runs that trained it.
+# the runs that trained it, REPORT further options of training/report_deeploc.py, such as "--ablation FILE".
 RUNS ?= $(RUN)
+REPORT ?=
 DATASET ?= data/deeploc
 ship: .venv/.installed
 	cp $(RUN)/model.safetensors $(RUN)/tokenizer_config.json $(RUN)/vocab.txt modeling/protloc/assets/deeploc/
@@ -34,4 +35,15 @@ ship: .venv/.installed
 	  [config.pop(key, None) for key in ('auto_map', 'custom_pipelines')]; \
 	  json.dump(config, open(sys.argv[2], 'w'), indent=2, sort_keys=True)" \
 	  $(RUN)/config.json modeling/protloc/assets/deeploc/config.json
-	$(BIN)/python training/report_deeploc.py --model modeling/protloc/assets/deeploc --dataset $(DATASET) --runs $(RUNS)
+	$(BIN)/python training/report_deeploc.py --model modeling/protloc/assets/deeploc --dataset $(DATASET) --runs $(RUNS) $(REPORT)
+
+# DeepLoc 1.0's own benchmark, from the published files to the table:
+#   make deeploc1 DEEPLOC1="deeploc_train.fasta deeploc_test.fasta" DEEPLOC2=Swissprot_Train_Validation_dataset.csv \
+#     SIGNALS=sorting_signals.csv
+LAUNCH ?= $(BIN)/accelerate launch
+deeploc1: .venv/.installed
+	$(BIN)/python datasets_scripts/build_deeploc.py --deeploc1 $(DEEPLOC1) --deeploc2 $(DEEPLOC2) --signals $(SIGNALS) \
+	  --out data/deeploc1
+	$(LAUNCH) training/train_deeploc.py training/configs/deeploc1.yaml resume=true
+	$(BIN)/python training/evaluate_deeploc.py --model runs/deeploc1 --dataset data/deeploc1 --config deeploc1_single \
+	  --split test --out runs/deeploc1/test.json

@@ -129,6 +129,12 @@ def test_profiles(run, tmp_path, tokenizer, tiny_model_dir):
     write_pssm(tmp_path / "a.pssm", "MKTAYIAK")
     code, out, err = run(fasta, "--profiles", tmp_path, model=folder)
     assert (code, err, len(read_csv(out))) == (0, "", 1)
+    fasta.write_text(">a\nMKTAYIAK\n>b\nMKT\n")
+    table = tmp_path / "out.csv"
+    code, _, err = run(fasta, "--profiles", tmp_path, "--on-error", "skip", "-o", table, model=folder)
+    assert code == 0 and "skipped 1 bad record(s)" in err
+    assert [row["protein_id"] for row in read_csv(table.read_text())] == ["a"]
+    assert f"{tmp_path / 'b.pssm'},b," in (tmp_path / "out.csv.errors.csv").read_text()
     code, _, err = run(fasta, "--profiles", tmp_path)
     assert code == 2 and err == f"protloc: {tiny_model_dir} does not read profiles: leave --profiles out\n"
 

@@ -140,13 +140,20 @@ def test_bootstrap_intervals():
     values = LocalizationMetric().compute(
         references=labels, predictions=predictions, probabilities=probabilities, classes=["a", "b", "c"]
     )
-    intervals = bootstrap_intervals(labels, predictions, probabilities)
+    membrane = generator.integers(0, 2, 400)
+    called = np.where(generator.random(400) < 0.8, membrane, 1 - membrane)
+    known = np.where(generator.random(400) < 0.5, membrane, -1)
+    intervals = bootstrap_intervals(labels, predictions, probabilities, known, called)
     points = {
         "micro_f1": values["average"]["micro"]["f1"],
         "macro_f1": values["average"]["macro"]["f1"],
+        "weighted_f1": values["average"]["weighted"]["f1"],
+        "samples_f1": values["average"]["samples"]["f1"],
         "subset_accuracy": values["subset_accuracy"],
         "argmax_accuracy": values["argmax_accuracy"],
+        "membrane_accuracy": (called == known)[known >= 0].mean(),
     }
+    assert intervals.keys() == points.keys()
     for name, value in points.items():
         low, high = intervals[name]
         assert low < value < high
@@ -154,4 +161,7 @@ def test_bootstrap_intervals():
     low, high = intervals["subset_accuracy"]
     share = points["subset_accuracy"]
     assert high - low == pytest.approx(2 * 1.96 * (share * (1 - share) / 400) ** 0.5, rel=0.15)
-    assert bootstrap_intervals(labels, predictions, probabilities) == intervals
+    shares = [0.5 * (sum(intervals[name])) for name in points]  # each sample's mean is near the score itself
+    assert shares == pytest.approx(list(points.values()), abs=0.02)
+    again = bootstrap_intervals(labels, predictions, probabilities)
+    assert again.items() <= intervals.items() and "membrane_accuracy" not in again

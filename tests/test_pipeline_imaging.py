@@ -4,8 +4,10 @@ import base64
 
 import numpy as np
 import pytest
+import torch
+from diffusers import DiffusionPipeline, EulerDiscreteScheduler
 from PIL import Image
-from transformers import AutoProcessor, pipeline
+from transformers import AutoModel, AutoProcessor, pipeline
 
 from conftest import tiny_deepgps
 from models.test_common import run_without_protloc
@@ -90,6 +92,42 @@ def test_structure_and_several_labels(processor):
     assert sorted(filter(None, result["label"].split("|"))) == sorted(called)
     with pytest.raises(ValueError, match=r"reads sequence\+structure: the protein comes without a structure"):
         draw({"sequence": SEQUENCE, "nucleus": NUCLEUS})
+
+
+def test_as_a_diffusers_pipeline(processor, run_script, tmp_path):
+    imaging(processor, objective="diffusion").save_pretrained(tmp_path / "model")
+    folder = tmp_path / "diffusers"
+    options = "training/export_diffusers.py", "--model", tmp_path / "model", "--out", folder
+    code, out, err = run_script(*options)
+    assert (code, out) == (0, f"{folder}\n"), err
+    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(folder), trust_remote_code=True)
+    options = {"nucleus": NUCLEUS, "num_images_per_prompt": 2, "num_inference_steps": 3, "output_type": "np"}
+
+    def draw():
+        return pipe([SEQUENCE, "MKT"], **options, generator=torch.Generator().manual_seed(0)).images
+
+    images = draw()
+    assert images.shape == (4, 18, 21, 1) and images.min() >= 0 and images.max() <= 1
+    model = AutoModel.from_pretrained(tmp_path / "model").eval()
+    inputs = processor(sequence=[SEQUENCE, "MKT"], nucleus=NUCLEUS)
+    generation = {"num_samples": 2, "num_inference_steps": 3, "generator": torch.Generator().manual_seed(0)}
+    expected = model.generate(**inputs, **generation).samples.flatten(0, 1)
+    np.testing.assert_allclose(images[..., 0], expected[:, 0], atol=1e-6)
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    assert np.isfinite(draw()).all() and not np.allclose(draw(), images)
+    assert pipe(SEQUENCE).images[0].size == (208, 208) and pipe.unet is pipe.model.unet
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("regression", "has the objective 'regression'"), ("none", "none"), ("deeploc", "deeploc model")],
+)
+def test_what_is_no_diffusers_pipeline(processor, tiny_model_dir, run_script, tmp_path, kind, message):
+    model = tiny_model_dir if kind == "deeploc" else tmp_path / kind
+    if kind == "regression":
+        imaging(processor).save_pretrained(model)
+    code, _, err = run_script("training/export_diffusers.py", "--model", model, "--out", tmp_path / "out")
+    assert code == 2 and message in err.splitlines()[-1] and not (tmp_path / "out").exists()
 
 
 REMOTE_SCRIPT = """

@@ -41,6 +41,11 @@ def test_bad_files(tmp_path, change, message):
         read_pssm(path)
 
 
+def test_ambiguous_residues_are_read_as_in_sequences(tmp_path):
+    write_pssm(tmp_path / "a.pssm", "MKJ")
+    assert protein_profile(tmp_path, "a", "MKX").shape == (3, 20)
+
+
 @pytest.mark.parametrize(("sequence", "message"), [("MKWW", "3 residues, not 4"), ("MRW", "K at position 2, not R")])
 def test_another_protein(tmp_path, sequence, message):
     write_pssm(tmp_path / "a.pssm", "MKW")

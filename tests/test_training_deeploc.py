@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoModel, pipeline
+from transformers import AutoModel, EsmConfig, pipeline
 
 from conftest import ROOT, tiny_deeploc, write_pssm
 from protloc.prediction import load_model, predict
@@ -131,7 +132,13 @@ def test_single_label_training(tmp_path):
         ([TOY, "model.lstm_sise=512"], "model.lstm_sise is no field of DeepLocConfig"),
         ([TOY, "model.lstm_size=big"], "Field 'lstm_size' expected int, got str"),
         ([TOY, "optimizer=lion"], "optimizer must be one of adamw, adam, sgd, got 'lion'"),
-        ([TOY, "backbone=nowhere"], "cannot load 'nowhere'"),
+        ([TOY, "model.dropout=2"], "dropout must be at least 0 and below 1, got 2"),
+        ([TOY, "limit=-3"], "limit must be 1 or more, got -3"),
+        ([TOY, "backbone=nowhere"], "cannot build on 'nowhere'"),
+        ([TOY, "initial_weights=nowhere"], "cannot build on 'nowhere'"),
+        ([TOY, "initial_weights=a", "backbone=b"], "backbone and initial_weights both name weights"),
+        ([TOY, "teachers=[nowhere]"], "train_deeploc: cannot load the model 'nowhere'"),
+        ([TOY, "model.length_policy=error", "model.max_length=30"], "train_deeploc: "),
         ([TOY, "validation_partition=9"], "no protein of partition 9; there are 0, 1, 2"),
         ([TOY, "model.input_features=profile"], "needs a data set with profiles, or profiles=DIR"),
         ([TOY, "model.problem_type=single_label_classification"], "single-label training needs exactly one"),
@@ -148,13 +155,48 @@ def test_bad_configuration(run_script, tiny_dataset, tmp_path, arguments, messag
 def test_a_used_folder_is_not_started_anew(run_script, trained, tiny_dataset):
     arguments = [TOY, f"dataset={tiny_dataset}", f"output_dir={trained}"]
     code, _, err = run_script("training/train_deeploc.py", *arguments)
-    assert code == 2 and "holds checkpoints: add resume=true" in err
+    assert code == 2 and "holds a run: add resume=true" in err
+
+
+def test_a_run_goes_on_with_its_own_settings_only(run_script, trained, tiny_dataset):
+    options = ["max_tokens_per_batch=400", "checkpoint_steps=4", "checkpoints_kept=2", "resume=true"]
+    arguments = [TOY, f"dataset={tiny_dataset}", f"output_dir={trained}", *options]
+    before = (trained / "model.safetensors").read_bytes()
+    for change in ("model.dropout=0.5", "learning_rate=0.5", "ema_decay=0.9"):
+        code, _, err = run_script("training/train_deeploc.py", *arguments, change)
+        name, value = change.split("=")
+        assert code == 2 and f"was begun with {name}=" in err and f"not {value}: resume with the settings" in err
+    code, out, err = run_script("training/train_deeploc.py", *arguments)
+    assert (code, out) == (0, f"{trained} is complete\n"), err
+    assert (trained / "model.safetensors").read_bytes() == before
+
+
+def test_the_report_says_how_it_was_trained(trained, tiny_dataset):
+    report = json.loads((trained / "training.json").read_text())
+    assert report["command"].startswith("training/train_deeploc.py ")
+    assert report["command"].endswith("checkpoint_steps=4 checkpoints_kept=2")
+    assert report["processes"] == 1 and report["proteins"] == 60 and report["steps"] > 4
+    settings = OmegaConf.load(trained / "training.yaml")
+    assert settings.model.lstm_size == 16 and settings.train_split == "train"
+
+
+def test_weights_of_another_kind_are_refused(run_script, tiny_dataset, tmp_path):
+    EsmConfig(hidden_size=8, vocab_size=33, pad_token_id=1).save_pretrained(tmp_path / "esm")
+    arguments = [TOY, f"dataset={tiny_dataset}", f"output_dir={tmp_path / 'run'}"]
+    code, _, err = run_script("training/train_deeploc.py", *arguments, f"initial_weights={tmp_path / 'esm'}")
+    assert code == 2 and "is a esm model" in err.splitlines()[-1]
 
 
 def test_bad_evaluation(run_script, tiny_dataset, tmp_path):
     for arguments in (["--dataset", tmp_path / "none"], ["--dataset", tiny_dataset, "--config", "none"]):
         code, _, err = run_script("training/evaluate_deeploc.py", *arguments)
         assert code == 2 and "none" in err.splitlines()[-1]
+    code, _, err = run_script("training/evaluate_deeploc.py", "--dataset", tiny_dataset, "--limit", "-100")
+    assert code == 2 and "--limit must be 1 or more, got -100" in err
+    for options in (["--dataset", tmp_path / "none"], ["--dataset", tiny_dataset, "--runs", tmp_path / "none"]):
+        arguments = ["--model", ROOT / "modeling/protloc/assets/deeploc", *options]
+        code, _, err = run_script("training/report_deeploc.py", *arguments)
+        assert code == 2 and err.startswith("report_deeploc: ") and "none" in err and "Traceback" not in err
 
 
 def test_every_loss_sampling_and_average(tiny_dataset, tmp_path):

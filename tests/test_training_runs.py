@@ -86,6 +86,22 @@ def test_a_run_that_fails_stops_the_rest(tiny_dataset, tmp_path):
     assert result.returncode == 2 and result.stderr.startswith("ablate: ") and result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ablate.py", "toy.yaml"], "ablate: dataset: Key 'dataset' not in 'AblationConfig'"),
+        (["train_folds.py", "ablation.yaml"], "train_folds: variants: Key 'variants' not in 'FoldsConfig'"),
+        (["search.py", "search.yaml", "trials=abc"], "search: trials: Value 'abc'"),
+        (["ablate.py", "ablation.yaml", "--launcher", "nosuchprogram"], "cannot start 'nosuchprogram': No such file"),
+    ],
+)
+def test_bad_series(tmp_path, arguments, message):
+    script, config, *rest = arguments
+    result = run_script(script, ROOT / "training" / "configs" / config, f"output_dir={tmp_path}", *rest)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert result.stderr.startswith(message) and result.stderr.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_folds(tiny_dataset, tmp_path):
     training = {"dataset": str(tiny_dataset), "dataset_config": "deeploc2", "train_split": "train+validation", **TINY}
@@ -99,6 +115,18 @@ def test_folds(tiny_dataset, tmp_path):
     ensemble, tokenizer = load_ensemble([tmp_path / "out" / f"fold_{k}" for k in (0, 2)])
     (row,) = predict([("a", "MKTAYIAK")], ensemble, tokenizer)
     assert row["localizations"]
+
+
+@pytest.mark.slow
+def test_a_failed_trial_is_not_tried_again(tiny_dataset, tmp_path):
+    training = {"dataset": str(tiny_dataset), **TINY}
+    out, space = tmp_path / "out", {"model.dropout": {"choices": [2.0]}}
+    config = write(tmp_path / "c.yaml", output_dir=str(out), trials=1, space=space, training=training)
+    result = run_script("search.py", config)
+    assert result.returncode == 2 and "dropout must be at least 0 and below 1, got 2.0" in result.stderr
+    result = run_script("search.py", config, "space={model.dropout:{choices:[0.5]}}")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in out.glob("trial_*")) == ["trial_0", "trial_1"]
 
 
 @pytest.mark.slow

@@ -41,6 +41,14 @@ def load_proteins(
     )
 
 
+def profile_source(proteins: Dataset, folder: str | Path | None) -> str | Path | dict[str, np.ndarray] | None:
+    """Where the profiles of proteins are: in a folder, or in the data set itself, or nowhere."""
+    if folder is None and "profile" in proteins.column_names:
+        arrays = proteins.with_format("numpy", columns=["profile"])["profile"]
+        return dict(zip(proteins["id"], arrays, strict=True))
+    return folder
+
+
 def encode(proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | None) -> Dataset:
     """
     One row for each read of a protein: `input_ids` or `profile`, `length`, `protein` (its number), `target` (the labels
@@ -95,8 +103,14 @@ def encode(proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | 
         batched=True,
         with_indices=True,
         remove_columns=proteins.column_names,
+        load_from_cache_file=profiles is None,  # the cache knows the folder's name only, not what is in it
         desc="Encoding",
     )
+
+
+def read_lengths(reads: Dataset, config: DeepLocConfig) -> list[int]:
+    """Residues of each read as the model computes them: with a fixed length, padding counts."""
+    return [config.max_length] * len(reads) if config.fixed_length else list(reads["length"])
 
 
 def collate(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -154,13 +168,14 @@ def repeat_factors(targets: np.ndarray, num_labels: int, frequency: float) -> li
     return np.where(targets > 0, factors, 1).max(axis=1).tolist()
 
 
-def teach(proteins: Dataset, teachers: list[str], path: Path, resume: bool) -> np.ndarray:
+def teach(proteins: Dataset, teachers: list[str], profiles: str | None, path: Path, resume: bool) -> np.ndarray:
     """Mean probabilities `(n, num_labels)` that models give, for a student; kept in a file for a run that resumes."""
     state = PartialState()
     if state.is_main_process and not (resume and path.exists()):
         ensemble, tokenizer = load_ensemble(teachers)
         names = list(ensemble.config.id2label.values())
-        rows = predict(zip(proteins["id"], proteins["sequence"], strict=True), ensemble, tokenizer)
+        records = zip(proteins["id"], proteins["sequence"], strict=True)
+        rows = predict(records, ensemble, tokenizer, profiles=profile_source(proteins, profiles))
         probabilities = np.array([[row[name] for name in names] for row in rows], dtype=np.float32)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".partial"), "wb") as file:

@@ -26,10 +26,11 @@ from typing import Any
 
 import numpy as np
 from datasets import load_dataset
+from deeploc_data import profile_source
 
 from protloc import plots
 from protloc.metrics import LocalizationMetric, MembraneMetric, bootstrap_intervals
-from protloc.prediction import DEFAULT_MODEL, LOAD_ERRORS, load_ensemble, load_model, predict
+from protloc.prediction import DEFAULT_MODEL, LOAD_ERRORS, load_ensemble, load_model, predict, reason
 from protloc.taxonomy import MEMBRANE
 
 LENGTHS = [0, 200, 500, 1000, 2000, 10**9]  # bounds of the groups by length
@@ -39,7 +40,8 @@ def predict_proteins(model, tokenizer, proteins, max_tokens_per_batch: int, prof
     """Labels, predictions and probabilities (n, 10), and the membrane ones (n,), as arrays."""
     names = list(model.config.id2label.values())
     records = zip(proteins["id"], proteins["sequence"], strict=True)
-    rows = list(predict(records, model, tokenizer, max_tokens_per_batch, profiles=profiles))
+    source = profile_source(proteins, profiles)
+    rows = list(predict(records, model, tokenizer, max_tokens_per_batch, profiles=source))
     return {
         "labels": np.array([[int(i in indices) for i in range(len(names))] for indices in proteins["labels"]]),
         "predictions": np.array([[int(name in row["localizations"].split("|")) for name in names] for row in rows]),
@@ -64,6 +66,11 @@ def scores(arrays: dict[str, Any], names: list[str]) -> dict[str, Any]:
             probabilities=arrays["membrane_probabilities"][known],
         )
     return result
+
+
+def intervals(arrays: dict[str, Any]) -> dict[str, list[float]]:
+    """What [`~protloc.metrics.bootstrap_intervals`] gives for the predictions of a split."""
+    return bootstrap_intervals(**{name: arrays[name] for name in arrays if name != "membrane_probabilities"})
 
 
 def group_scores(arrays: dict[str, Any], proteins, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -108,7 +115,7 @@ def evaluate_model(model, tokenizer, proteins, max_tokens_per_batch: int, profil
     return {
         "labels": names,
         **scores(arrays, names),
-        "intervals": bootstrap_intervals(labels, predictions, probabilities),
+        "intervals": intervals(arrays),
         "groups": group_scores(arrays, proteins, names),
     }
 
@@ -118,7 +125,7 @@ def draw_attention(model, tokenizer, proteins, figures: Path, profiles: Path | N
     annotated = [i for i, digits in enumerate(proteins["signals"]) if digits] or range(len(proteins))
     chosen = proteins.select(annotated[:count])
     records = zip(chosen["id"], chosen["sequence"], strict=True)
-    rows = predict(records, model, tokenizer, profiles=profiles, attention=True)
+    rows = predict(records, model, tokenizer, profiles=profile_source(chosen, profiles), attention=True)
     for row, digits in zip(rows, chosen["signals"], strict=True):
         figure = plots.attention_along(
             row["sequence"], row["attention"], row["protein_id"], digits, row["localizations"].replace("|", ", ")
@@ -223,10 +230,14 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, metavar="DIR", help="write figures as PNG")
     parser.add_argument("--out", type=Path, help="write all scores as JSON")
     args = parser.parse_args()
+    if args.limit is not None and args.limit < 1:
+        parser.error(f"--limit must be 1 or more, got {args.limit}")
 
     result: dict[str, Any] = {"model": [str(model) for model in args.ensemble or [args.model]]}
     result |= {"dataset": args.dataset, "config": args.config, "split": args.split}
     try:
+        if args.out:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
         proteins = load_dataset(args.dataset, args.config, split=args.split)
         if args.limit:
             proteins = proteins.select(range(min(args.limit, len(proteins))))
@@ -239,7 +250,7 @@ def main() -> None:
             result |= evaluate_model(model, tokenizer, proteins, args.max_tokens_per_batch, args.profiles, args.figures)
             text = table(result)
     except LOAD_ERRORS as error:
-        parser.exit(2, f"evaluate_deeploc: {str(error).strip().splitlines()[0]}\n")
+        parser.exit(2, f"evaluate_deeploc: {reason(error)}\n")
     print(text)
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + "\n")

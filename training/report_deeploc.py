@@ -19,7 +19,7 @@ from evaluate_deeploc import compare_policies, evaluate_model
 from huggingface_hub import ModelCard
 
 from protloc.hub import render_model_card
-from protloc.prediction import load_model
+from protloc.prediction import LOAD_ERRORS, load_model, reason
 
 CARDS = Path(__file__).parents[1] / "model_cards"
 EVALUATIONS = {
@@ -38,7 +38,7 @@ def training_cost(folder: Path, watts: float, hardware: str) -> dict:
     report = json.loads((folder / "training.json").read_text())
     hours = report["seconds"] / 3600
     return {
-        "command": report.get("command", f"training/train_deeploc.py, {folder.name}"),
+        "command": report["command"],
         "proteins": report["proteins"],
         "epochs": len(report["validation"]["epochs"]),
         "steps": report["steps"],
@@ -46,7 +46,7 @@ def training_cost(folder: Path, watts: float, hardware: str) -> dict:
         "hardware": hardware,
         "watts": watts,
         "kilowatt_hours": hours * watts / 1000,
-        "remark": report.get("remark", ""),
+        "processes": report["processes"],
     }
 
 
@@ -55,14 +55,29 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of the model; gets the card")
     parser.add_argument("--dataset", required=True, help="folder or Hub repository that load_dataset reads")
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="the runs that trained it, in order")
+    parser.add_argument(
+        "--continues",
+        action="store_true",
+        help="the runs went on from the model that model_cards/deeploc.json is about",
+    )
     parser.add_argument("--ablation", type=Path, help="ablation.json of training/ablate.py")
     parser.add_argument("--watts", type=float, default=100, help="assumed power of the machine (default: 100)")
     parser.add_argument("--hardware", default=f"{platform.machine()} CPU", help="what it was trained on")
     parser.add_argument("--figures", type=Path, help="folder for the figures")
     args = parser.parse_args()
+    try:
+        report(args)
+    except LOAD_ERRORS as error:
+        parser.exit(2, f"report_deeploc: {reason(error)}\n")
 
+
+def report(args: argparse.Namespace) -> None:
+    results: dict = {}
+    results["ablation"] = json.loads(args.ablation.read_text()) if args.ablation else {}
+    before = json.loads((CARDS / "deeploc.json").read_text())["training"] if args.continues else []
+    results["training"] = before + [training_cost(run, args.watts, args.hardware) for run in args.runs]
     model, tokenizer = load_model(args.model, dtype="float32")
-    results: dict = {"parameters": model.num_parameters(), "evaluations": {}}
+    results |= {"parameters": model.num_parameters(), "evaluations": {}}
     for (config, split), (title, note) in EVALUATIONS.items():
         proteins = load_dataset(args.dataset, config, split=split)
         figures = args.figures / config if args.figures else None
@@ -71,9 +86,6 @@ def main() -> None:
         results["evaluations"][config] = {**about, **scores}
     load = partial(load_model, args.model, "auto", "float32")
     results["length_policies"], _ = compare_policies(load, proteins, ["middle", "end", "window"], 16_384, None)
-    results["ablation"] = json.loads(args.ablation.read_text()) if args.ablation else {}
-    results["training"] = [training_cost(run, args.watts, args.hardware) for run in args.runs]
-
     (CARDS / "deeploc.json").write_text(json.dumps(results, indent=1) + "\n")
     card: ModelCard = render_model_card(results, CARDS / "deeploc.md.jinja")
     card.save(args.model / "README.md")

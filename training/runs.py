@@ -6,17 +6,18 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 TRAIN = Path(__file__).with_name("train_deeploc.py")
+Config = TypeVar("Config")
 
 
-def parse(description: str | None) -> tuple[Any, argparse.Namespace]:
-    """The YAML file with `field=value` overrides, and how to start a run."""
+def parse(description: str | None, kind: type[Config]) -> tuple[Config, str]:
+    """The settings of a series, a dataclass `kind`, from a YAML file and overrides; and how to start a run."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="in place of the file's values")
@@ -27,31 +28,38 @@ def parse(description: str | None) -> tuple[Any, argparse.Namespace]:
     )
     args = parser.parse_args()
     try:
-        config = OmegaConf.merge(OmegaConf.load(args.config), OmegaConf.from_dotlist(args.overrides))
+        merged = OmegaConf.merge(
+            OmegaConf.structured(kind), OmegaConf.load(args.config), OmegaConf.from_dotlist(args.overrides)
+        )
+        config: Any = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, OSError, YAMLError) as error:
-        parser.exit(2, f"{Path(parser.prog).stem}: {str(error).strip().splitlines()[0]}\n")
-    return config, args
+        place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        parser.exit(2, f"{Path(parser.prog).stem}: {place}{str(error).strip().splitlines()[0]}\n")
+    return config, args.launcher
 
 
-def train(launcher: str, config: Any, folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
+def train(launcher: str, settings: dict[str, Any], folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
     """
-    One run, or what is left of it, in `folder`; a run that is complete is not started again.
+    One run in `folder`, or what is left of it.
 
     Returns:
         `dict`: What the run wrote to `training.json`.
+
+    Raises:
+        SystemExit: If the run fails; it has said why.
     """
-    report = folder / "training.json"
-    if not report.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        whole = OmegaConf.merge(
-            config, OmegaConf.from_dotlist([f"{name}={value}" for name, value in overrides.items()])
-        )
-        OmegaConf.save(whole, folder / "config.yaml")
-        options = [f"output_dir={folder}", "resume=true"]
-        result = subprocess.run([*shlex.split(launcher), str(TRAIN), str(folder / "config.yaml"), *options])
-        if result.returncode:
-            raise SystemExit(result.returncode)
-    return json.loads(report.read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    changes = OmegaConf.from_dotlist([f"{name}={value}" for name, value in overrides.items()])
+    OmegaConf.save(OmegaConf.merge(settings, changes), folder / "config.yaml")
+    options = [str(folder / "config.yaml"), f"output_dir={folder}", "resume=true"]
+    try:
+        result = subprocess.run([*shlex.split(launcher), str(TRAIN), *options])
+    except OSError as error:
+        print(f"cannot start {launcher!r}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if result.returncode:
+        raise SystemExit(result.returncode)
+    return json.loads((folder / "training.json").read_text())
 
 
 def table(rows: list[list[str]]) -> str:

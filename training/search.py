@@ -10,12 +10,23 @@ cut off. `optuna-dashboard sqlite:///OUTPUT_DIR/study.db` shows it.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
-from omegaconf import OmegaConf
+from omegaconf import MISSING
 from optuna.trial import TrialState
 from runs import parse, table, train
+
+
+@dataclass
+class SearchConfig:
+    output_dir: str = MISSING
+    trials: int = MISSING
+    training: dict[str, Any] = MISSING  # fields of `TrainingConfig` that all trials share
+    space: dict[str, Any] = MISSING  # by field of `TrainingConfig`
+    seed: int = 0
 
 
 def suggest(trial: optuna.Trial, name: str, space) -> float | int | str:
@@ -28,7 +39,7 @@ def suggest(trial: optuna.Trial, name: str, space) -> float | int | str:
 
 
 def main() -> None:
-    config, args = parse(__doc__)
+    config, launcher = parse(__doc__, SearchConfig)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
@@ -36,18 +47,24 @@ def main() -> None:
         study_name="deeploc",
         direction="maximize",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=config.get("seed", 0)),
     )
+    # A seed of its own for each start: the same one would draw the first trials again.
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
     for trial in study.get_trials(states=[TrialState.RUNNING]):  # cut off: go on with its checkpoints
+        if "folder" in trial.user_attrs:
+            study.enqueue_trial(trial.params, user_attrs={"folder": trial.user_attrs["folder"]})
         study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={"folder": trial.user_attrs["folder"]})
-    space = OmegaConf.to_container(config.space)
+    space = config.space
     while len(study.get_trials(states=[TrialState.COMPLETE])) < config.trials:
         trial = study.ask()
         if "folder" not in trial.user_attrs:
             trial.set_user_attr("folder", f"trial_{trial.number}")
         overrides = {name: suggest(trial, name, space[name]) for name in space}
-        report = train(args.launcher, config.training, folder / trial.user_attrs["folder"], overrides)
+        try:
+            report = train(launcher, config.training, folder / trial.user_attrs["folder"], overrides)
+        except SystemExit:
+            study.tell(trial, state=TrialState.FAIL)  # not tried again
+            raise
         study.tell(trial, report["validation"]["best"]["macro_auprc"])
 
     done = sorted(study.get_trials(states=[TrialState.COMPLETE]), key=lambda trial: -trial.value)

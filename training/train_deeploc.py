@@ -16,9 +16,9 @@ The first argument is a YAML file with fields of `TrainingConfig`; `field=value`
 checkpoints to resume from, TensorBoard logs, and at the end the model with calibration and thresholds.
 """
 
-import copy
 import json
 import math
+import shlex
 import shutil
 import sys
 import time
@@ -32,6 +32,7 @@ import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
 from accelerate.utils import ProjectConfiguration, parse_flag_from_env, set_seed
+from backbones import merged, set_backbone_training
 from deeploc_data import (
     class_balanced_weights,
     class_counts,
@@ -39,11 +40,11 @@ from deeploc_data import (
     encode,
     load_proteins,
     mask_residues,
+    read_lengths,
     repeat_factors,
     teach,
 )
 from deeploc_validation import fit_decisions, predict_logits, validation_scores
-from huggingface_hub.errors import StrictDataclassError
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.nn import functional as F
@@ -54,7 +55,7 @@ from transformers import AutoTokenizer, get_scheduler, pipeline
 
 from protloc import ASSETS, DeepLocConfig, DeepLocForSequenceClassification
 from protloc.batching import TokenBudgetBatchSampler, token_budget_batches
-from protloc.prediction import LOAD_ERRORS, native_bf16
+from protloc.prediction import LOAD_ERRORS, load_config, native_bf16, reason
 from protloc.taxonomy import COMPARTMENTS
 
 
@@ -111,6 +112,11 @@ CHOICES = {
 }
 
 
+# What may differ when a run goes on
+MAY_CHANGE = "output_dir", "epochs", "early_stopping_patience", "checkpoint_steps", "checkpoints_kept", "resume"
+SETTINGS, REPORT = "training.yaml", "training.json"  # in `output_dir`: written when a run begins and when it has ended
+
+
 @dataclass
 class Progress:
     """Where a run stands; saved with each checkpoint."""
@@ -141,7 +147,7 @@ def read_config(arguments: list[str]) -> TrainingConfig:
         config: TrainingConfig = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, OSError, yaml.YAMLError) as error:
         place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        stop(f"{place}{first_line(error)}")
+        stop(f"{place}{reason(error)}")
     # A configuration takes any keyword, and a misspelt one would train the default for hours.
     unknown = config.model.keys() - {known.name for known in fields(DeepLocConfig)}
     if unknown:
@@ -151,9 +157,37 @@ def read_config(arguments: list[str]) -> TrainingConfig:
     for name, choices in CHOICES.items():
         if getattr(config, name) not in choices:
             stop(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
-    if not config.resume and checkpoints(Path(config.output_dir) / "checkpoints"):
-        stop(f"{config.output_dir} holds checkpoints: add resume=true to go on with them, or choose another output_dir")
+    if config.limit is not None and config.limit < 1:
+        stop(f"limit must be 1 or more, got {config.limit}")
+    if config.backbone and config.initial_weights:
+        stop("backbone and initial_weights both name weights to begin with: give one of them")
+    output_dir = Path(config.output_dir)
+    if checkpoints(output_dir / "checkpoints") or (output_dir / REPORT).exists():
+        if not config.resume:
+            stop(f"{output_dir} holds a run: add resume=true to go on with it, or choose another output_dir")
+        compare_settings(config, output_dir)
     return config
+
+
+def compare_settings(config: TrainingConfig, output_dir: Path) -> None:
+    """
+    Stop if the run that is to go on was begun with other settings, which would change what it learns half-way, or if
+    nothing is left of it to do.
+    """
+    begun: Any = OmegaConf.to_container(OmegaConf.load(output_dir / SETTINGS))
+    before, now = (
+        {**{f"model.{name}": value for name, value in settings.pop("model").items()}, **settings}
+        for settings in (dict(begun), dict(vars(config)))
+    )
+    for name in [*now, *before]:
+        if name not in MAY_CHANGE and before.get(name) != now.get(name):
+            stop(
+                f"{output_dir} was begun with {name}={before.get(name)}, not {now.get(name)}: resume with the settings "
+                "of that run, or choose another output_dir"
+            )
+    if begun["epochs"] == config.epochs and (output_dir / REPORT).exists():
+        print(f"{output_dir} is complete")
+        raise SystemExit(0)
 
 
 def stop(message: str) -> NoReturn:
@@ -161,42 +195,26 @@ def stop(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
-
-
 def build_model(config: TrainingConfig):
     """The untrained model and its tokenizer."""
     try:
+        model_config = DeepLocConfig(**config.model)
+    except (*LOAD_ERRORS, TypeError) as error:
+        stop(f"model: {reason(error)}")
+    try:
         if config.backbone is None:
-            model_config = DeepLocConfig(**config.model)
             if config.initial_weights is None:
                 model = DeepLocForSequenceClassification(model_config)
             else:
+                load_config(config.initial_weights)  # another kind of model would give none of its weights
                 model = DeepLocForSequenceClassification.from_pretrained(config.initial_weights, config=model_config)
             return model.float(), AutoTokenizer.from_pretrained(ASSETS / "deeploc")
         model = DeepLocForSequenceClassification.from_backbone_pretrained(config.backbone, **config.model)
         tokenizer = AutoTokenizer.from_pretrained(config.backbone)
-    except StrictDataclassError as error:
-        stop(f"model: {' '.join(str(error).split())}")
-    except LOAD_ERRORS as error:
-        stop(f"cannot load {(config.backbone or config.initial_weights)!r}: {first_line(error)}")
-    if config.backbone_training != "full":
-        model.deeploc.backbone.requires_grad_(False)
-    if config.backbone_training == "lora":
-        import peft
-
-        lora = peft.LoraConfig(r=config.lora_rank, target_modules="all-linear")
-        model.deeploc.backbone = peft.get_peft_model(model.deeploc.backbone, lora)
+    except (*LOAD_ERRORS, TypeError) as error:
+        stop(f"cannot build on {(config.backbone or config.initial_weights)!r}: {reason(error)}")
+    set_backbone_training(model.deeploc, config.backbone_training, config.lora_rank)
     return model, tokenizer
-
-
-def whole_model(model):
-    """The model as it is saved: low-rank updates of a backbone merged into its weights."""
-    if hasattr(getattr(model.deeploc, "backbone", None), "merge_and_unload"):
-        model = copy.deepcopy(model)
-        model.deeploc.backbone = model.deeploc.backbone.merge_and_unload()
-    return model
 
 
 def build_optimizer(config: TrainingConfig, model) -> torch.optim.Optimizer:
@@ -242,6 +260,9 @@ def main() -> None:
         dataloader_config=DataLoaderConfiguration(even_batches=False),
     )
     set_seed(config.seed)
+    if accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.structured(config), output_dir / SETTINGS)
 
     # Model and data
     model, tokenizer = build_model(config)
@@ -256,15 +277,19 @@ def main() -> None:
                 config.validation_partition,
             )
         )
+    except (ValueError, OSError) as error:
+        stop(f"cannot read {config.dataset!r}, {config.dataset_config!r}: {reason(error)}")
+    num_proteins = len(train_set)
+    try:
         lessons = None
         if config.teachers:
-            lessons = teach(train_set, config.teachers, output_dir / "teachers.npy", config.resume)
+            lessons = teach(train_set, config.teachers, config.profiles, output_dir / "teachers.npy", config.resume)
         with accelerator.main_process_first():
             train_set, validation_set = (
                 encode(proteins, model_config, tokenizer, config.profiles) for proteins in (train_set, validation_set)
             )
     except (ValueError, OSError) as error:
-        stop(f"cannot read {config.dataset!r}, {config.dataset_config!r}: {first_line(error)}")
+        stop(reason(error))
 
     targets = np.array(train_set["target"])
     counts = class_counts(targets, model_config.num_labels)
@@ -279,11 +304,13 @@ def main() -> None:
     if config.oversampling_frequency:
         repeats = repeat_factors(targets, model_config.num_labels, config.oversampling_frequency)
     sampler = TokenBudgetBatchSampler(
-        *(list(train_set["length"]), config.max_tokens_per_batch, config.seed, accelerator.num_processes),
+        *(read_lengths(train_set, model_config), config.max_tokens_per_batch, config.seed, accelerator.num_processes),
         *(config.max_proteins_per_batch, repeats),
     )
     proteins_per_batch = np.mean([len(batch) for batch in sampler])
-    validation_batches = token_budget_batches(list(validation_set["length"]), 2 * config.max_tokens_per_batch)
+    validation_batches = token_budget_batches(
+        read_lengths(validation_set, model_config), 2 * config.max_tokens_per_batch
+    )
     collate_batch = partial(collate, pad_token_id=model_config.pad_token_id)
     train_loader = DataLoader(train_set, batch_sampler=sampler, collate_fn=collate_batch)
     validation_loader = DataLoader(validation_set, batch_sampler=validation_batches, collate_fn=collate_batch)
@@ -306,7 +333,7 @@ def main() -> None:
     judged = average.module if config.ema_decay else accelerator.unwrap_model(model)  # what is validated and kept
     accelerator.init_trackers("tensorboard")
     accelerator.print(
-        f"{len(targets)} proteins, {len(sampler)} batches an epoch, {total_steps} steps, "
+        f"{num_proteins} proteins, {len(sampler)} batches an epoch, {total_steps} steps, "
         f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained parameters, "
         f"mixed precision {mixed_precision}"
     )
@@ -373,7 +400,7 @@ def main() -> None:
         if scores["macro_auprc"] > progress.best_score:
             progress.best_score, progress.epochs_since_best = scores["macro_auprc"], 0
             if accelerator.is_main_process:
-                whole_model(judged).save_pretrained(output_dir / "best")
+                merged(judged).save_pretrained(output_dir / "best")
         save_checkpoint(accelerator, checkpoint_dir, progress, config.checkpoints_kept)
 
     # Calibration and thresholds, on raw logits of the best epoch
@@ -387,11 +414,17 @@ def main() -> None:
         locator = pipeline("protein-localization", model=best, tokenizer=tokenizer)
         locator.save_pretrained(output_dir, state_dict=stored)
         scores = max(progress.scores, key=lambda epoch: epoch["macro_auprc"])
-        report = {"training": vars(config), "proteins": len(targets), "seconds": progress.seconds} | {
+        arguments = [argument for argument in sys.argv[1:] if argument != "resume=true"]
+        report = {
+            "command": shlex.join(["training/train_deeploc.py", *arguments]),
+            "processes": accelerator.num_processes,
+            "training": vars(config),
+            "proteins": num_proteins,
+            "seconds": progress.seconds,
             "steps": progress.step,
             "validation": {"best": scores, "epochs": progress.scores},
         }
-        (output_dir / "training.json").write_text(json.dumps(report, indent=2) + "\n")
+        (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n")
         print(f"saved {output_dir}")
     accelerator.end_training()
 

@@ -14,38 +14,45 @@ has not learnt from its partition: they chose that model's epoch and thresholds,
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from deeploc_data import load_proteins
-from evaluate_deeploc import predict_proteins, scores
-from omegaconf import OmegaConf
+from evaluate_deeploc import intervals, predict_proteins, scores
+from omegaconf import MISSING, OmegaConf
 from runs import parse, table, train
 
-from protloc.metrics import bootstrap_intervals
 from protloc.prediction import load_model
 
 
+@dataclass
+class FoldsConfig:
+    output_dir: str = MISSING
+    partitions: list[int] = MISSING
+    training: dict[str, Any] = MISSING  # fields of `TrainingConfig`; its `train_split` is divided
+
+
 def main() -> None:
-    config, args = parse(__doc__)
+    config, launcher = parse(__doc__, FoldsConfig)
     folder = Path(config.output_dir)
     folds, rows = [], [["partition", "proteins", "macro AUPRC", "micro F1", "macro F1", "membrane accuracy"]]
     for partition in config.partitions:
         fold = folder / f"fold_{partition}"
-        train(args.launcher, config.training, fold, {"validation_partition": partition})
+        train(launcher, config.training, fold, {"validation_partition": partition})
         model, tokenizer = load_model(fold)
-        training = OmegaConf.load(fold / "config.yaml")
+        training = OmegaConf.load(fold / "training.yaml")
         _, proteins = load_proteins(training.dataset, training.dataset_config, training.train_split, "", partition)
-        if training.get("limit"):
+        if training.limit:
             proteins = proteins.select(range(min(training.limit, len(proteins))))
         names = list(model.config.id2label.values())
-        profiles = Path(training.profiles) if training.get("profiles") else None
-        folds.append(predict_proteins(model, tokenizer, proteins, 16_384, profiles))
+        folds.append(predict_proteins(model, tokenizer, proteins, 16_384, training.profiles))
         rows.append(summary(str(partition), scores(folds[-1], names)))
 
     pooled = {name: np.concatenate([fold[name] for fold in folds]) for name in folds[0]}
     result = scores(pooled, names)
-    result["intervals"] = bootstrap_intervals(pooled["labels"], pooled["predictions"], pooled["probabilities"])
+    result["intervals"] = intervals(pooled)
     rows.append(summary("all", result))
     (folder / "out_of_fold.json").write_text(json.dumps(result, indent=2) + "\n")
     print(table(rows))

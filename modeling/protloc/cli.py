@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +106,7 @@ def _predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str],
             if out is None:
                 print(f"protloc: skipped: {error}", file=sys.stderr)
 
-        total = 0
-        for protein_id, sequence in read_sequences(inputs, list_error if skip else None, longest):
-            total += 1
-            if args.profiles:
-                protein_profile(args.profiles, protein_id, sequence)
+        total = sum(1 for _ in _read(inputs, list_error if skip else None, longest, args.profiles))
     if out:
         listed = out.with_name(out.name + ".errors.csv")
         listed.unlink(missing_ok=True)
@@ -131,7 +127,7 @@ def _predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str],
         "attention": args.attention is not None,
         "columns": prediction.columns(config, args.signals, args.tree),
     }
-    records = read_sequences(inputs, (lambda error: None) if skip else None, longest)
+    records = _read(inputs, (lambda error: None) if skip else None, longest, args.profiles)
     done = 0
     if out and prediction.partial_path(out).exists():
         done = prediction.skip_finished(records, prediction.read_finished(out, settings), out)
@@ -151,6 +147,22 @@ def _predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str],
     else:
         prediction.write_csv(rows, sys.stdout, settings["columns"])
     return 0
+
+
+def _read(
+    inputs: list[str], on_error: Callable[[SequenceError], None] | None, longest: int | None, profiles: Path | None
+) -> Iterator[tuple[str, str]]:
+    """Records whose sequence, and profile if they need one, can be read; the others go to `on_error`, or stop it."""
+    for protein_id, sequence in read_sequences(inputs, on_error, longest):
+        if profiles:
+            try:
+                protein_profile(profiles, protein_id, sequence)
+            except SequenceError as error:
+                if on_error is None:
+                    raise
+                on_error(SequenceError(error.file, error.reason, protein_id, error.line))
+                continue
+        yield protein_id, sequence
 
 
 def _save_attention(rows: Iterator[prediction.Row], folder: Path) -> Iterator[prediction.Row]:

@@ -142,37 +142,51 @@ class MembraneMetric(evaluate.Metric):
 
 
 def bootstrap_intervals(
-    labels: np.ndarray, predictions: np.ndarray, probabilities: np.ndarray, resamples: int = 1000, seed: int = 0
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    probabilities: np.ndarray,
+    membrane_labels: np.ndarray | None = None,
+    membrane_predictions: np.ndarray | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> dict[str, list[float]]:
     """
     How far scores would vary with other proteins: 95 % intervals by the percentile bootstrap over proteins.
 
     Args:
         labels, predictions, probabilities (`np.ndarray` of shape `(n, classes)`): As for [`LocalizationMetric`].
+        membrane_labels, membrane_predictions (`np.ndarray` of shape `(n,)`, *optional*): As for [`MembraneMetric`], -1
+            where unknown.
         resamples (`int`): Samples of n proteins, drawn with replacement.
         seed (`int`): Of the draws.
 
     Returns:
-        `dict[str, list[float]]`: Lower and upper bound of `micro_f1`, `macro_f1` (over classes with a positive),
-        `subset_accuracy` and `argmax_accuracy`.
+        `dict[str, list[float]]`: Lower and upper bound of `micro_f1`, `macro_f1`, `weighted_f1`, `samples_f1` (all over
+        classes with a positive), `subset_accuracy`, `argmax_accuracy`, and `membrane_accuracy` where a type is known.
     """
     labels, predictions = np.asarray(labels, dtype=float), np.asarray(predictions, dtype=float)
     proteins = len(labels)
-    correct = np.column_stack(
-        [(labels == predictions).all(axis=1), labels[np.arange(proteins), np.argmax(probabilities, axis=1)]]
-    )
+    exact = (labels == predictions).all(axis=1)
+    best = labels[np.arange(proteins), np.argmax(probabilities, axis=1)]
     # Scores are ratios of sums over proteins, so that a sample is a vector of counts.
     draws = np.random.default_rng(seed).multinomial(proteins, np.full(proteins, 1 / proteins), size=resamples)
     present = labels.any(axis=0)  # F1 is averaged over these, the other two scores are over all classes
     labels, predictions = labels[:, present], predictions[:, present]
     hits, called, true = draws @ (labels * predictions), draws @ predictions, draws @ labels  # (resamples, classes)
-    share = draws @ correct / proteins
+    f1 = 2 * hits / np.maximum(called + true, 1)
+    own_f1 = 2 * (labels * predictions).sum(axis=1) / np.maximum((labels + predictions).sum(axis=1), 1)  # (n,)
     samples = {
         "micro_f1": 2 * hits.sum(axis=1) / np.maximum(called.sum(axis=1) + true.sum(axis=1), 1),
-        "macro_f1": (2 * hits / np.maximum(called + true, 1)).mean(axis=1),
-        "subset_accuracy": share[:, 0],
-        "argmax_accuracy": share[:, 1],
+        "macro_f1": f1.mean(axis=1),
+        "weighted_f1": (f1 * true).sum(axis=1) / np.maximum(true.sum(axis=1), 1),
+        "samples_f1": draws @ own_f1 / proteins,
+        "subset_accuracy": draws @ exact / proteins,
+        "argmax_accuracy": draws @ best / proteins,
     }
+    if membrane_labels is not None and (known := np.asarray(membrane_labels) >= 0).any():
+        right = known & (np.asarray(membrane_labels) == np.asarray(membrane_predictions))
+        samples["membrane_accuracy"] = draws @ right / np.maximum(draws @ known, 1)
     return {name: np.percentile(values, [2.5, 97.5]).tolist() for name, values in samples.items()}
 
 

@@ -5,7 +5,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +36,13 @@ LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDatacla
 Row = dict[str, Any]
 
 
+def reason(error: Exception) -> str:
+    """What an error says, in one line: a validation error says it below its first line, others leave advice there."""
+    if isinstance(error, StrictDataclassError):
+        return " ".join(str(error).split())
+    return str(error).strip().splitlines()[0]
+
+
 def native_bf16(device: str) -> bool:
     """Whether a device computes in bfloat16 natively, rather than by emulation, which is slower than float32."""
     if device.startswith("cuda"):
@@ -56,7 +63,7 @@ def load_config(model: str | Path) -> DeepLocConfig:
     try:
         config = AutoConfig.from_pretrained(model)
     except LOAD_ERRORS as error:
-        raise ValueError(f"cannot load the model {str(model)!r}: {str(error).strip().splitlines()[0]}") from None
+        raise ValueError(f"cannot load the model {str(model)!r}: {reason(error)}") from None
     if not isinstance(config, DeepLocConfig):
         raise ValueError(f"{str(model)!r} is a {config.model_type} model; protloc predict needs a deeploc model")
     return config
@@ -88,11 +95,11 @@ def load_model(
         loaded = AutoModelForSequenceClassification.from_pretrained(model, config=config, dtype=getattr(torch, dtype))
         tokenizer = AutoTokenizer.from_pretrained(model)
     except LOAD_ERRORS as error:
-        raise ValueError(f"cannot load the model {str(model)!r}: {str(error).strip().splitlines()[0]}") from None
+        raise ValueError(f"cannot load the model {str(model)!r}: {reason(error)}") from None
     try:
         return loaded.to(device).eval(), tokenizer
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"cannot use the device {device!r}: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"cannot use the device {device!r}: {reason(error)}") from None
 
 
 def load_ensemble(
@@ -118,8 +125,9 @@ def columns(config: DeepLocConfig, signals: bool = False, tree: bool = False) ->
 
 
 def memory_ran_out(error: Exception) -> bool:
-    """Whether an error says that a batch was too large; on the CPU torch has no type of its own for that."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    """Whether an error says that a batch was too large; torch has no type of its own for that on a CPU or Apple GPU."""
+    texts = "can't allocate memory", "out of memory"
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in texts)
 
 
 @torch.inference_mode()
@@ -129,7 +137,7 @@ def predict(
     tokenizer: Any = None,
     max_tokens_per_batch: int = 16_384,
     *,
-    profiles: str | Path | None = None,
+    profiles: str | Path | Mapping[str, np.ndarray] | None = None,
     signals: bool = False,
     tree: bool = False,
     attention: bool = False,
@@ -142,7 +150,8 @@ def predict(
         model: A DeepLoc in evaluation mode, as `load_model` gives it, or an ensemble; the shipped model by default.
         tokenizer: Its tokenizer; by default the stock one, which all DeepLoc models without a backbone share.
         max_tokens_per_batch (`int`): The most tokens of a batch, padding included. Where memory runs out, it is halved.
-        profiles (`str` or `Path`, *optional*): Folder with `<id>.pssm` for each protein, for models of profiles.
+        profiles (`str`, `Path` or `Mapping[str, np.ndarray]`, *optional*): For models of profiles: a folder with
+            `<id>.pssm` for each protein, or arrays `(length, 20)` by id.
         signals, tree, attention (`bool`): Give these too.
 
     Yields:
@@ -216,7 +225,10 @@ def _inputs(batch, chunk, prepared, model, tokenizer, profiles) -> dict[str, tor
         raise ValueError("this model reads profiles: name the folder of <id>.pssm files with --profiles")
     rows = []
     for i, read in batch:
-        profile = protein_profile(Path(profiles), chunk[i][0], prepared[i][0])
+        if isinstance(profiles, Mapping):
+            profile = np.asarray(profiles[chunk[i][0]], dtype=np.float32)
+        else:
+            profile = protein_profile(Path(profiles), chunk[i][0], prepared[i][0])
         rows.append(torch.tensor(np.concatenate([profile[piece] for piece in read])))
     ones = [torch.ones(len(profile), dtype=torch.long) for profile in rows]
     return {

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .models.protein_sequence import clean_sequence
 from .models.residue_features import RESIDUES
 from .sequences import SequenceError, open_text, read_lines
 
@@ -56,6 +57,7 @@ def protein_profile(folder: Path, protein_id: str, sequence: str) -> np.ndarray:
     if not path.exists() and path.with_name(path.name + ".gz").exists():
         path = path.with_name(path.name + ".gz")
     residues, profile = read_pssm(path)
+    residues = clean_sequence(residues)  # as all sequences are: J is read as X
     if residues != sequence:
         raise SequenceError(str(path), f"is of another sequence than {protein_id!r}: {_difference(residues, sequence)}")
     return profile

@@ -145,17 +145,36 @@ def test_gradient_checkpointing_gives_the_same_gradients(family):
 
 
 @torch.no_grad()
-def test_bfloat16_is_close(family, tmp_path):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_half_precision_is_close(family, dtype, tmp_path):
     model, inputs = family.model(), family.inputs()
     model.save_pretrained(tmp_path)
-    half = family.auto_class.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
-    assert half.dtype == torch.bfloat16
-    converted = family.model_class.from_pretrained(tmp_path).eval().to(torch.bfloat16)
-    assert {weight.dtype for weight in converted.parameters()} == {torch.bfloat16}
+    half = family.auto_class.from_pretrained(tmp_path, dtype=dtype).eval()
+    assert half.dtype == dtype
+    converted = family.model_class.from_pretrained(tmp_path).eval().to(dtype)
+    assert {weight.dtype for weight in converted.parameters()} == {dtype}
     expected = model(**inputs)
     for model in (half, converted):
         outputs = model(**inputs)
         assert_same(family, {n: outputs[n].float() for n in family.prediction_names}, expected, rtol=0.05, atol=0.02)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("device_map", ["auto", {"": "cpu"}], ids=str)
+def test_device_map(family, device_map, tmp_path):
+    model, inputs = family.model(), family.inputs()
+    model.save_pretrained(tmp_path)
+    placed = family.auto_class.from_pretrained(tmp_path, device_map=device_map).eval()
+    assert {weight.device.type for weight in placed.parameters()} == {"cpu"}
+    assert_same(family, placed(**inputs), model(**inputs))
+
+
+@torch.no_grad()
+def test_compiled_gives_the_same(family):
+    model, inputs = family.model(), family.inputs()
+    with torch._dynamo.config.patch(allow_rnn=True):
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        assert_same(family, compiled(**inputs), model(**inputs), atol=1e-5)
 
 
 def test_initialization_leaves_nothing_as_allocated(family):

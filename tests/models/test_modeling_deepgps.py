@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler
 from skimage.metrics import structural_similarity as reference_ssim
 from transformers import AutoModel, EsmConfig, EsmModel
 
-from conftest import TINY_DEEPGPS, TINY_DEEPLOC, TINY_ESM, tiny_deepgps, tiny_deeploc
+from conftest import ROOT, TINY_DEEPGPS, TINY_DEEPLOC, TINY_ESM, tiny_deepgps, tiny_deeploc
 from models.test_common import DeepGPSTester, DeepLocTester
 from protloc import DeepGPSConfig, DeepGPSModel
 from protloc.models.losses_deepgps import image_loss, structural_similarity
@@ -222,6 +222,40 @@ def test_around_trained_backbones(tmp_path, tokenizer):
     torch.testing.assert_close(model.encode_sequence(**inputs), deeploc.deeploc(**inputs).last_hidden_state)
 
 
+def test_low_rank_updates_of_the_encoder(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "training")
+    from backbones import merged, set_backbone_training
+
+    model = tiny_deepgps()
+    inputs, targets = TESTER.inputs(), TESTER.labels()
+    plain = model.state_dict()
+    set_backbone_training(model, "lora", lora_rank=2)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    for _ in range(2):  # the first step leaves one of the two factors at zero
+        optimizer.zero_grad()
+        model.train()(**inputs, **targets).loss.backward()
+        optimizer.step()
+    trained = [name for name, weight in model.named_parameters() if weight.grad is not None]
+    assert all("lora" in name for name in trained if name.startswith("backbone."))
+    assert any("lora" in name for name in trained)
+    with torch.no_grad():
+        expected = model.eval()(**inputs)
+        whole = merged(model)
+        assert whole.state_dict().keys() == plain.keys()
+        name = "backbone.encoder.layer.0.attention.self.query.weight"
+        assert not torch.equal(whole.state_dict()[name], plain[name])
+        torch.testing.assert_close(whole(**inputs).protein_image, expected.protein_image, rtol=0, atol=1e-5)
+    assert merged(whole) is whole
+
+    with pytest.raises(ValueError, match="has no linear layers for LoRA"):
+        set_backbone_training(tiny_deepgps(**VARIANTS["deeploc"]), "lora")
+    frozen = tiny_deepgps()
+    set_backbone_training(frozen, "frozen")
+    frozen.train()(**inputs, **targets).loss.backward()
+    without = [name for name, weight in frozen.named_parameters() if weight.grad is None]
+    assert without == [name for name, _ in frozen.named_parameters() if name.startswith("backbone.")]
+
+
 def test_the_paper_s_size():
     """ESM2-650M and 64 ... 1,024 channels on the meta device: shapes and parameters."""
     esm = {"hidden_size": 1280, "num_hidden_layers": 33, "num_attention_heads": 20, "intermediate_size": 5120}
@@ -248,6 +282,7 @@ def test_the_paper_s_size():
     [
         ({"unet": "big"}, "unet must be one of condition, paper, got 'big'"),
         ({"inputs": "image"}, "inputs must be one of"),
+        ({"condition_dropout": 1}, "condition_dropout must be at least 0 and below 1, got 1"),
         ({"unet": "paper", "objective": "diffusion"}, "draws in one pass"),
         ({"unet": "paper", "cell_lines": ["U2OS"]}, "knows no cell lines"),
         ({"problem_type": "regression"}, "problem_type must be"),

@@ -124,6 +124,9 @@ class DeepGPSConfig(PreTrainedConfig):
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name in ("dropout", "condition_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
         if self.unet == "paper" and self.objective == "diffusion":
             raise ValueError("unet 'paper' draws in one pass: use objective 'regression', or unet 'condition'")
         if self.unet == "paper" and self.cell_lines:

@@ -168,6 +168,8 @@ class DeepLocConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if (self.input_features == "backbone") != (self.backbone_config is not None):
             raise ValueError("input_features 'backbone' and backbone_config go together: give both or neither")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if self.decoder_steps < 1:
             raise ValueError(f"decoder_steps must be 1 or more, got {self.decoder_steps}")
         if self.fixed_length and self.input_features != "embedding":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, SchedulerMixin, UNet2DConditionModel
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
@@ -360,6 +360,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         generator: torch.Generator | None = None,
+        scheduler: SchedulerMixin | None = None,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         structure: torch.FloatTensor | None = None,
@@ -378,6 +379,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             num_inference_steps (`int`, *optional*), guidance_scale (`float`, *optional*): In place of the
                 configuration's, for diffusion.
             generator (`torch.Generator`, *optional*): Of the noise; the same seed gives the same samples.
+            scheduler (`SchedulerMixin`, *optional*): Another diffusers sampler, made `from_config` of the model's own.
 
         Returns:
             [`DeepGPSOutput`] with `samples`, their mean as `protein_image`, and `uncertainty`.
@@ -393,10 +395,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             samples = image.unsqueeze(1).expand(-1, num_samples, -1, -1, -1)
         else:
             scale = config.guidance_scale if guidance_scale is None else guidance_scale
-            drawn = [
-                self.sample(background, latents, mask, pooled, line, num_inference_steps, scale, generator)
-                for _ in range(num_samples)
-            ]
+            options = scheduler or self.scheduler, num_inference_steps, scale, generator
+            drawn = [self.sample(background, protein, line, *options) for _ in range(num_samples)]
             samples = torch.stack(drawn, dim=1)
         logits: Any = self.classifier(pooled.flatten(1)).float() if config.classify else None
         return DeepGPSOutput(
@@ -407,15 +407,15 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             attentions=weights.unsqueeze(1) if weights is not None else None,
         )
 
-    def sample(self, background, latents, mask, pooled, cell_line, steps, scale, generator) -> torch.Tensor:
+    def sample(self, background, protein, cell_line, scheduler, steps, scale, generator) -> torch.Tensor:
         """One image `(batch, 1, H, W)` in [0, 1] for each protein, from noise."""
-        scheduler = self.scheduler
+        latents, mask, pooled, _ = protein
         scheduler.set_timesteps(steps or self.config.num_inference_steps, device=background.device)
         place = generator.device if generator is not None else background.device
         image = torch.randn(background.shape, generator=generator, device=place, dtype=torch.float32)
-        image = image.to(background)
+        image = image.to(background) * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
-            images = torch.cat([image, background], dim=1)
+            images = torch.cat([scheduler.scale_model_input(image, timestep), background], dim=1)
             velocity = self.draw(images, timestep, latents, mask, pooled, cell_line)
             if scale != 1:
                 free = self.draw(images, timestep, latents, torch.zeros_like(mask), pooled, cell_line)

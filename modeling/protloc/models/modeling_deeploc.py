@@ -242,10 +242,15 @@ class DeepLocModel(DeepLocPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self):
-        return self.backbone.get_input_embeddings() if self.config.input_features == "backbone" else self.embeddings
+        if self.config.input_features == "backbone":
+            return self.backbone.get_input_embeddings()
+        return None if self.config.input_features == "profile" else self.embeddings
 
     def set_input_embeddings(self, value):
-        self.embeddings = value
+        if self.config.input_features == "backbone":
+            self.backbone.set_input_embeddings(value)
+        else:
+            self.embeddings = value
 
     def read_padding(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Ids `(batch, max_length + 2)` in the report's layout: all that is no known residue is padding, at the end."""
