@@ -1,7 +1,5 @@
 """The imaging pipeline and its processor: from a sequence and a nucleus to a label and a picture."""
 
-import base64
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,8 @@ from transformers import AutoModel, AutoProcessor, pipeline
 
 from conftest import tiny_deepgps
 from models.test_common import run_without_protloc
-from protloc import ASSETS, DeepGPSImageProcessor, DeepGPSProcessor, ProteinImagingPipeline
+from protloc import DeepGPSImageProcessor, DeepGPSProcessor, ProteinImagingPipeline
+from protloc.microscopy import DEFAULT_NUCLEUS
 
 SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQ"
 NUCLEUS = np.random.default_rng(0).integers(0, 60_000, (18, 21)).astype(np.uint16)
@@ -20,8 +19,7 @@ CLOUD = np.random.default_rng(1).normal(size=(20, 6)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def processor(tokenizer):
-    default = base64.b64encode((ASSETS / "deepgps" / "default_nucleus.png").read_bytes()).decode()
-    return DeepGPSProcessor(tokenizer=tokenizer, image_processor=DeepGPSImageProcessor(default_nucleus=default))
+    return DeepGPSProcessor(tokenizer=tokenizer, image_processor=DeepGPSImageProcessor(default_nucleus=DEFAULT_NUCLEUS))
 
 
 def imaging(processor, **overrides) -> ProteinImagingPipeline:

@@ -1,10 +1,12 @@
 """The README's Python snippet runs, and its figures are what the evaluation command prints."""
 
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from conftest import ROOT
 
@@ -12,12 +14,16 @@ NUMBER = r"-?\d+\.?\d*"
 README = (ROOT / "README.md").read_text()
 
 
-def test_python_snippets_run():
+def test_python_snippets_run(tmp_path):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     snippets = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert snippets
     for snippet in snippets:
-        result = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, cwd=ROOT)
+        result = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
+    for name in ("protein.png", "uncertainty.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size == (208, 208)
 
 
 @pytest.mark.slow

@@ -124,7 +124,9 @@ def test_a_failed_trial_is_not_tried_again(tiny_dataset, tmp_path):
     config = write(tmp_path / "c.yaml", output_dir=str(out), trials=1, space=space, training=training)
     result = run_script("search.py", config)
     assert result.returncode == 2 and "dropout must be at least 0 and below 1, got 2.0" in result.stderr
-    result = run_script("search.py", config, "space={model.dropout:{choices:[0.5]}}")
+    space = {"model.dropout": {"choices": [0.5, 2.0]}}  # more than the space of the first start
+    config = write(tmp_path / "c.yaml", output_dir=str(out), trials=1, space=space, training=training)
+    result = run_script("search.py", config)
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in out.glob("trial_*")) == ["trial_0", "trial_1"]
 

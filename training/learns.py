@@ -129,8 +129,8 @@ def train(model: DeepGPSModel, data: dict, tokenizer, seconds: float) -> int:
 
 
 @torch.no_grad()
-def right_sides(model: DeepGPSModel, data: dict, tokenizer) -> tuple[float, float]:
-    """Shares of images that are brighter where the protein is, and of right labels."""
+def right_sides(model: DeepGPSModel, data: dict, tokenizer) -> tuple[float, float, float]:
+    """Shares of images that are brighter where the protein is, and of right labels; mean PSNR of the images in dB."""
     model.eval()
     inputs = model_inputs(model, data, tokenizer, np.arange(len(data["labels"])))
     outputs = model.generate(**inputs, generator=torch.Generator().manual_seed(0))
@@ -139,7 +139,9 @@ def right_sides(model: DeepGPSModel, data: dict, tokenizer) -> tuple[float, floa
         inside = nucleus[0].numpy() > 0.25
         brighter = drawn[0].numpy()[inside].mean() > drawn[0].numpy()[around(inside)].mean()
         right.append(brighter == bool(label))
-    return float(np.mean(right)), (outputs.logits.argmax(dim=-1) == data["labels"]).float().mean().item()
+    labels = (outputs.logits.argmax(dim=-1) == data["labels"]).float().mean().item()
+    errors = (outputs.protein_image - data["protein"]).square().mean(dim=(1, 2, 3))
+    return float(np.mean(right)), labels, (-10 * errors.log10()).mean().item()
 
 
 def shuffled(data: dict) -> dict:
@@ -161,15 +163,18 @@ def main() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "deeploc")
     learnt, held_out = made_up_proteins(4000, seed=1), made_up_proteins(200, seed=2)
-    rows = [["model", "parameters", "steps", "images right", "labels right", "images right, shuffled"]]
+    titles = ["images right", "labels right", "PSNR", "images right, shuffled"]
+    rows = [["model", "parameters", "steps", "steps a second", *titles]]
     good = True
     for name in args.variants or VARIANTS:
         torch.manual_seed(0)
         model = DeepGPSModel(DeepGPSConfig(**{**NETWORK, **VARIANTS[name]}))
         steps = train(model, learnt, tokenizer, args.seconds)
-        images, labels = right_sides(model, held_out, tokenizer)
-        control, _ = right_sides(model, shuffled(held_out), tokenizer)
-        rows.append([name, f"{model.num_parameters():,}", str(steps), *(f"{x:.1%}" for x in (images, labels, control))])
+        images, labels, psnr = right_sides(model, held_out, tokenizer)
+        control, _, _ = right_sides(model, shuffled(held_out), tokenizer)
+        speed = f"{steps / args.seconds:.1f}"
+        shares = [f"{images:.1%}", f"{labels:.1%}", f"{psnr:.1f} dB", f"{control:.1%}"]
+        rows.append([name, f"{model.num_parameters():,}", str(steps), speed, *shares])
         good &= images >= 0.95 and 0.4 <= control <= 0.6
         print("\n".join(table(rows).splitlines()[0 if len(rows) == 2 else -1 :]), flush=True)
     sys.exit(0 if good else 1)

@@ -260,9 +260,6 @@ def main() -> None:
         dataloader_config=DataLoaderConfiguration(even_batches=False),
     )
     set_seed(config.seed)
-    if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.structured(config), output_dir / SETTINGS)
 
     # Model and data
     model, tokenizer = build_model(config)
@@ -290,6 +287,10 @@ def main() -> None:
             )
     except (ValueError, OSError) as error:
         stop(reason(error))
+
+    if accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.structured(config), output_dir / SETTINGS)
 
     targets = np.array(train_set["target"])
     counts = class_counts(targets, model_config.num_labels)
