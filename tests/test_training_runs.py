@@ -92,6 +92,7 @@ def test_a_run_that_fails_stops_the_rest(tiny_dataset, tmp_path):
         (["ablate.py", "toy.yaml"], "ablate: dataset: Key 'dataset' not in 'AblationConfig'"),
         (["train_folds.py", "ablation.yaml"], "train_folds: variants: Key 'variants' not in 'FoldsConfig'"),
         (["search.py", "search.yaml", "trials=abc"], "search: trials: Value 'abc'"),
+        (["search.py", "search.yaml", "space={seed:[0,1]}"], "search: while scanning a plain scalar in"),
         (["ablate.py", "ablation.yaml", "--launcher", "nosuchprogram"], "cannot start 'nosuchprogram': No such file"),
     ],
 )
@@ -119,16 +120,17 @@ def test_folds(tiny_dataset, tmp_path):
 
 @pytest.mark.slow
 def test_a_failed_trial_is_not_tried_again(tiny_dataset, tmp_path):
-    training = {"dataset": str(tiny_dataset), **TINY}
-    out, space = tmp_path / "out", {"model.dropout": {"choices": [2.0]}}
-    config = write(tmp_path / "c.yaml", output_dir=str(out), trials=1, space=space, training=training)
+    out = tmp_path / "out"
+    search = {"output_dir": str(out), "trials": 1, "space": {"model.dropout": {"choices": [0.5]}}}
+    config = write(tmp_path / "c.yaml", **search, training={"dataset": "nowhere", **TINY})
     result = run_script("search.py", config)
-    assert result.returncode == 2 and "dropout must be at least 0 and below 1, got 2.0" in result.stderr
-    space = {"model.dropout": {"choices": [0.5, 2.0]}}  # more than the space of the first start
-    config = write(tmp_path / "c.yaml", output_dir=str(out), trials=1, space=space, training=training)
+    assert result.returncode == 2 and "cannot read 'nowhere'" in result.stderr
+    config = write(tmp_path / "c.yaml", **search, training={"dataset": str(tiny_dataset), **TINY})
     result = run_script("search.py", config)
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in out.glob("trial_*")) == ["trial_0", "trial_1"]
+    result = run_script("search.py", config, "space={learning_rate: [0.1, 0.2]}")
+    assert result.returncode == 2 and "searches another space" in result.stderr
 
 
 @pytest.mark.slow

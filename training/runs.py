@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from protloc.prediction import reason
+
 TRAIN = Path(__file__).with_name("train_deeploc.py")
 Config = TypeVar("Config")
 
@@ -34,7 +36,7 @@ def parse(description: str | None, kind: type[Config]) -> tuple[Config, str]:
         config: Any = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, OSError, YAMLError) as error:
         place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        parser.exit(2, f"{Path(parser.prog).stem}: {place}{str(error).strip().splitlines()[0]}\n")
+        parser.exit(2, f"{Path(parser.prog).stem}: {place}{reason(error)}\n")
     return config, args.launcher
 
 

@@ -10,6 +10,7 @@ cut off. `optuna-dashboard sqlite:///OUTPUT_DIR/study.db` shows it.
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,17 @@ def main() -> None:
         direction="maximize",
         load_if_exists=True,
     )
+    space = config.space
+    if study.user_attrs.get("space", space) != space:  # Optuna can't compare trials of different spaces
+        print(f"search: {folder} searches another space: choose another output_dir", file=sys.stderr)
+        raise SystemExit(2)
+    study.set_user_attr("space", space)
     # A seed of its own for each start: the same one would draw the first trials again.
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
     for trial in study.get_trials(states=[TrialState.RUNNING]):  # cut off: go on with its checkpoints
         if "folder" in trial.user_attrs:
             study.enqueue_trial(trial.params, user_attrs={"folder": trial.user_attrs["folder"]})
         study.tell(trial.number, state=TrialState.FAIL)
-    space = config.space
     while len(study.get_trials(states=[TrialState.COMPLETE])) < config.trials:
         trial = study.ask()
         if "folder" not in trial.user_attrs:

@@ -17,6 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from yaml import YAMLError
 
 from . import ASSETS
 from .batching import SPECIAL_TOKENS, token_budget_batches
@@ -37,8 +38,8 @@ Row = dict[str, Any]
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in one line: a validation error says it below its first line, others leave advice there."""
-    if isinstance(error, StrictDataclassError):
+    """What an error says, in one line: errors of validation and YAML go on below their first, others leave advice."""
+    if isinstance(error, StrictDataclassError | YAMLError):
         return " ".join(str(error).split())
     return str(error).strip().splitlines()[0]
 
