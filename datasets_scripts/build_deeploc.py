@@ -18,8 +18,6 @@ Add `--push-to-hub OWNER/NAME` to publish the folder as a data set repository.
 """
 
 import argparse
-import csv
-import hashlib
 import itertools
 import json
 import re
@@ -30,10 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, List, Value
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi, get_token
+from huggingface_hub import DatasetCard, DatasetCardData
+from tables import check_login, push, read_csv, read_exclusions, sha1
 
 from protloc.profiles import protein_profile
-from protloc.sequences import clean_sequence, open_text, read_fasta, read_lines, read_sequences
+from protloc.sequences import clean_sequence, read_fasta
 from protloc.taxonomy import COMBINED_LABELS, COMPARTMENTS, KINGDOMS, SORTING_SIGNALS
 
 FEATURES = Features(
@@ -64,17 +63,6 @@ DESCRIPTIONS = {
 
 Row = dict[str, Any]
 Configs = dict[str, dict[str, list[Row]]]
-
-
-def read_csv(path: Path, required: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows of a published CSV, each with its place for error messages; `ValueError` names a missing column."""
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader((line for _, line in read_lines(open_text(path), str(path))), restval="")
-    missing = [column for column in required if column not in (reader.fieldnames or [])]
-    if missing:
-        raise ValueError(f"{path}: no column {missing[0]!r}; columns are {', '.join(reader.fieldnames or [])}")
-    for row in reader:
-        yield f"{path}, line {reader.line_num}", row
 
 
 def positive_labels(row: dict[str, str], columns: list[str]) -> list[str]:
@@ -142,23 +130,6 @@ def read_deeploc1(paths: list[Path]) -> Iterator[tuple[str, Row]]:
             yield ("test" if match["test"] else "train"), row
 
 
-def read_exclusions(paths: list[Path]) -> tuple[set[str], set[str]]:
-    """Ids and SHA-1 sums of sequences never to train on, from tables with columns accession and sequence_sha1 or from
-    proteins themselves (FASTA, or a table with sequences, such as a test set)."""
-    ids, sums = set(), set()
-    for path in paths:
-        with open_text(path) as handle:
-            header = handle.readline()
-        if "sequence_sha1" in header:
-            pairs = ((row["accession"], row["sequence_sha1"]) for _, row in read_csv(path, ["accession"]))
-        else:
-            pairs = ((protein_id, sha1(sequence)) for protein_id, sequence in read_sequences([path]))
-        for protein_id, digest in pairs:
-            ids.add(protein_id)
-            sums.add(digest)
-    return ids, sums
-
-
 def add_signals(configs: Configs, path: Path) -> None:
     """Annotate proteins with their sorting signals, matched by accession; the sequence must be the same."""
     annotations = {}
@@ -178,10 +149,6 @@ def add_profiles(configs: Configs, folder: Path) -> None:
         for rows in splits.values():
             for row in rows:
                 row["profile"] = protein_profile(folder, row["id"], row["sequence"])
-
-
-def sha1(text: str) -> str:
-    return hashlib.sha1(text.encode()).hexdigest()
 
 
 def digest(splits: dict[str, list[Row]]) -> str:
@@ -325,21 +292,6 @@ def write(configs: Configs, excluded: Counter, out: Path, repo_id: str) -> None:
     card.save(out / "README.md")
 
 
-def push(configs: Configs, folder: Path, repo_id: str, private: bool) -> None:
-    """Publish what this build wrote, and nothing else that lies in the folder, in one commit."""
-    api = HfApi()
-    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    commit = api.upload_folder(
-        folder_path=folder,
-        repo_id=repo_id,
-        repo_type="dataset",
-        allow_patterns=["README.md"]
-        + [f"{name}/{split}.parquet" for name, splits in configs.items() for split in splits],
-        commit_message="Build with datasets_scripts/build_deeploc.py",
-    )
-    print(commit.commit_url, file=sys.stderr)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--deeploc2", type=Path, help="DeepLoc 2.0's Swissprot_Train_Validation_dataset.csv[.gz]")
@@ -365,8 +317,8 @@ def main() -> None:
     args = parser.parse_args()
     if not (args.deeploc2 or args.hpa or args.deeploc1):
         parser.error("give at least one of --deeploc2, --hpa and --deeploc1")
-    if args.push_to_hub and get_token() is None:
-        parser.error("--push-to-hub needs you to be logged in: run `hf auth login`, or set HF_TOKEN")
+    if args.push_to_hub:
+        check_login(parser)
 
     try:
         configs, excluded = build(args)
@@ -374,7 +326,8 @@ def main() -> None:
         parser.exit(2, f"build_deeploc: {error}\n")
     write(configs, excluded, args.out, args.push_to_hub or str(args.out))
     if args.push_to_hub:
-        push(configs, args.out, args.push_to_hub, args.private)
+        files = [f"{name}/{split}.parquet" for name, splits in configs.items() for split in splits]
+        push(args.out, ["README.md", *files], args.push_to_hub, args.private)
 
 
 if __name__ == "__main__":

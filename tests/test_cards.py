@@ -61,3 +61,13 @@ def test_metadata_for_the_hub(results):
     values = {(result.dataset_type, result.metric_name): result.metric_value for result in data.eval_results}
     micro = results["evaluations"]["hpa"]["localization"]["average"]["micro"]["f1"]
     assert values["hpa", "F1 (micro)"] == round(micro, 3)
+
+
+def test_readme_shows_the_measured_segmenter():
+    """Written by `training/train_nuclei.py --folds 5 --report model_cards/nuclei.json`."""
+    measured = json.loads((ROOT / "model_cards" / "nuclei.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for scores in (measured, measured["classical"]):
+        cells = [f"{scores[name]:.3f}" for name in ("f1_50", "f1_75", "mean_average_precision")]
+        cells += [f"{scores['found']:,} of {scores['nuclei']:,}", f"{scores['mean_count_error']:.1f}"]
+        assert "| " + " | ".join(cells) + " |" in readme

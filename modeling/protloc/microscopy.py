@@ -1,11 +1,195 @@
-"""Microscope images: what data sets and inference share."""
+"""Microscope fields -> crops around nuclei: what data sets and inference share."""
 
 import base64
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tifffile
+from scipy import ndimage
+from skimage.measure import regionprops
+from skimage.transform import resize
 
 from . import ASSETS
 from .models.image_processing_deepgps import normalize, read_image
+from .nuclei import segment
+from .simulation import simulate
 
-__all__ = ["DEFAULT_NUCLEUS", "normalize", "read_image"]
+__all__ = [
+    "DEFAULT_NUCLEUS",
+    "OPENCELL_UM_PER_PX",
+    "Crop",
+    "normalize",
+    "nucleus_crops",
+    "read_image",
+    "read_two_channels",
+    "rescale",
+    "segment_nuclei",
+    "simulate",
+]
 
 # A real nucleus (`assets/deepgps/README.md` gives its source) for `DeepGPSImageProcessor(default_nucleus=...)`
 DEFAULT_NUCLEUS = base64.b64encode((ASSETS / "deepgps" / "default_nucleus.png").read_bytes()).decode()
+
+OPENCELL_UM_PER_PX = 0.206
+MIN_NUCLEUS_AREA = 1000 * OPENCELL_UM_PER_PX**2  # um2; deepGPS, "Image preprocessing": 1,000 pixels
+SEGMENTERS = ("builtin", "stardist")
+
+
+class Crop(NamedTuple):
+    nucleus: np.ndarray  # float32 (size, size) in [0, 1]
+    protein: np.ndarray
+    box: tuple[int, int, int, int]  # left, top, right, bottom in the field; outside of it where it was padded
+    focus: float  # of the nucleus: how much of its contrast is fine detail
+    saturation: float  # share of the protein's pixels at the upper end
+
+
+def read_two_channels(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Nucleus and protein of a two-channel TIFF as OpenCell publishes them, stacks as their maximum projection.
+
+    Args:
+        path: A projection `(2, H, W)` or a stack; axes from its metadata, otherwise all planes of the nucleus first.
+
+    Returns:
+        Two `np.ndarray` of shape `(H, W)`, in the camera's unit.
+
+    Raises:
+        ValueError: If the file can't be read or holds no two channels.
+    """
+    try:
+        with tifffile.TiffFile(path) as file:
+            series = file.series[0]
+            if "C" in series.axes and len(series.axes) > 2:
+                image = np.moveaxis(series.asarray(), series.axes.index("C"), 0)
+            else:
+                image = np.stack([page.asarray() for page in file.pages])
+    except Exception as error:  # a damaged file can break the parser anywhere
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(f"{path}: no TIFF that can be read: {reason[0]}") from None
+    image = image.reshape(len(image), -1, *image.shape[-2:])
+    if image.shape[0] != 2:
+        if image.shape[0] % 2 or image.shape[1] != 1:
+            raise ValueError(f"{path}: expected two channels, got an image of shape {image.shape}")
+        image = image.reshape(2, -1, *image.shape[-2:])
+    nucleus, protein = image.max(axis=1)
+    return nucleus, protein
+
+
+def rescale(image: np.ndarray, um_per_px: float, target_um_per_px: float) -> np.ndarray:
+    """
+    An image at another pixel size.
+
+    Args:
+        image (`np.ndarray` of shape `(H, W)`)
+        um_per_px, target_um_per_px (`float`): Size of a pixel before and after, in micrometres.
+
+    Returns:
+        `np.ndarray`: float32, smoothed before it is made smaller.
+    """
+    if um_per_px == target_um_per_px:
+        return image.astype(np.float32)
+    scale = um_per_px / target_um_per_px
+    shape = tuple(max(1, round(side * scale)) for side in image.shape)
+    return resize(image.astype(np.float32), shape, order=1, anti_aliasing=scale < 1).astype(np.float32)
+
+
+def segment_nuclei(image: np.ndarray, um_per_px: float = OPENCELL_UM_PER_PX, segmenter: str = "builtin") -> np.ndarray:
+    """
+    Every nucleus that is seen in a field; rules of size and border are those of `nucleus_crops`.
+
+    Args:
+        image (`np.ndarray` of shape `(H, W)`): A nuclear stain, in any unit.
+        um_per_px (`float`): Size of a pixel in micrometres.
+        segmenter (`str`): `"builtin"`, a small network that comes with the package, or `"stardist"`, the model
+            `2D_versatile_fluo` (Schmidt et al. 2018), which `pip install protloc[stardist]` brings.
+
+    Returns:
+        `np.ndarray`: int32 labels of shape `(H, W)`, 0 for the background.
+
+    Raises:
+        ValueError: For an image without contrast, or an unknown segmenter.
+        ImportError: If StarDist is not installed.
+    """
+    if segmenter not in SEGMENTERS:
+        raise ValueError(f"segmenter must be one of {', '.join(SEGMENTERS)}, got {segmenter!r}")
+    normalized = normalize(image)
+    if segmenter == "builtin":
+        return segment(normalized, um_per_px)
+    try:
+        from stardist.models import StarDist2D
+    except ImportError:
+        raise ImportError("segmenter 'stardist' needs the package stardist: pip install protloc[stardist]") from None
+    labels, _ = StarDist2D.from_pretrained("2D_versatile_fluo").predict_instances(normalized)
+    return labels.astype(np.int32)
+
+
+def nucleus_crops(
+    nucleus: np.ndarray,
+    protein: np.ndarray,
+    labels: np.ndarray,
+    size: int = 208,
+    um_per_px: float = OPENCELL_UM_PER_PX,
+    max_overlap: float = 0.6,
+    pad: bool = False,
+) -> list[Crop]:
+    """
+    Square crops with a nucleus at the centre (deepGPS, "Image preprocessing").
+
+    Left out are regions under 1,000 pixels of OpenCell's 0.206 um (or as much area at another pixel size), nuclei that
+    the border cuts, windows that leave the field, and windows that overlap an earlier one too much.
+
+    Args:
+        nucleus, protein (`np.ndarray` of shape `(H, W)`): Normalized to [0, 1].
+        labels (`np.ndarray` of shape `(H, W)`): From `segment_nuclei`.
+        size (`int`): Side of the crops in pixels.
+        um_per_px (`float`): Size of a pixel in micrometres.
+        max_overlap (`float`): Largest intersection over union of two windows.
+        pad (`bool`): Fill what lies outside of the field with 0 rather than leave a window out, for fields of one cell.
+
+    Returns:
+        `list[Crop]`: Ordered from the top to the bottom of the field.
+
+    Raises:
+        ValueError: If the three don't have one shape.
+    """
+    if not nucleus.shape == protein.shape == labels.shape:
+        raise ValueError(
+            f"nucleus, protein and labels must have one shape, got {nucleus.shape}, {protein.shape} and {labels.shape}"
+        )
+    height, width = labels.shape
+    margin = size if pad else 0
+    nucleus, protein = (np.pad(image, margin) for image in (nucleus, protein))
+    crops: list[Crop] = []
+    for region in sorted(regionprops(labels), key=lambda region: region.centroid):
+        top, left, bottom, right = region.bbox
+        cut = top == 0 or left == 0 or bottom == height or right == width
+        if cut or region.area * um_per_px**2 < MIN_NUCLEUS_AREA:
+            continue
+        row, column = (round(centre) - size // 2 for centre in region.centroid)
+        inside = 0 <= row <= height - size and 0 <= column <= width - size
+        if not (inside or pad) or any(overlap(crop.box, (column, row), size) > max_overlap for crop in crops):
+            continue
+        window = np.s_[row + margin : row + margin + size, column + margin : column + margin + size]
+        crops.append(
+            Crop(
+                nucleus[window],
+                protein[window],
+                (column, row, column + size, row + size),
+                focus(nucleus[window], um_per_px),
+                float((protein[window] >= 1).mean()),
+            )
+        )
+    return crops
+
+
+def overlap(box: tuple[int, int, int, int], corner: tuple[int, int], size: int) -> float:
+    """Intersection over union of a crop's box and another window of the same size."""
+    shared = max(0, size - abs(box[0] - corner[0])) * max(0, size - abs(box[1] - corner[1]))
+    return shared / (2 * size**2 - shared)
+
+
+def focus(image: np.ndarray, um_per_px: float) -> float:
+    """Share of an image's variance that lies in details under about half a micrometre, noise of one pixel left out."""
+    image = ndimage.gaussian_filter(image, 1)
+    return float((image - ndimage.gaussian_filter(image, 0.5 / um_per_px)).var() / max(image.var(), 1e-12))

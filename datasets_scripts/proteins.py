@@ -1,0 +1,125 @@
+"""Which protein an image shows, its sequence and structure, and whether it trains or tests: for the image builders."""
+
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from download import DownloadError, RemoteFile, fetch
+from tables import read_csv
+
+from protloc.sequences import clean_sequence, open_text, read_fasta
+
+MAX_LENGTH = 2700  # residues; deepGPS, "Image data": AlphaFold cuts longer proteins into pieces
+UNIPROT_HUMAN = RemoteFile(
+    "https://rest.uniprot.org/uniprotkb/stream?compressed=true&format=fasta&query=proteome:UP000005640+AND+reviewed:true",
+    "uniprot_human.fasta.gz",
+)
+ALPHAFOLD = "https://alphafold.ebi.ac.uk/files/AF-{}-F1-model_v6.cif"
+
+
+@dataclass(frozen=True)
+class Protein:
+    gene: str = ""
+    uniprot_id: str = ""
+    sequence: str = ""
+
+
+class Proteins:
+    """
+    Sequences by gene name, UniProt accession and Ensembl gene, from tables (columns `sequence` and any of `uniprot_id`,
+    `uniprot`, `ensg_id`, `ensg`, `target_name`, `gene`) and UniProt's FASTA files. The first of a name counts.
+    """
+
+    def __init__(self, paths: Iterable[Path]):
+        self.by_name: dict[str, Protein] = {}
+        for path in paths:
+            for names, protein in self.read(path):
+                for name in filter(None, names):
+                    self.by_name.setdefault(name, protein)
+
+    @staticmethod
+    def read(path: Path) -> Iterator[tuple[list[str], Protein]]:
+        with open_text(path) as handle:
+            is_fasta = handle.read(1) == ">"
+        if is_fasta:
+            for header, sequence in read_fasta(path, full_header=True):
+                accession = header.split()[0].split("|")[1] if header.count("|") >= 2 else header.split()[0]
+                gene = next((word[3:] for word in header.split() if word.startswith("GN=")), "")
+                yield [gene, accession], Protein(gene, accession, sequence)
+        else:
+            for _, row in read_csv(path, ["sequence"]):
+                gene = row.get("target_name") or row.get("gene") or ""
+                accession = row.get("uniprot_id") or row.get("uniprot") or ""
+                ensembl = row.get("ensg_id") or row.get("ensg") or ""
+                yield [gene, accession, ensembl], Protein(gene, accession, clean_sequence(row["sequence"]))
+
+    def find(self, *names: str) -> Protein | None:
+        return next((self.by_name[name] for name in names if name in self.by_name), None)
+
+
+def clusters(sequences: Iterable[str], identity: float | None) -> dict[str, str]:
+    """Sequence -> its cluster: itself, or MMseqs2's representative at this identity."""
+    unique = sorted(set(sequences))
+    if identity is None:
+        return {sequence: sequence for sequence in unique}
+    if shutil.which("mmseqs") is None:
+        raise ValueError("--cluster-identity needs MMseqs2, but there is no program 'mmseqs': install it")
+    with tempfile.TemporaryDirectory() as folder:
+        fasta, out = Path(folder) / "in.fasta", Path(folder) / "out"
+        fasta.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(unique)))
+        command = ["mmseqs", "easy-cluster", fasta, out, Path(folder) / "tmp", "--min-seq-id", str(identity)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        rows = (line.split() for line in Path(f"{out}_cluster.tsv").read_text().splitlines())
+        return {unique[int(member)]: unique[int(representative)] for representative, member in rows}
+
+
+def ramp_split(classes: dict[str, str], cluster_of: dict[str, str], seed: int) -> dict[str, str]:
+    """
+    Proteins -> `train` or `test` (deepGPS, "Dataset split"): of the largest class 75 % train, of the smallest 90 %, and
+    linearly between them over the classes sorted by size. A cluster is never on both sides.
+
+    Args:
+        classes (`dict`): Class of each protein, by sequence.
+        cluster_of (`dict`): Cluster of each sequence; the class of a cluster is that of its first sequence.
+    """
+    members: dict[str, list[str]] = defaultdict(list)
+    for sequence in sorted(classes):
+        members[cluster_of[sequence]].append(sequence)
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for cluster, sequences in members.items():
+        by_class[classes[sequences[0]]].append(cluster)
+    ordered = sorted(by_class, key=lambda name: (-len(by_class[name]), name))
+    split = {}
+    for name, share in zip(ordered, np.linspace(0.75, 0.9, len(ordered)), strict=True):
+        chosen = sorted(by_class[name])
+        random.Random(f"{seed} {name}").shuffle(chosen)
+        count = round(share * len(chosen))
+        for i, cluster in enumerate(chosen):
+            split.update(dict.fromkeys(members[cluster], "train" if i < count else "test"))
+    return split
+
+
+def read_split(path: Path) -> dict[str, str]:
+    """Split by UniProt accession and by gene name; rows with another split than train and test are left out."""
+    split = {}
+    for _, row in read_csv(path, ["split"]):
+        if row["split"] in ("train", "test"):
+            split.update({row[column]: row["split"] for column in ("uniprot_id", "target_name") if row.get(column)})
+    return split
+
+
+def download_structures(proteins: Iterable[Protein], folder: Path, parallel: int) -> None:
+    print("AlphaFold Protein Structure Database (Varadi et al. 2024): CC BY 4.0", file=sys.stderr)
+    accessions = sorted({protein.uniprot_id for protein in proteins} - {""})
+    urls = [ALPHAFOLD.format(accession) for accession in accessions]
+    try:
+        fetch([RemoteFile(url, url.rsplit("/", 1)[1]) for url in urls], folder, parallel)
+    except DownloadError as error:  # not every protein has a model, and the crops don't need it
+        print(error, file=sys.stderr)

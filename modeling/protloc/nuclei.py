@@ -1,0 +1,100 @@
+"""The built-in segmenter of nuclei: a small U-Net, trained by `training/train_nuclei.py`, and a watershed."""
+
+import itertools
+from functools import cache
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from scipy import ndimage
+from skimage.morphology import h_maxima, remove_small_holes
+from skimage.segmentation import expand_labels, watershed
+from torch import nn
+from torch.nn import functional as F
+
+from . import ASSETS
+
+UM_PER_PX = 0.8  # what the network reads; nuclei are some 12 to 20 pixels wide
+WEIGHTS = ASSETS / "nuclei" / "model.safetensors"
+PROMINENCE = 0.1  # of a maximum of the depth that is a nucleus of its own
+MIN_DEPTH = 0.3  # of such a maximum
+MIN_AREA = 20  # in pixels of UM_PER_PX; smaller regions are noise
+MAX_HOLE = 60  # in the same pixels; nucleoli may look empty
+
+
+def block(channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
+    )
+
+
+class NucleusNet(nn.Module):
+    """
+    Where nuclei are, and how deep in one: 0 at its rim, 1 at its middle.
+
+    Args:
+        channels: Of each level of the U-Net, from the full resolution down.
+    """
+
+    def __init__(self, channels: tuple[int, ...] = (16, 32, 64, 64)):
+        super().__init__()
+        self.down = nn.ModuleList(
+            nn.Sequential(block(before, now), block(now, now))
+            for before, now in zip([1, *channels], channels, strict=False)
+        )
+        self.project = nn.ModuleList(nn.Conv2d(below, now, 1) for now, below in itertools.pairwise(channels))
+        self.up = nn.ModuleList(block(now, now) for now in channels[:-1])
+        self.head = nn.Conv2d(channels[0], 2, 1)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """`(batch, 1, H, W)` in [0, 1], sides that divide by 8 -> logits `(batch, 2, H, W)` of place and depth."""
+        skips: list[torch.Tensor] = []
+        for level in self.down:
+            image = level(F.max_pool2d(image, 2) if skips else image)
+            skips.append(image)
+        for level, project, skip in reversed(list(zip(self.up, self.project, skips, strict=False))):
+            image = level(skip + F.interpolate(project(image), scale_factor=2, mode="nearest"))
+        return self.head(image)
+
+
+@cache
+def pretrained() -> NucleusNet:
+    model = NucleusNet()
+    model.load_state_dict({name: weight.float() for name, weight in load_file(WEIGHTS).items()})
+    return model.eval()
+
+
+def separate(place: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Probabilities of place and depth, both `(H, W)` -> int32 labels `(H, W)`."""
+    maxima = h_maxima(depth, PROMINENCE).astype(bool) & (depth > MIN_DEPTH)
+    cores, _ = ndimage.label(maxima, np.ones((3, 3)))
+    labels = watershed(-depth, cores, mask=place > 0.5)
+    areas = np.bincount(labels.ravel())
+    kept = areas >= MIN_AREA
+    kept[0] = False
+    numbers = np.where(kept, np.cumsum(kept), 0)
+    return numbers[labels].astype(np.int32)
+
+
+@torch.inference_mode()
+def segment(image: np.ndarray, um_per_px: float, model: NucleusNet | None = None) -> np.ndarray:
+    """
+    Args:
+        image (`np.ndarray` of shape `(H, W)`): Normalized nuclei.
+        um_per_px (`float`): Size of a pixel in micrometres.
+
+    Returns:
+        `np.ndarray`: int32 labels of shape `(H, W)`, 0 for the background.
+    """
+    sides = [max(1, round(side * um_per_px / UM_PER_PX)) for side in image.shape]
+    batch = torch.from_numpy(image)[None, None].sqrt()  # for the sake of dim nuclei beside bright ones
+    batch = F.interpolate(batch, sides, mode="bilinear", antialias=True)
+    batch = F.pad(batch, (0, -sides[1] % 8, 0, -sides[0] % 8), mode="replicate")
+    maps = (model or pretrained())(batch.contiguous(memory_format=torch.channels_last)).sigmoid()
+    place, depth = maps[0, :, : sides[0], : sides[1]].numpy()
+    place[remove_small_holes(place > 0.5, max_size=MAX_HOLE) & (place <= 0.5)] = 1
+    labels = torch.from_numpy(expand_labels(separate(place, depth)))
+    labels = F.interpolate(labels[None, None].float(), image.shape, mode="nearest-exact")[0, 0]
+    outlines = F.interpolate(torch.from_numpy(place)[None, None], image.shape, mode="bilinear")[0, 0]
+    return labels.where(outlines > 0.5, 0).int().numpy()
