@@ -48,14 +48,13 @@ def main() -> None:
                 path.write_bytes((Path(folder) / f"{i % 4}.tif").read_bytes())
             fields.append(Field(str(i), path, None, OPENCELL_UM_PER_PX, Protein(), (), "HEK293T", "train", "all"))
 
-        processes = multiprocessing.cpu_count()
         rates = {}
-        for count in (1, processes):
+        for count in sorted({1, multiprocessing.cpu_count()}):
             out = Path(folder) / f"out{count}"
             # The start of the processes, some seconds of imports, is not what a build of thousands waits for.
             start, _ = seconds(lambda out=out, count=count: process_all(fields[:count], SETTINGS, out, count))
             spent, results = seconds(lambda out=out, count=count: process_all(fields, SETTINGS, out, count))
-            rates[count] = (len(fields) - count) / (spent - start) if spent > start else len(fields) / spent
+            rates[count] = (len(fields) - count) / (spent - (start if count > 1 else 0))
             crops = sum(result["crops"] for result in results)
         print(f"torch {torch.__version__}, {args.fields} fields of 1,024 x 1,024 pixels, {crops} crops\n")
         print("| processes | fields a second | to one process |\n|---|---|---|")

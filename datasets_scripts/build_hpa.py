@@ -4,8 +4,8 @@ Build the Human Protein Atlas data set: immunofluorescence fields, or single cel
     python datasets_scripts/build_hpa.py --fields raw/hpa --labels kaggle_2021.tsv --download --out data/hpa
     python datasets_scripts/build_hpa.py --cells cells.csv --sequences human_sequences.csv.gz --out data/hpa-cells
 
-Images of a field are `ID_blue.png` (nucleus) and `ID_green.png` (protein), PNG or TIFF, in any folder below `--fields`.
-Their labels come from
+Images of a field are `ID_blue.png` (nucleus) and `ID_green.png` (protein), PNG, JPEG or TIFF, in any folder below
+`--fields`. Their labels come from
 
   --labels TABLE       the public table with cell lines (columns Image, Label, Cellline; Gene if it has one), or that of
                        a Kaggle challenge (ID, Label as numbers); several may be given
@@ -26,20 +26,20 @@ atlas's tables and UniProt's human proteome (the table with cell lines is on Kag
 """
 
 import argparse
+import dataclasses
 import gzip
 import io
 import re
 import sys
 import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from download import DownloadError, RemoteFile, fetch
 from fields import Field, add_arguments, build
-from proteins import MAX_LENGTH, UNIPROT_HUMAN, Protein, Proteins, clusters, ramp_split, read_split
-from tables import check_login, read_csv, read_exclusions, sha1
+from proteins import MAX_LENGTH, UNIPROT_HUMAN, Protein, Proteins, held_out, ramp_split, split_proteins
+from tables import check_login, positive, read_csv, read_exclusions
 
 from protloc.taxonomy import HPA_LOCATIONS, KAGGLE_LOCATIONS
 
@@ -65,20 +65,25 @@ class Annotation(NamedTuple):
 def read_labels(path: Path, genes_of: dict[str, list[str]]) -> Iterator[tuple[str, Annotation]]:
     """Field and its annotation, from the public table with cell lines or from that of a Kaggle challenge."""
     for place, row in read_csv(path, ["Label"]):
-        image = row.get("Image") or row.get("ID") or row.get("Id") or ""
+        image = row.get("Image") or row.get("ID") or ""
         if not image:
             raise ValueError(f"{place}: no name in column Image or ID")
         if "Image" in row:
             labels = [name.strip() for name in row["Label"].split(",") if name.strip()]
         else:
-            labels = [KAGGLE_LOCATIONS[int(number)] for number in row["Label"].split("|")]
-        unknown = set(labels) - set(HPA_LOCATIONS)
-        if unknown:
-            raise ValueError(f"{place}: {min(unknown)!r} is no location of the Human Protein Atlas")
+            names = {str(number): name for number, name in enumerate(KAGGLE_LOCATIONS)}
+            labels = [names.get(number, number) for number in row["Label"].split("|")]
+        check_locations(labels, place)
         parts = image.split("/")
         antibody = f"HPA{int(parts[-2]):06d}" if len(parts) > 1 and parts[-2].isdigit() else ""
         genes = [row.get("ENSG", ""), row.get("Gene", ""), *genes_of.get(antibody, [])]
         yield parts[-1], Annotation(labels, row.get("Cellline", ""), [gene for gene in genes if gene], image)
+
+
+def check_locations(labels: list[str], place: str) -> None:
+    unknown = set(labels) - set(HPA_LOCATIONS)
+    if unknown:
+        raise ValueError(f"{place}: {min(unknown)!r} is no location of the Human Protein Atlas that this build knows")
 
 
 def read_antibodies(path: Path) -> dict[str, list[str]]:
@@ -93,68 +98,73 @@ def read_antibodies(path: Path) -> dict[str, list[str]]:
 def read_locations(path: Path, reliabilities: list[str]) -> dict[str, list[str]]:
     """Main and additional locations by Ensembl gene and gene name, of the reliabilities given."""
     locations = {}
-    for _, row in read_csv(path, ["Gene", "Gene name", "Reliability", "Main location", "Additional location"]):
+    for place, row in read_csv(path, ["Gene", "Gene name", "Reliability", "Main location", "Additional location"]):
         labels = [name for name in f"{row['Main location']};{row['Additional location']}".split(";") if name]
         if row["Reliability"] in reliabilities and labels:
+            check_locations(labels, place)
             locations[row["Gene"]] = locations[row["Gene name"]] = labels
     return locations
 
 
-def whole_fields(args: argparse.Namespace, proteins: Proteins) -> tuple[list[Field], list[tuple[str, str]]]:
-    """The fields that have labels, with their protein if it is known, and what is missing of the others."""
+def whole_fields(args: argparse.Namespace, sequences: Proteins) -> tuple[list[Field], list[tuple[str, str]], str]:
+    """The fields that have labels, with their protein if it is known; what is missing of others; how they are split."""
     genes_of = read_antibodies(args.antibodies) if args.antibodies else {}
     annotations = {name: annotation for path in args.labels for name, annotation in read_labels(path, genes_of)}
     locations = read_locations(args.locations, args.reliability) if args.locations else {}
     if args.download:
         fetch(wanted_images(annotations, args.fields), args.fields, args.parallel)
         unpack(args.fields)
-    found, unmatched = [], []
+    proteins, labels_of, paths, unmatched = {}, {}, {}, []
     for path in sorted(args.fields.rglob("*_blue.*")):
         match = IMAGE_NAME.fullmatch(path.name)
         if match is None:
             continue
         name = match["field"]
         annotation = annotations.get(name, Annotation([], "", [], ""))
-        protein = proteins.find(*annotation.genes) or Protein(gene=next(iter(annotation.genes), ""))
+        protein = sequences.find(*annotation.genes) or Protein()
+        if annotation.genes:  # by its name where the table has one, not only an Ensembl gene
+            protein = dataclasses.replace(protein, gene=protein.gene or annotation.genes[-1])
         labels = annotation.labels or next((locations[gene] for gene in annotation.genes if gene in locations), [])
         if not labels:
             unmatched.append((name, "no table names a label for this image"))
         elif len(protein.sequence) > MAX_LENGTH:
             unmatched.append((name, f"{protein.gene}: longer than {MAX_LENGTH} residues"))
+        elif name in paths:
+            raise ValueError(f"{paths[name]} and {path} are of one field: move one of them away")
         else:
             if not protein.sequence:
                 unmatched.append((name, "no table names a gene with a sequence: the crops have none"))
-            found.append((name, path, protein, labels, annotation.cell_line))
+            proteins[name], labels_of[name], paths[name] = protein, labels, path
 
-    classes = {p.sequence or name: labels[0] if len(labels) == 1 else "several" for name, _, p, labels, _ in found}
-    split = ramp_split(classes, clusters(classes, args.cluster_identity), args.seed)
-    named = read_split(args.split_file) if args.split_file else {}
-    ids, sums = read_exclusions(args.exclude)
+    classes = {name: labels[0] if len(labels) == 1 else "several" for name, labels in labels_of.items()}
+    splits, rule = split_proteins(proteins, classes, args)
+    unmatched += [(name, f"not in {args.split_file}") for name in proteins if name not in splits]
     fields = []
-    for name, path, protein, labels, cell_line in found:
-        held_out = protein.uniprot_id in ids or (protein.sequence and sha1(protein.sequence) in sums)
-        chosen = named.get(protein.uniprot_id) or named.get(protein.gene) or split[protein.sequence or name]
+    for name, side in splits.items():
+        cell_line, labels = annotations[name].cell_line, labels_of[name]
+        is_single = cell_line == U2OS and labels in SINGLE_2 and proteins[name].sequence
         fields.append(
             Field(
                 field_id=name,
-                nucleus=path,
-                protein_image=path.with_name(path.name.replace("_blue", "_green")),
+                nucleus=paths[name],
+                protein_image=paths[name].with_name(paths[name].name.replace("_blue", "_green")),
                 um_per_px=args.fields_um_per_px,
-                protein=protein,
+                protein=proteins[name],
                 labels=tuple(labels),
                 cell_line=cell_line,
-                split="test" if held_out else chosen,
-                group="u2os-single-2" if cell_line == U2OS and labels in SINGLE_2 and protein.sequence else "others",
+                split=side,
+                group="u2os-single-2" if is_single else "others",
             )
         )
-    return fields, unmatched
+    return fields, unmatched, rule
 
 
 def wanted_images(annotations: dict[str, Annotation], folder: Path) -> Iterator[RemoteFile]:
+    there = {path.name.split(".")[0] for path in folder.rglob("*.*") if not path.name.endswith((".part", ".etag"))}
     for name, annotation in annotations.items():
         if annotation.url.startswith("http") and annotation.cell_line == U2OS:
             for colour in ("blue", "green"):
-                if not (folder / f"{name}_{colour}.tif").exists():
+                if f"{name}_{colour}" not in there:
                     yield RemoteFile(f"{annotation.url}_{colour}.tif.gz", f"{name}_{colour}.tif.gz")
 
 
@@ -177,25 +187,29 @@ def unpack(folder: Path) -> None:
         path.unlink()
 
 
-def single_cells(path: Path, proteins: Proteins, seed: int) -> Iterator[Field]:
-    """Cells, and each of their two markers; a mosaic is never on both sides."""
-    rows = [row for _, row in read_csv(path, ["image_id", "compartment", "um_per_px", "mosaic"])]
+def single_cells(path: Path, sequences: Proteins, args: argparse.Namespace) -> Iterator[Field]:
+    """Cells, and each of their two markers; a mosaic is never on both sides, and markers of `--exclude` only test."""
+    rows = []
+    for place, row in read_csv(path, ["image_id", "compartment", "um_per_px", "mosaic"]):
+        row["compartment"] = row["compartment"].capitalize()
+        check_locations([row["compartment"]], place)
+        rows.append(row)
+    ids, sums = read_exclusions(args.exclude)
     mosaics = {row["mosaic"]: row["compartment"] for row in rows}
-    split = ramp_split(mosaics, {mosaic: mosaic for mosaic in mosaics}, seed)
+    split = ramp_split(mosaics, {mosaic: mosaic for mosaic in mosaics}, args.seed)
     for row in rows:
         for colour in ("green", *MARKERS):
-            gene, labels = MARKERS.get(colour, ("", [row["compartment"].capitalize()]))
-            if not set(labels) <= set(HPA_LOCATIONS):
-                raise ValueError(f"{path}: {row['compartment']!r} is no location of the Human Protein Atlas")
+            gene, labels = MARKERS.get(colour, ("", [row["compartment"]]))
+            protein = sequences.find(gene) or Protein(gene=gene)
             yield Field(
                 field_id=f"{row['image_id']}_{colour}",
                 nucleus=path.parent / "cells" / f"{row['image_id']}_blue.png",
                 protein_image=path.parent / "cells" / f"{row['image_id']}_{colour}.png",
                 um_per_px=float(row["um_per_px"]),
-                protein=(proteins.find(gene) or Protein(gene=gene)) if gene else Protein(),
+                protein=protein,
                 labels=tuple(labels),
                 cell_line="",
-                split=split[row["mosaic"]],
+                split="test" if held_out(protein, ids, sums) else split[row["mosaic"]],
                 group="markers" if gene else "cells",
                 pad=True,
             )
@@ -204,7 +218,7 @@ def single_cells(path: Path, proteins: Proteins, seed: int) -> Iterator[Field]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fields", type=Path, help="folder of the fields")
-    parser.add_argument("--fields-um-per-px", type=float, default=0.08, help="pixel size of the fields (default: 0.08)")
+    parser.add_argument("--fields-um-per-px", type=positive, default=0.08, help="their pixel size (default: 0.08)")
     parser.add_argument("--labels", type=Path, nargs="+", default=[], help="labels of the fields")
     parser.add_argument(
         "--locations", type=Path, help="subcellular_location.tsv, where a field has no label of its own"
@@ -215,15 +229,12 @@ def main() -> None:
         "--sequences", type=Path, nargs="+", default=[], help="FASTA of UniProt, or tables with sequences"
     )
     parser.add_argument("--cells", type=Path, help="table of single cells")
-    parser.add_argument(
-        "--exclude", type=Path, nargs="+", default=[], help="proteins that only test, as in build_deeploc.py"
-    )
     parser.add_argument("--download", action="store_true", help="fetch what is missing into the folder of the fields")
     add_arguments(parser)
     args = parser.parse_args()
     if not (args.fields or args.cells):
         parser.error("give --fields, --cells or both")
-    if args.fields and not args.labels and not args.locations:
+    if args.fields and not args.labels:
         parser.error("--fields needs --labels")
     if args.download and not args.fields:
         parser.error("--download needs --fields, the folder to fill")
@@ -233,24 +244,23 @@ def main() -> None:
         if args.download:
             print(LICENCE, file=sys.stderr)
             download_tables(args)
-        proteins = Proteins(args.sequences)
-        fields, unmatched = whole_fields(args, proteins) if args.fields else ([], [])
+        sequences = Proteins(args.sequences)
+        fields, unmatched, rule = whole_fields(args, sequences) if args.fields else ([], [], "")
         if args.cells:
-            fields += single_cells(args.cells, proteins, args.seed)
+            fields += single_cells(args.cells, sequences, args)
         groups = {"u2os-single-2": ["u2os-single-2"], "all": ["u2os-single-2", "others"]}
-        if args.cells:
-            groups |= {"cells": ["cells"], "markers": ["markers"]}
+        groups |= {"cells": ["cells"], "markers": ["markers"]}
         counts = {
             "title": "Human Protein Atlas crops: nucleus, protein and localization",
             "licence": "cc-by-sa-4.0",
             "unmatched": unmatched,
-            "lines": Counter(field.cell_line or "not stated" for field in fields),
+            "split_rule": rule,
             "fallback": args.reliability if args.locations else [],
         }
         build(args, fields, HPA_LOCATIONS, groups, "dataset_hpa.md.jinja", counts)
     except DownloadError as error:
         parser.exit(2, f"build_hpa: {error}, or leave out --download to build from what is there\n")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, ImportError, zipfile.BadZipFile) as error:
         parser.exit(2, f"build_hpa: {error}\n")
 
 

@@ -18,16 +18,17 @@ Add `--push-to-hub OWNER/NAME` to publish the folder as a data set repository.
 """
 
 import argparse
+import dataclasses
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from download import DownloadError, RemoteFile, fetch, list_bucket
 from fields import Field, add_arguments, build
-from proteins import MAX_LENGTH, UNIPROT_HUMAN, Proteins, clusters, ramp_split, read_split
-from tables import check_login, read_csv
+from proteins import MAX_LENGTH, UNIPROT_HUMAN, Proteins, split_proteins
+from tables import check_login, positive, read_csv
 
 from protloc.microscopy import OPENCELL_UM_PER_PX
 from protloc.taxonomy import OPENCELL_CATEGORIES
@@ -53,10 +54,6 @@ PAPER = {
     "single-4": (467, 105),
     "all": (1051, 250),
 }
-SPLIT_RULE = (
-    "Split by protein: 75 % of the largest class train, 90 % of the smallest, linearly between them over the classes "
-    "sorted by size; proteins with several major localizations are a class. A sequence is never on both sides."
-)
 GROUPS = {"single-2": ["cytoplasm-nucleoplasm"], "single-4": ["cytoplasm-nucleoplasm", "vesicles-er"]}
 
 
@@ -69,7 +66,11 @@ def read_annotations(path: Path) -> Iterator[tuple[str, str, dict[str, int]]]:
     for place, row in read_csv(path, ["ensg_id", "target_name"]):
         protein = grades[row["target_name"], row["ensg_id"]]
         if "annotation_name" in row:
+            if row["annotation_grade"] not in ("1", "2", "3"):
+                raise ValueError(f"{place}: the grade {row['annotation_grade']!r} is not 1, 2 or 3")
             protein[row["annotation_name"]] = int(row["annotation_grade"])
+        elif "annotations_grade_3" not in row:
+            raise ValueError(f"{path}: no column 'annotations_grade_3' or 'annotation_name'")
         for grade in (1, 2, 3):
             protein.update(
                 {name: grade for name in re.split(r"[;|]", row.get(f"annotations_grade_{grade}", "")) if name}
@@ -107,72 +108,73 @@ def group(labels: list[str]) -> str:
 
 def gather(args: argparse.Namespace) -> tuple[list[Field], dict]:
     """The fields to cut, and what the card says of proteins and labels."""
-    proteins = Proteins(args.sequences)
-    known, unmatched, too_long = {}, [], 0
+    sequences = Proteins(args.sequences)
+    proteins, labels_of, gene_of, unmatched = {}, {}, {}, []
     for gene, ensembl, grades in read_annotations(args.annotations):
         labels, grade = major_localizations(grades)
-        protein = proteins.find(gene, ensembl)
+        protein = sequences.find(gene, ensembl)
         if protein is None:
             unmatched.append((gene, "no sequence for this gene name or Ensembl gene"))
         elif len(protein.sequence) > MAX_LENGTH:
-            too_long += 1
-        elif labels:
-            known[gene] = known[ensembl] = (gene, protein, labels, grade)
-        else:
+            unmatched.append((gene, f"longer than {MAX_LENGTH} residues"))
+        elif not labels:
             unmatched.append((gene, "only weak localizations"))
-    described = {gene: (protein, labels) for gene, protein, labels, _ in known.values()}
-
-    if args.split_file:
-        split = read_split(args.split_file)
-        splits = {gene: split.get(protein.uniprot_id) or split.get(gene) for gene, (protein, _) in described.items()}
-    else:
-        classes = {p.sequence: labels[0] if len(labels) == 1 else "several" for p, labels in described.values()}
-        split = ramp_split(classes, clusters(classes, args.cluster_identity), args.seed)
-        splits = {gene: split[protein.sequence] for gene, (protein, _) in described.items()}
-    unmatched += [(gene, f"not in {args.split_file}") for gene, name in splits.items() if name is None]
+        else:
+            proteins[gene] = dataclasses.replace(protein, gene=gene)
+            labels_of[gene] = (labels, grade)
+            gene_of[gene] = gene_of[ensembl or gene] = gene
+    too_long = sum(reason.startswith("longer") for _, reason in unmatched)
+    classes = {gene: labels[0] if len(labels) == 1 else "several" for gene, (labels, _) in labels_of.items()}
+    splits, rule = split_proteins(proteins, classes, args)
+    unmatched += [(gene, f"not in {args.split_file}") for gene in proteins if gene not in splits]
 
     fields = []
     for field_id, gene, ensembl, nucleus, protein_image in find_images(args.images):
-        gene, protein, labels, grade = known.get(gene) or known.get(ensembl) or (gene, None, [], 0)
-        if protein is None or splits[gene] is None:
+        gene = gene_of.get(gene) or gene_of.get(ensembl) or gene
+        if gene not in splits:
             unmatched.append((gene, f"{nucleus.name}: no protein of the build"))
             continue
+        labels, grade = labels_of[gene]
         fields.append(
             Field(
                 field_id=field_id,
                 nucleus=nucleus,
                 protein_image=protein_image,
                 um_per_px=args.fields_um_per_px,
-                protein=protein,
+                protein=proteins[gene],
                 labels=tuple(labels),
                 cell_line="HEK293T",
                 split=splits[gene],
                 group=group(labels),
                 grade=grade,
-                pad=protein_image is not None,
+                pad=protein_image is not None,  # pictures of a few cells, smaller than a crop
             )
         )
-    single = Counter(labels[0] for _, labels in described.values() if len(labels) == 1)
-    counted = Counter((group(labels), splits[gene]) for gene, (_, labels) in described.items())
+    shown = {field.protein.gene for field in fields}
+    unmatched += [(gene, "no image") for gene in splits if gene not in shown]
+    single = Counter(labels[0] for labels, _ in labels_of.values() if len(labels) == 1)
+    groups = {gene: group(labels) for gene, (labels, _) in labels_of.items()}
+
+    def count(genes: Iterable[str]) -> dict[str, int]:
+        counted = Counter(splits[gene] for gene in genes if gene in splits)
+        return {split: counted[split] for split in ("train", "test")}
+
     return fields, {
         "title": "OpenCell crops: nucleus, protein, sequence and localization",
         "licence": "other",
         "paper": PAPER,
-        "split_rule": f"Split as in `{args.split_file.name}`." if args.split_file else SPLIT_RULE,
+        "split_rule": rule,
         "unmatched": unmatched,
-        "proteins": len(described),
+        "proteins": len(proteins),
         "too_long": too_long,
-        "single": {name: single[name] for name in sorted(single, key=lambda name: -single[name])},
-        "splits": {
-            name: {split: sum(counted[part, split] for part in parts) for split in ("train", "test")}
-            for name, parts in {**GROUPS, "all": sorted({part for part, _ in counted})}.items()
-        },
+        "single": dict(single.most_common()),
         "classes": {
-            name: {
-                split: sum(labels == [name] and splits[gene] == split for gene, (_, labels) in described.items())
-                for split in ("train", "test")
-            }
+            name: count(gene for gene, (labels, _) in labels_of.items() if labels == [name])
             for name in ("cytoplasmic", "vesicles", "nucleoplasm", "er")
+        },
+        "splits": {
+            name: count(gene for gene in groups if groups[gene] in parts)
+            for name, parts in {**GROUPS, "all": set(groups.values())}.items()
         },
     }
 
@@ -184,7 +186,9 @@ def main() -> None:
         "--sequences", type=Path, nargs="+", default=[], help="FASTA of UniProt, or tables with sequences"
     )
     parser.add_argument("--images", type=Path, required=True, help="folder of the fields")
-    parser.add_argument("--fields-um-per-px", type=float, default=OPENCELL_UM_PER_PX, help="pixel size of the fields")
+    parser.add_argument(
+        "--fields-um-per-px", type=positive, default=OPENCELL_UM_PER_PX, help="pixel size of the fields"
+    )
     parser.add_argument("--download", action="store_true", help="fetch what is missing into the folder of the images")
     add_arguments(parser)
     args = parser.parse_args()
@@ -204,7 +208,7 @@ def main() -> None:
         build(args, fields, OPENCELL_CATEGORIES, {**GROUPS, "all": groups}, "dataset_opencell.md.jinja", counts)
     except DownloadError as error:
         parser.exit(2, f"build_opencell: {error}, or leave out --download to build from what is there\n")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         parser.exit(2, f"build_opencell: {error}\n")
 
 

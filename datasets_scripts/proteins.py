@@ -1,5 +1,6 @@
 """Which protein an image shows, its sequence and structure, and whether it trains or tests: for the image builders."""
 
+import argparse
 import random
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from download import DownloadError, RemoteFile, fetch
-from tables import read_csv
+from tables import read_csv, read_exclusions, sha1
 
 from protloc.sequences import clean_sequence, open_text, read_fasta
 
@@ -50,15 +51,21 @@ class Proteins:
             is_fasta = handle.read(1) == ">"
         if is_fasta:
             for header, sequence in read_fasta(path, full_header=True):
-                accession = header.split()[0].split("|")[1] if header.count("|") >= 2 else header.split()[0]
-                gene = next((word[3:] for word in header.split() if word.startswith("GN=")), "")
+                name, *words = header.split()
+                parts = name.split("|")  # sp|P12345|NAME_HUMAN
+                accession = parts[1] if len(parts) == 3 else name
+                gene = next((word[3:] for word in words if word.startswith("GN=")), "")
                 yield [gene, accession], Protein(gene, accession, sequence)
         else:
-            for _, row in read_csv(path, ["sequence"]):
+            for place, row in read_csv(path, ["sequence"]):
                 gene = row.get("target_name") or row.get("gene") or ""
                 accession = row.get("uniprot_id") or row.get("uniprot") or ""
                 ensembl = row.get("ensg_id") or row.get("ensg") or ""
-                yield [gene, accession, ensembl], Protein(gene, accession, clean_sequence(row["sequence"]))
+                try:
+                    sequence = clean_sequence(row["sequence"])
+                except ValueError as error:
+                    raise ValueError(f"{place}: {error}") from None
+                yield [gene, accession, ensembl], Protein(gene, accession, sequence)
 
     def find(self, *names: str) -> Protein | None:
         return next((self.by_name[name] for name in names if name in self.by_name), None)
@@ -75,7 +82,10 @@ def clusters(sequences: Iterable[str], identity: float | None) -> dict[str, str]
         fasta, out = Path(folder) / "in.fasta", Path(folder) / "out"
         fasta.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(unique)))
         command = ["mmseqs", "easy-cluster", fasta, out, Path(folder) / "tmp", "--min-seq-id", str(identity)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            reason = (result.stdout + result.stderr).strip().splitlines()[-1:]
+            raise ValueError(f"mmseqs easy-cluster failed: {' '.join(reason)}")
         rows = (line.split() for line in Path(f"{out}_cluster.tsv").read_text().splitlines())
         return {unique[int(member)]: unique[int(representative)] for representative, member in rows}
 
@@ -86,15 +96,15 @@ def ramp_split(classes: dict[str, str], cluster_of: dict[str, str], seed: int) -
     linearly between them over the classes sorted by size. A cluster is never on both sides.
 
     Args:
-        classes (`dict`): Class of each protein, by sequence.
-        cluster_of (`dict`): Cluster of each sequence; the class of a cluster is that of its first sequence.
+        classes (`dict`): Class of each protein.
+        cluster_of (`dict`): Cluster of each protein; the class of a cluster is that of its first protein.
     """
     members: dict[str, list[str]] = defaultdict(list)
-    for sequence in sorted(classes):
-        members[cluster_of[sequence]].append(sequence)
+    for name in sorted(classes):
+        members[cluster_of[name]].append(name)
     by_class: dict[str, list[str]] = defaultdict(list)
-    for cluster, sequences in members.items():
-        by_class[classes[sequences[0]]].append(cluster)
+    for cluster, names in members.items():
+        by_class[classes[names[0]]].append(cluster)
     ordered = sorted(by_class, key=lambda name: (-len(by_class[name]), name))
     split = {}
     for name, share in zip(ordered, np.linspace(0.75, 0.9, len(ordered)), strict=True):
@@ -106,10 +116,64 @@ def ramp_split(classes: dict[str, str], cluster_of: dict[str, str], seed: int) -
     return split
 
 
+SPLIT_RULE = (
+    "Split by protein: 75 % of the largest class train, 90 % of the smallest, linearly between them over the classes "
+    "sorted by size; proteins with several localizations are a class. A sequence is never on both sides."
+)
+
+
+def split_proteins(
+    proteins: dict[str, Protein], classes: dict[str, str], args: argparse.Namespace
+) -> tuple[dict[str, str], str]:
+    """
+    Which proteins train and which test: as the split file says, or else by `ramp_split`; those of `--exclude` test.
+
+    Args:
+        proteins, classes (`dict`): By any name; proteins of one sequence, or without one of one gene, stay together.
+
+    Returns:
+        `dict` of `train` and `test` by name, without those that the split file does not name, and what the card says.
+
+    Raises:
+        ValueError: If the split file has proteins of one sequence or cluster on both sides.
+    """
+    found = clusters((protein.sequence for protein in proteins.values() if protein.sequence), args.cluster_identity)
+    cluster_of = {
+        name: found[protein.sequence] if protein.sequence else protein.gene or name
+        for name, protein in proteins.items()
+    }
+    if args.split_file:
+        sides = read_split(args.split_file)
+        decided: dict[str, str] = {}
+        for name, protein in proteins.items():
+            side = sides.get(protein.uniprot_id) or sides.get(protein.gene)
+            if side and decided.setdefault(cluster_of[name], side) != side:
+                raise ValueError(
+                    f"{args.split_file}: {protein.gene or name} is to {side}, and a protein of the same sequence or "
+                    "cluster is not"
+                )
+        split = {name: decided[cluster] for name, cluster in cluster_of.items() if cluster in decided}
+        rule = f"Split by protein as in `{args.split_file.name}`."
+    else:
+        split, rule = ramp_split(classes, cluster_of, args.seed), SPLIT_RULE
+    ids, sums = read_exclusions(args.exclude)
+    tested = {cluster_of[name] for name, protein in proteins.items() if held_out(protein, ids, sums)}
+    if args.exclude:
+        rule += f" Proteins of {' and '.join(f'`{path.name}`' for path in args.exclude)} only test."
+    return {name: "test" if cluster_of[name] in tested else side for name, side in split.items()}, rule
+
+
+def held_out(protein: Protein, ids: set[str], sums: set[str]) -> bool:
+    """Whether a protein is on a list of `read_exclusions`."""
+    return protein.uniprot_id in ids or bool(protein.sequence and sha1(protein.sequence) in sums)
+
+
 def read_split(path: Path) -> dict[str, str]:
     """Split by UniProt accession and by gene name; rows with another split than train and test are left out."""
     split = {}
-    for _, row in read_csv(path, ["split"]):
+    for place, row in read_csv(path, ["split"]):
+        if not {"uniprot_id", "target_name"} & row.keys():
+            raise ValueError(f"{place}: no column 'uniprot_id' or 'target_name'")
         if row["split"] in ("train", "test"):
             split.update({row[column]: row["split"] for column in ("uniprot_id", "target_name") if row.get(column)})
     return split

@@ -4,6 +4,7 @@ import argparse
 import csv
 import hashlib
 import itertools
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,30 @@ def read_exclusions(paths: list[Path]) -> tuple[set[str], set[str]]:
 
 def sha1(text: str) -> str:
     return hashlib.sha1(text.encode()).hexdigest()
+
+
+def positive(text: str) -> float:
+    """For argparse: a number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """For argparse: 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def share(text: str) -> float:
+    """For argparse: above 0, at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
+    return value
 
 
 def check_login(parser: argparse.ArgumentParser) -> None:

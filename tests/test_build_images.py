@@ -1,5 +1,6 @@
 """The OpenCell and HPA builders on small fields: simulated images in the published layouts, and the real ones."""
 
+import argparse
 import csv
 import functools
 import gzip
@@ -33,7 +34,8 @@ import proteins  # noqa: E402
 from build_hpa import read_antibodies, read_labels  # noqa: E402
 from build_opencell import major_localizations, read_annotations  # noqa: E402
 from download import RemoteFile  # noqa: E402
-from proteins import Proteins, clusters, ramp_split  # noqa: E402
+from proteins import Protein, Proteins, clusters, ramp_split, split_proteins  # noqa: E402
+from tables import sha1  # noqa: E402
 
 PROTEINS = {  # gene: category
     "AAA1": "cytoplasmic",
@@ -152,11 +154,6 @@ def test_killed_and_started_again(opencell, built, tmp_path, run_script):
     process.kill()
     process.wait()
     assert not (out / "README.md").exists()
-    done = {path: path.stat().st_mtime_ns for path in (out / ".fields").glob("*.parquet")}
-
-    code, _, error = run_script(*arguments, "--size", "100")
-    assert code == 2 and "was begun with" in error and error.count("\n") == 1
-    assert done == {path: path.stat().st_mtime_ns for path in (out / ".fields").glob("*.parquet")}
 
     code, _, error = run_script(*arguments)
     assert code == 0, error
@@ -179,6 +176,71 @@ def test_bad_input(opencell, tmp_path, run_script, options, message):
     code, _, error = run_script(*opencell_arguments(opencell, tmp_path / "out"), *options)
     assert code == 2 and message in error
     assert not (tmp_path / "out" / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--size", "0", "must be at least 1, got 0"),
+        ("--um-per-px", "-1", "must be above 0, got -1"),
+        ("--fields-um-per-px", "nan", "must be above 0, got nan"),
+        ("--limit", "0", "must be at least 1, got 0"),
+        ("--max-overlap", "1.5", "must be above 0 and at most 1, got 1.5"),
+        ("--segmenter", "stardist", "needs the package stardist"),
+    ],
+)
+def test_bad_numbers(opencell, tmp_path, run_script, option, value, message):
+    code, _, error = run_script(*opencell_arguments(opencell, tmp_path / "out"), option, value)
+    assert code == 2 and message in error
+
+
+def test_a_failed_build_leaves_the_last_one(opencell, tmp_path, run_script):
+    out = tmp_path / "out"
+    arguments = [*opencell_arguments(opencell, out), "--limit", "2"]
+    assert run_script(*arguments)[0] == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    code, _, error = run_script(*arguments, "--size", "2000")
+    assert code == 2 and "holds a whole nucleus of the right size" in error
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert run_script(*arguments)[0] == 0
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_files_of_others_stay(opencell, tmp_path, run_script):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.txt").write_text("mine")
+    code, _, error = run_script(*opencell_arguments(opencell, tmp_path))
+    assert code == 2 and "mine.txt, which no build made" in error
+    assert (tmp_path / "data" / "mine.txt").read_text() == "mine"
+
+
+def test_excluded_proteins_only_test(opencell, tmp_path, run_script):
+    (tmp_path / "never.csv").write_text("accession,sequence_sha1,reason\nP00000,x,a\nx," + sha1(sequence(1)) + ",b\n")
+    (tmp_path / "split.csv").write_text("target_name,split\n" + "".join(f"{gene},train\n" for gene in PROTEINS))
+    out = tmp_path / "out"
+    options = ["--exclude", tmp_path / "never.csv", "--split-file", tmp_path / "split.csv"]
+    code, _, error = run_script(*opencell_arguments(opencell, out), *options)
+    assert code == 0, error
+    assert set(load_dataset(str(out), "all", split="test")["gene"]) == {"AAA1", "BBB2"}
+    assert "Proteins of `never.csv` only test." in (out / "README.md").read_text()
+
+
+def split_arguments(**given) -> argparse.Namespace:
+    return argparse.Namespace(**{"split_file": None, "exclude": [], "cluster_identity": None, "seed": 0, **given})
+
+
+def test_one_sequence_or_gene_is_on_one_side(tmp_path):
+    same = {f"f{i}": Protein(f"G{i // 2}") for i in range(40)}  # two fields of each gene, no sequence known
+    for seed in range(3):
+        split, _ = split_proteins(same, dict.fromkeys(same, "a"), split_arguments(seed=seed))
+        assert all(split[f"f{i}"] == split[f"f{i + 1}"] for i in range(0, 40, 2)) and len(set(split.values())) == 2
+    (tmp_path / "split.csv").write_text("target_name,split\nG1,train\nG2,test\n")
+    arguments = split_arguments(split_file=tmp_path / "split.csv")
+    twins = {"G1": Protein("G1", "", "MKT"), "G3": Protein("G3", "", "MKT"), "G4": Protein("G4", "", "MAA")}
+    assert split_proteins(twins, dict.fromkeys(twins, "a"), arguments)[0] == {"G1": "train", "G3": "train"}
+    twins["G2"] = Protein("G2", "", "MKT")
+    with pytest.raises(ValueError, match="G2 is to test, and a protein of the same sequence or cluster is not"):
+        split_proteins(twins, dict.fromkeys(twins, "a"), arguments)
 
 
 def test_split_file_wins(opencell, tmp_path, run_script):
@@ -261,7 +323,10 @@ def test_hpa_tables(tmp_path):
     ((name, annotation),) = read_labels(tmp_path / "kaggle.csv", {})
     assert (name, annotation.labels, annotation.genes) == ("abc", ["Cytosol", "Nucleoplasm"], [])
     (tmp_path / "bad.csv").write_text("ID,Image,Label\na,b,Nowhere\n")
-    with pytest.raises(ValueError, match="'Nowhere' is no location"):
+    with pytest.raises(ValueError, match="line 2: 'Nowhere' is no location"):
+        list(read_labels(tmp_path / "bad.csv", {}))
+    (tmp_path / "bad.csv").write_text("ID,Label\na,25\n")
+    with pytest.raises(ValueError, match="line 2: '25' is no location"):
         list(read_labels(tmp_path / "bad.csv", {}))
 
 

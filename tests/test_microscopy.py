@@ -125,6 +125,15 @@ def test_two_channels_errors(tmp_path):
     tifffile.imwrite(tmp_path / "three.tif", np.zeros((3, 8, 8), dtype=np.uint16), photometric="minisblack")
     with pytest.raises(ValueError, match=r"three\.tif: expected two channels"):
         read_two_channels(tmp_path / "three.tif")
+    tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((2, 8, 8, 3), dtype=np.uint8), photometric="rgb")
+    with pytest.raises(ValueError, match=r"rgb\.tif: expected two channels"):
+        read_two_channels(tmp_path / "rgb.tif")
+    tifffile.imwrite(tmp_path / "four.tif", np.zeros((4, 8, 8), dtype=np.uint16), ome=True, metadata={"axes": "CYX"})
+    with pytest.raises(ValueError, match=r"four\.tif: expected two channels"):
+        read_two_channels(tmp_path / "four.tif")
+    tifffile.imwrite(tmp_path / "nan.tif", np.full((2, 8, 8), np.nan, dtype=np.float32))
+    with pytest.raises(ValueError, match=r"nan\.tif: 64 pixels are NaN|nan\.tif: the image: 64 pixels are NaN"):
+        read_two_channels(tmp_path / "nan.tif")
     (tmp_path / "text.tif").write_text("no image")
     with pytest.raises(ValueError, match=r"text\.tif: no TIFF that can be read"):
         read_two_channels(tmp_path / "text.tif")

@@ -146,6 +146,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="of training (default: 2000)")
     parser.add_argument("--out", type=Path, help="folder for the weights of a network trained on all images")
     args = parser.parse_args()
+    if not args.out and (args.folds or 0) < 2:
+        parser.error("give --out, or --folds of 2 or more")
     pairs = load(args.images)
     if not pairs:
         parser.exit(2, f"train_nuclei: {args.images} holds no image NAME_image.png\n")

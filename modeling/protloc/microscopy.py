@@ -1,6 +1,8 @@
 """Microscope fields -> crops around nuclei: what data sets and inference share."""
 
 import base64
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,27 +54,30 @@ def read_two_channels(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         path: A projection `(2, H, W)` or a stack; axes from its metadata, otherwise all planes of the nucleus first.
 
     Returns:
-        Two `np.ndarray` of shape `(H, W)`, in the camera's unit.
+        Two `np.ndarray`: float32 of shape `(H, W)`, in the camera's unit.
 
     Raises:
-        ValueError: If the file can't be read or holds no two channels.
+        ValueError: If the file can't be read, holds other than two channels, or values that are no intensities.
     """
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
-            if "C" in series.axes and len(series.axes) > 2:
+            if "C" in series.axes:
                 image = np.moveaxis(series.asarray(), series.axes.index("C"), 0)
             else:
                 image = np.stack([page.asarray() for page in file.pages])
     except Exception as error:  # a damaged file can break the parser anywhere
         reason = str(error).splitlines() or [type(error).__name__]
         raise ValueError(f"{path}: no TIFF that can be read: {reason[0]}") from None
-    image = image.reshape(len(image), -1, *image.shape[-2:])
-    if image.shape[0] != 2:
-        if image.shape[0] % 2 or image.shape[1] != 1:
-            raise ValueError(f"{path}: expected two channels, got an image of shape {image.shape}")
-        image = image.reshape(2, -1, *image.shape[-2:])
-    nucleus, protein = image.max(axis=1)
+    has_channels = "C" in series.axes
+    if not has_channels and image.ndim == 3 and len(image) % 2 == 0:
+        image, has_channels = image.reshape(2, -1, *image.shape[1:]), True
+    if not has_channels or len(image) != 2 or image.ndim not in (3, 4):
+        raise ValueError(f"{path}: expected two channels, got an image of shape {image.shape} and axes {series.axes}")
+    try:
+        nucleus, protein = (read_image(channel.max(axis=0) if channel.ndim == 3 else channel) for channel in image)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return nucleus, protein
 
 
@@ -102,7 +107,8 @@ def segment_nuclei(image: np.ndarray, um_per_px: float = OPENCELL_UM_PER_PX, seg
         image (`np.ndarray` of shape `(H, W)`): A nuclear stain, in any unit.
         um_per_px (`float`): Size of a pixel in micrometres.
         segmenter (`str`): `"builtin"`, a small network that comes with the package, or `"stardist"`, the model
-            `2D_versatile_fluo` (Schmidt et al. 2018), which `pip install protloc[stardist]` brings.
+            `2D_versatile_fluo` (Schmidt et al. 2018), which `pip install protloc[stardist]` brings and which takes no
+            pixel size.
 
     Returns:
         `np.ndarray`: int32 labels of shape `(H, W)`, 0 for the background.
@@ -116,12 +122,16 @@ def segment_nuclei(image: np.ndarray, um_per_px: float = OPENCELL_UM_PER_PX, seg
     normalized = normalize(image)
     if segmenter == "builtin":
         return segment(normalized, um_per_px)
-    try:
-        from stardist.models import StarDist2D
-    except ImportError:
-        raise ImportError("segmenter 'stardist' needs the package stardist: pip install protloc[stardist]") from None
-    labels, _ = StarDist2D.from_pretrained("2D_versatile_fluo").predict_instances(normalized)
-    return labels.astype(np.int32)
+    if find_spec("stardist") is None:
+        raise ImportError("segmenter 'stardist' needs the package stardist: pip install protloc[stardist]")
+    return stardist().predict_instances(normalized)[0].astype(np.int32)
+
+
+@cache
+def stardist():
+    from stardist.models import StarDist2D
+
+    return StarDist2D.from_pretrained("2D_versatile_fluo")
 
 
 def nucleus_crops(
