@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "datasets_scripts"))
 
-from fields import Field, Settings, png, process_all, read_field
+from fields import Field, Settings, encode, process_all, read_field
 from proteins import Protein
 
 from protloc.microscopy import OPENCELL_UM_PER_PX, normalize, nucleus_crops, segment_nuclei, simulate
@@ -67,7 +67,7 @@ def main() -> None:
         steps["segment"], labels = seconds(lambda: segment_nuclei(nucleus))
         steps["normalize"], images = seconds(lambda: (normalize(nucleus), normalize(protein)))
         steps["crop"], crops = seconds(lambda: nucleus_crops(*images, labels))
-        steps["encode"], _ = seconds(lambda: [(png(crop.nucleus), png(crop.protein)) for crop in crops])
+        steps["encode"], _ = seconds(lambda: [(encode(crop.nucleus), encode(crop.protein)) for crop in crops])
         print(f"\n| step | share of a field with {len(crops)} crops |\n|---|---|")
         for name, spent in steps.items():
             print(f"| {name} | {spent / sum(steps.values()):.0%} |")

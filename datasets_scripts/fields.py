@@ -133,10 +133,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--private", action="store_true", help="make a new repository private")
 
 
-def png(image: np.ndarray) -> dict[str, Any]:
-    """An image in [0, 1] with 16 bit."""
+def encode(image: np.ndarray) -> dict[str, Any]:
+    """An image in [0, 1] as a TIFF of 16 bit: noise leaves little to compress, and a PNG takes twenty times as long."""
     buffer = io.BytesIO()
-    PILImage.fromarray(np.round(image * 65535).astype(np.uint16)).save(buffer, "PNG", compress_level=1)
+    PILImage.fromarray(np.round(image * 65535).astype(np.uint16)).save(buffer, "TIFF")
     return {"bytes": buffer.getvalue(), "path": None}
 
 
@@ -180,8 +180,8 @@ def process(field: Field, settings: Settings, folder: Path) -> dict[str, Any]:
     }
     rows = [
         {
-            "nucleus": png(crop.nucleus),
-            "protein": png(crop.protein),
+            "nucleus": encode(crop.nucleus),
+            "protein": encode(crop.protein),
             "crop_box": crop.box,
             "focus": crop.focus,
             "saturation": crop.saturation,
@@ -247,7 +247,7 @@ def merge(
         for number in range(int(ends[-1] // SHARD_BYTES) + 1):
             shard = [field for field, end in zip(members, ends, strict=True) if end // SHARD_BYTES == number]
             path = data / f"{group}-{split}-{number:05d}.parquet"
-            with pq.ParquetWriter(path, features.arrow_schema) as writer:
+            with pq.ParquetWriter(path, features.arrow_schema, compression="zstd") as writer:
                 for field in shard:
                     rows = pq.read_table(work_path(work, field, settings)).to_pylist()
                     writer.write_table(complete(rows, field, settings, features))

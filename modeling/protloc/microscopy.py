@@ -200,6 +200,7 @@ def overlap(box: tuple[int, int, int, int], corner: tuple[int, int], size: int) 
 
 
 def focus(image: np.ndarray, um_per_px: float) -> float:
-    """Share of an image's variance that lies in details under about half a micrometre, noise of one pixel left out."""
-    image = ndimage.gaussian_filter(image, 1)
-    return float((image - ndimage.gaussian_filter(image, 0.5 / um_per_px)).var() / max(image.var(), 1e-12))
+    """Share of an image's variance that lies in details under about a micrometre, noise of single pixels left out."""
+    image = ndimage.uniform_filter(image, 3)
+    coarse = ndimage.uniform_filter(image, max(5, round(1.5 / um_per_px)))
+    return float((image - coarse).var() / max(image.var(), 1e-12))
