@@ -69,5 +69,5 @@ def test_readme_shows_the_measured_segmenter():
     readme = (ROOT / "README.md").read_text()
     for scores in (measured, measured["classical"]):
         cells = [f"{scores[name]:.3f}" for name in ("f1_50", "f1_75", "mean_average_precision")]
-        cells += [f"{scores['found']:,} of {scores['nuclei']:,}", f"{scores['mean_count_error']:.1f}"]
+        cells += [f"{scores['found']:,} for {scores['nuclei']:,}", f"{scores['mean_count_error']:.1f}"]
         assert "| " + " | ".join(cells) + " |" in readme
