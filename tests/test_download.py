@@ -22,8 +22,9 @@ from conftest import ROOT
 CONTENT = random.Random(0).randbytes(300_000)
 HALF = len(CONTENT) // 2
 SCRIPT = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background hands down to ignore it
 from download import RemoteFile, fetch
 fetch([RemoteFile(sys.argv[1], "a")], Path(sys.argv[2]))
 """
