@@ -27,7 +27,7 @@ from cards import SPLITS, describe_fields, montage, overlays, render_card
 from datasets import ClassLabel, Features, Image, List, Value
 from PIL import Image as PILImage
 from proteins import MAX_LENGTH, Protein, download_structures
-from tables import positive, positive_int, push, share
+from tables import positive, push, share
 from tqdm import tqdm
 
 from protloc.microscopy import (
@@ -41,6 +41,7 @@ from protloc.microscopy import (
     segment_nuclei,
 )
 from protloc.nuclei import WEIGHTS
+from protloc_entry import positive_int
 
 SHARD_BYTES = 500_000_000
 SHARD_NAME = re.compile(r".+-(train|test)-\d{5}\.parquet")

@@ -57,14 +57,6 @@ def positive(text: str) -> float:
     return value
 
 
-def positive_int(text: str) -> int:
-    """For argparse: 1 or more."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
 def share(text: str) -> float:
     """For argparse: above 0, at most 1."""
     value = float(text)

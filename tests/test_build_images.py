@@ -183,10 +183,10 @@ def test_bad_input(opencell, tmp_path, run_script, options, message):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--size", "0", "must be at least 1, got 0"),
+        ("--size", "0", "'0' is not a positive number"),
         ("--um-per-px", "-1", "must be above 0, got -1"),
         ("--fields-um-per-px", "nan", "must be above 0, got nan"),
-        ("--limit", "0", "must be at least 1, got 0"),
+        ("--limit", "0", "'0' is not a positive number"),
         ("--max-overlap", "1.5", "must be above 0 and at most 1, got 1.5"),
         ("--segmenter", "stardist", "needs the package stardist"),
     ],
