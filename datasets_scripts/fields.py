@@ -60,7 +60,7 @@ class Field:
     split: str
     group: str  # fields that all configurations take or leave together
     grade: int = 0  # of the labels, 3 very prominent to 1 weak; 0 where the source has none
-    pad: bool = False  # one cell, cut out: what is missing around it is black
+    pad: bool = False  # a picture of one or a few cells: what is missing around it is black
 
 
 @dataclasses.dataclass(frozen=True)

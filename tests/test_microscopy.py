@@ -132,7 +132,7 @@ def test_two_channels_errors(tmp_path):
     with pytest.raises(ValueError, match=r"four\.tif: expected two channels"):
         read_two_channels(tmp_path / "four.tif")
     tifffile.imwrite(tmp_path / "nan.tif", np.full((2, 8, 8), np.nan, dtype=np.float32))
-    with pytest.raises(ValueError, match=r"nan\.tif: 64 pixels are NaN|nan\.tif: the image: 64 pixels are NaN"):
+    with pytest.raises(ValueError, match=r"nan\.tif: the image: 64 pixels are NaN"):
         read_two_channels(tmp_path / "nan.tif")
     (tmp_path / "text.tif").write_text("no image")
     with pytest.raises(ValueError, match=r"text\.tif: no TIFF that can be read"):
