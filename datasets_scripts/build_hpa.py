@@ -211,6 +211,7 @@ def single_cells(path: Path, sequences: Proteins, args: argparse.Namespace) -> I
                 cell_line="",
                 split="test" if held_out(protein, ids, sums) else split[row["mosaic"]],
                 group="markers" if gene else "cells",
+                source_image=row["mosaic"],
                 pad=True,
             )
 

@@ -60,6 +60,7 @@ class Field:
     split: str
     group: str  # fields that all configurations take or leave together
     grade: int = 0  # of the labels, 3 very prominent to 1 weak; 0 where the source has none
+    source_image: str = ""  # what several fields were cut from; the field itself by default
     pad: bool = False  # a picture of one or a few cells: what is missing around it is black
 
 
@@ -83,6 +84,7 @@ def crop_features(labels: list[str]) -> Features:
             "grade": Value("int8"),
             "cell_line": Value("string"),
             "field_id": Value("string"),
+            "source_image": Value("string"),
             "crop_box": List(Value("int32"), length=4),  # left, top, right, bottom at um_per_px
             "um_per_px": Value("float32"),
             "focus": Value("float32"),
@@ -264,6 +266,7 @@ def complete(rows: list[dict[str, Any]], field: Field, settings: Settings, featu
         "grade": field.grade,
         "cell_line": field.cell_line,
         "field_id": field.field_id,
+        "source_image": field.source_image or field.field_id,
         "um_per_px": settings.um_per_px,
     }
     return pa.Table.from_pylist([{**row, **known} for row in rows], schema=features.arrow_schema)

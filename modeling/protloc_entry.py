@@ -86,6 +86,22 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--attention", type=Path, metavar="DIR", help="a figure and a table of the attention along each protein"
     )
+    predict.add_argument(
+        "--nucleus",
+        metavar="IMAGE",
+        help="draw every protein on this nucleus (or on the shipped one: default) into the folder images beside OUT",
+    )
+    predict.add_argument(
+        "--nucleus-channel", choices=["red", "green", "blue"], help="of a colour image: where the nucleus is"
+    )
+    predict.add_argument(
+        "--nucleus-page", type=int, default=0, metavar="N", help="of a stack: where the nucleus is, from 0 (default: 0)"
+    )
+    predict.add_argument(
+        "--image-model",
+        metavar="ID_OR_DIR",
+        help="what draws: Hub name or folder of a deepGPS (default: the shipped one)",
+    )
     predict.add_argument("--signals", action="store_true", help="add the nine sorting signals of DeepLoc 2.0")
     predict.add_argument("--tree", action="store_true", help="add the nine decisions along the sorting pathways")
     predict.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto)")
@@ -98,18 +114,52 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--max-tokens-per-batch", type=positive_int, default=16_384, metavar="N", help="bounds memory (default: 16384)"
     )
+
+    embed = commands.add_parser(
+        "embed",
+        help="states of a sequence encoder for every protein, computed once for the training of deepGPS",
+        description="Write the states of every residue of every protein to sharded safetensors. Started again, it goes "
+        "on where it stopped.",
+    )
+    embed.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="FASTA",
+        help="FASTA, CSV or TSV, plain or gzipped, or Parquet with a column 'sequence'; - for standard input",
+    )
+    embed.add_argument(
+        "--model",
+        metavar="ID_OR_DIR",
+        help="a transformers encoder such as facebook/esm2_t33_650M_UR50D, or a DeepLoc (default: the shipped DeepLoc)",
+    )
+    embed.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    embed.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto)")
+    embed.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="to compute in; the states are stored in bfloat16 (default: as for predict)",
+    )
+    embed.add_argument("--max-tokens-per-batch", type=positive_int, default=16_384, metavar="N", help="bounds memory")
+    embed.add_argument(
+        "--shard-size", type=positive_int, default=1000, metavar="MB", help="most megabytes of a file (default: 1000)"
+    )
     return parser
 
 
 def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
-    if args.resume and args.output is None:
+    if args.command == "predict" and args.resume and args.output is None:
         parser.error("--resume needs -o OUT, the file to go on with")
+    if args.command == "predict" and args.nucleus and args.output is None:
+        parser.error("--nucleus needs -o OUT: the images are written beside it")
+    if args.command == "predict" and args.image_model and not args.nucleus:
+        parser.error("--image-model needs --nucleus IMAGE, or --nucleus default")
 
     from protloc import cli
 
-    sys.exit(cli.predict(args))
+    sys.exit(cli.predict(args) if args.command == "predict" else cli.embed(args))
 
 
 if __name__ == "__main__":

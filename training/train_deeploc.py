@@ -19,20 +19,19 @@ checkpoints to resume from, TensorBoard logs, and at the end the model with cali
 import json
 import math
 import shlex
-import shutil
 import sys
 import time
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
-from accelerate.utils import ProjectConfiguration, parse_flag_from_env, set_seed
+from accelerate.utils import ProjectConfiguration, set_seed
 from backbones import merged, set_backbone_training
+from checkpoints import Progress, checkpoints, save_checkpoint
 from deeploc_data import (
     class_balanced_weights,
     class_counts,
@@ -46,7 +45,16 @@ from deeploc_data import (
 )
 from deeploc_validation import fit_decisions, predict_logits, validation_scores
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from settings import (
+    MIXED_PRECISION,
+    REPORT,
+    SETTINGS,
+    check_choices,
+    check_output_dir,
+    choose_precision,
+    read_settings,
+    stop,
+)
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -55,7 +63,7 @@ from transformers import AutoTokenizer, get_scheduler, pipeline
 
 from protloc import ASSETS, DeepLocConfig, DeepLocForSequenceClassification
 from protloc.batching import TokenBudgetBatchSampler, token_budget_batches
-from protloc.prediction import LOAD_ERRORS, load_config, native_bf16, reason
+from protloc.prediction import LOAD_ERRORS, load_config, reason
 from protloc.taxonomy import COMPARTMENTS
 
 
@@ -108,91 +116,23 @@ CHOICES = {
     "class_balance": ["sqrt", "effective_number", "none"],
     "optimizer": ["adamw", "adam", "sgd"],
     "schedule": ["cosine", "constant", "constant_with_warmup", "linear"],
-    "mixed_precision": ["auto", "no", "bf16", "fp16"],
+    "mixed_precision": MIXED_PRECISION,
 }
 
 
-# What may differ when a run goes on
-MAY_CHANGE = "output_dir", "epochs", "early_stopping_patience", "checkpoint_steps", "checkpoints_kept", "resume"
-SETTINGS, REPORT = "training.yaml", "training.json"  # in `output_dir`: written when a run begins and when it has ended
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with each checkpoint."""
-
-    epoch: int = 0
-    batch: int = 0  # batches of the epoch that are done
-    step: int = 0  # optimizer steps
-    best_score: float = -1.0
-    epochs_since_best: int = 0
-    seconds: float = 0.0  # of training and validation, over all sittings
-    scores: list[dict[str, float]] = field(default_factory=list)  # on the validation split, by epoch
-
-    def state_dict(self):
-        return dict(self.__dict__)
-
-    def load_state_dict(self, state):
-        self.__dict__.update(state)
-
-
-def read_config(arguments: list[str]) -> TrainingConfig:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        raise SystemExit(0 if arguments else 2)
-    try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(TrainingConfig), OmegaConf.load(arguments[0]), OmegaConf.from_dotlist(arguments[1:])
-        )
-        config: TrainingConfig = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, OSError, yaml.YAMLError) as error:
-        place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        stop(f"{place}{reason(error)}")
+def read_config() -> TrainingConfig:
+    config = read_settings(TrainingConfig, __doc__)
     # A configuration takes any keyword, and a misspelt one would train the default for hours.
     unknown = config.model.keys() - {known.name for known in fields(DeepLocConfig)}
     if unknown:
         stop(f"model.{min(unknown)} is no field of DeepLocConfig")
-    if config.mixed_precision == "False":  # YAML reads `no` as a boolean
-        config.mixed_precision = "no"
-    for name, choices in CHOICES.items():
-        if getattr(config, name) not in choices:
-            stop(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
+    check_choices(config, CHOICES)
     if config.limit is not None and config.limit < 1:
         stop(f"limit must be 1 or more, got {config.limit}")
     if config.backbone and config.initial_weights:
         stop("backbone and initial_weights both name weights to begin with: give one of them")
-    output_dir = Path(config.output_dir)
-    if checkpoints(output_dir / "checkpoints") or (output_dir / REPORT).exists():
-        if not config.resume:
-            stop(f"{output_dir} holds a run: add resume=true to go on with it, or choose another output_dir")
-        compare_settings(config, output_dir)
+    check_output_dir(config)
     return config
-
-
-def compare_settings(config: TrainingConfig, output_dir: Path) -> None:
-    """
-    Stop if the run that is to go on was begun with other settings, which would change what it learns half-way, or if
-    nothing is left of it to do.
-    """
-    begun: Any = OmegaConf.to_container(OmegaConf.load(output_dir / SETTINGS))
-    before, now = (
-        {**{f"model.{name}": value for name, value in settings.pop("model").items()}, **settings}
-        for settings in (dict(begun), dict(vars(config)))
-    )
-    for name in [*now, *before]:
-        if name not in MAY_CHANGE and before.get(name) != now.get(name):
-            stop(
-                f"{output_dir} was begun with {name}={before.get(name)}, not {now.get(name)}: resume with the settings "
-                "of that run, or choose another output_dir"
-            )
-    if begun["epochs"] == config.epochs and (output_dir / REPORT).exists():
-        print(f"{output_dir} is complete")
-        raise SystemExit(0)
-
-
-def stop(message: str) -> NoReturn:
-    print(f"train_deeploc: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def build_model(config: TrainingConfig):
@@ -225,32 +165,12 @@ def build_optimizer(config: TrainingConfig, model) -> torch.optim.Optimizer:
     return (torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam)(trained, **options)
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, kept: int) -> None:
-    """Write beside and rename, so that a kill leaves only whole checkpoints; the oldest ones go."""
-    partial_folder = folder / "partial"
-    accelerator.save_state(str(partial_folder))
-    accelerator.wait_for_everyone()  # every process writes its random states
-    if accelerator.is_main_process:
-        shutil.rmtree(folder / f"step_{progress.step}", ignore_errors=True)
-        partial_folder.rename(folder / f"step_{progress.step}")
-        for old in checkpoints(folder)[:-kept]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
-
-
 def main() -> None:
-    config = read_config(sys.argv[1:])
+    config = read_config()
     output_dir = Path(config.output_dir)
     checkpoint_dir = output_dir / "checkpoints"
 
-    mixed_precision = config.mixed_precision
-    if mixed_precision == "auto":
-        on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-        mixed_precision = "bf16" if native_bf16("cpu" if on_cpu else "cuda") else "no"
+    mixed_precision = choose_precision(config.mixed_precision)
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -10,16 +11,20 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.utils
+import pyarrow.parquet as pq
 import transformers
 from tqdm import tqdm
 
-from . import prediction
+from . import imaging, prediction
 from .profiles import protein_profile
 from .sequences import SequenceError, read_sequences
+
+IMAGE_COLUMNS = ["image_label", "image_label_probability"]
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -43,6 +48,47 @@ def predict(args: argparse.Namespace) -> int:
         hint = f"; --resume goes on with {args.output}" if args.output else ""
         print(f"protloc: stopped{hint}", file=sys.stderr)
         return 130
+
+
+def embed(args: argparse.Namespace) -> int:
+    """`protloc embed`: 0, or 2 after one line on standard error."""
+    from . import embedding
+
+    show_bars = _hide_bars()
+    try:
+        sequences: list[str] = []
+        for source in args.inputs:
+            if source.endswith(".parquet"):
+                sequences += pq.read_table(source, columns=["sequence"])["sequence"].to_pylist()
+            else:
+                sequences += [sequence for _, sequence in read_sequences([source])]
+        count = embedding.embed(
+            sequences,
+            args.output,
+            str(args.model or prediction.DEFAULT_MODEL),
+            args.device,
+            args.dtype,
+            args.max_tokens_per_batch,
+            args.shard_size * 1_000_000,
+            partial(tqdm, unit=" proteins", disable=not show_bars),
+        )
+    except (ValueError, OSError) as error:  # pyarrow's are of both kinds
+        print(f"protloc: {prediction.reason(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"protloc: stopped; start again to go on with {args.output}", file=sys.stderr)
+        return 130
+    print(f"{args.output}: {count} sequences added", file=sys.stderr)
+    return 0
+
+
+def _hide_bars() -> bool:
+    """Loading bars only on a terminal; whether this is one."""
+    show_bars = sys.stderr.isatty()
+    if not show_bars:
+        transformers.utils.logging.disable_progress_bar()
+        huggingface_hub.utils.disable_progress_bars()
+    return show_bars
 
 
 def _spool(source: str, copy: Path) -> str:
@@ -74,11 +120,7 @@ def _predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str],
             print(f"protloc: {out} is complete, nothing to resume", file=sys.stderr)
             return 0
 
-    show_bars = sys.stderr.isatty()
-    if not show_bars:
-        transformers.utils.logging.disable_progress_bar()
-        huggingface_hub.utils.disable_progress_bars()
-
+    show_bars = _hide_bars()
     names_of_models = args.ensemble or [args.model or prediction.DEFAULT_MODEL]
     config = prediction.load_config(names_of_models[0])
     for wanted in ("signals", "tree"):
@@ -120,17 +162,25 @@ def _predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str],
         model, tokenizer = prediction.load_ensemble(args.ensemble, args.device, args.dtype, policy)
     else:
         model, tokenizer = prediction.load_model(names_of_models[0], args.device, args.dtype, policy)
+    if args.nucleus:
+        drawer = imaging.load_model(args.image_model or imaging.DEFAULT_MODEL, args.device)
+        source = None if args.nucleus == "default" else args.nucleus
+        nucleus = drawer[1].image_processor(source, channel=args.nucleus_channel, page=args.nucleus_page)["nucleus"]
     settings: dict[str, Any] = {
         "model": ", ".join(str(name) for name in names_of_models),
         "dtype": str(model.dtype),
         "length_policy": policy,
         "attention": args.attention is not None,
-        "columns": prediction.columns(config, args.signals, args.tree),
+        "nucleus": args.nucleus,
+        "image_model": str(args.image_model) if args.image_model else None,
+        "columns": prediction.columns(config, args.signals, args.tree) + (IMAGE_COLUMNS if args.nucleus else []),
     }
     records = _read(inputs, (lambda error: None) if skip else None, longest, args.profiles)
     done = 0
     if out and prediction.partial_path(out).exists():
         done = prediction.skip_finished(records, prediction.read_finished(out, settings), out)
+    if args.nucleus:
+        records, to_draw = itertools.tee(records)
     predicted = prediction.predict(
         *(records, model, tokenizer, args.max_tokens_per_batch),
         profiles=args.profiles,
@@ -141,6 +191,11 @@ def _predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str],
     if args.attention:
         args.attention.mkdir(parents=True, exist_ok=True)
         predicted = _save_attention(predicted, args.attention)
+    if args.nucleus:
+        assert out is not None  # the parser has seen to it
+        folder = out.parent / "images"
+        folder.mkdir(exist_ok=True)
+        predicted = _save_images(predicted, imaging.draw(to_draw, nucleus, *drawer, args.max_tokens_per_batch), folder)
     rows = tqdm(predicted, total=total, initial=done, unit=" proteins", disable=not show_bars)
     if out:
         prediction.write_rows(rows, out, settings)
@@ -181,6 +236,16 @@ def _save_attention(rows: Iterator[prediction.Row], folder: Path) -> Iterator[pr
             for position, (residue, weight) in enumerate(zip(sequence, attention, strict=True), start=1):
                 writer.writerow([position, residue, f"{weight:.6g}"])
         yield row
+
+
+def _save_images(
+    rows: Iterator[prediction.Row], images: Iterator[dict[str, Any]], folder: Path
+) -> Iterator[prediction.Row]:
+    """Write `<id>.png` and `<id>.tif` for each row, and add what deepGPS calls the protein."""
+    for row, drawn in zip(rows, images, strict=True):
+        imaging.save_image(drawn["image"], folder / safe_name(row["protein_id"]))
+        label = drawn["label"]
+        yield row | dict(zip(IMAGE_COLUMNS, (label, round(max(drawn["scores"].values(), default=0), 6)), strict=True))
 
 
 def safe_name(protein_id: str) -> str:

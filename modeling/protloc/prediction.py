@@ -54,6 +54,15 @@ def native_bf16(device: str) -> bool:
     return False
 
 
+def choose_device(device: str, dtype: str) -> tuple[str, torch.dtype]:
+    """What `"auto"` stands for: a CUDA or Apple GPU where there is one, and bfloat16 where it is native."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = "bfloat16" if native_bf16(device) else "float32"
+    return device, getattr(torch, dtype)
+
+
 def load_config(model: str | Path) -> DeepLocConfig:
     """
     The configuration of a DeepLoc model, by folder or Hub name.
@@ -85,15 +94,12 @@ def load_model(
     Raises:
         ValueError: In one sentence, if the model or the device can't be had.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if dtype == "auto":
-        dtype = "bfloat16" if native_bf16(device) else "float32"
+    device, torch_dtype = choose_device(device, dtype)
     config = load_config(model)
     if length_policy is not None:
         config.length_policy = length_policy
     try:
-        loaded = AutoModelForSequenceClassification.from_pretrained(model, config=config, dtype=getattr(torch, dtype))
+        loaded = AutoModelForSequenceClassification.from_pretrained(model, config=config, dtype=torch_dtype)
         tokenizer = AutoTokenizer.from_pretrained(model)
     except LOAD_ERRORS as error:
         raise ValueError(f"cannot load the model {str(model)!r}: {reason(error)}") from None

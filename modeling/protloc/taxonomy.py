@@ -93,14 +93,67 @@ KAGGLE_LOCATIONS = [
     "Negative",
 ]
 
+# Classes of the shipped deepGPS. The first two are those of deepGPS-single-2, the first four those of single-4.
+IMAGE_CLASSES = [
+    "cytoplasm",
+    "nucleoplasm",
+    "vesicles",
+    "ER",
+    "plasma membrane",
+    "mitochondria",
+    "nucleoli",
+    "Golgi",
+]
+# The names that OpenCell, HPA and DeepLoc have for them; a name that is missing here belongs to no class. OpenCell's
+# chromatin and nuclear punctae stand with the nucleoplasm because DeepLoc's "Nucleus" holds them all.
+IMAGE_CLASS_OF = {
+    "cytoplasmic": "cytoplasm",
+    "Cytosol": "cytoplasm",
+    "Cytoplasm": "cytoplasm",
+    "nucleoplasm": "nucleoplasm",
+    "chromatin": "nucleoplasm",
+    "nuclear_punctae": "nucleoplasm",
+    "Nucleoplasm": "nucleoplasm",
+    "Nucleus": "nucleoplasm",
+    "vesicles": "vesicles",
+    "Vesicles": "vesicles",
+    "Lysosomes": "vesicles",
+    "Endosomes": "vesicles",
+    "Lysosome/Vacuole": "vesicles",
+    "er": "ER",
+    "Endoplasmic reticulum": "ER",
+    "membrane": "plasma membrane",
+    "Plasma membrane": "plasma membrane",
+    "Cell membrane": "plasma membrane",
+    "mitochondria": "mitochondria",
+    "Mitochondria": "mitochondria",
+    "Mitochondrion": "mitochondria",
+    "nucleolus_gc": "nucleoli",
+    "nucleolus_fc_dfc": "nucleoli",
+    "Nucleoli": "nucleoli",
+    "Nucleoli fibrillar center": "nucleoli",
+    "golgi": "Golgi",
+    "Golgi apparatus": "Golgi",
+}
+
+
+def image_class(labels: list[str]) -> str | None:
+    """The one class that all labels of a protein or image belong to; `None` if they are of several, or of none."""
+    classes = {IMAGE_CLASS_OF.get(label) for label in labels}
+    return classes.pop() if len(classes) == 1 else None
+
+
 __all__ = [
     "COMBINED_LABELS",
     "COMPARTMENTS",
     "HPA_LOCATIONS",
+    "IMAGE_CLASSES",
+    "IMAGE_CLASS_OF",
     "KAGGLE_LOCATIONS",
     "KINGDOMS",
     "MEMBRANE",
     "OPENCELL_CATEGORIES",
     "SORTING_SIGNALS",
     "SORTING_TREE",
+    "image_class",
 ]

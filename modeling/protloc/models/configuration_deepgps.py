@@ -55,6 +55,8 @@ class DeepGPSConfig(PreTrainedConfig):
             (the published network, whose attention has a single key).
         unet_channels (`list[int]`): Channels at each scale, from full size down.
         unet_layers (`int`): Residual blocks at each scale (`"condition"` only).
+        patch_size (`int`): Side of the squares of pixels that the image network reads and draws as one (`"condition"`
+            only); 2 takes a quarter of the time.
         attention_head_size (`int`): Size of the attention heads in the image network.
         image_size (`int`): Side of the images that it is trained on; others are padded and cropped back.
         cell_lines (`list[str]`): Known cell lines; with any, the image network is told which it is (or `unknown`).
@@ -87,6 +89,7 @@ class DeepGPSConfig(PreTrainedConfig):
     unet: str = "condition"
     unet_channels: list[int] | tuple[int, ...] = (64, 128, 256, 512)
     unet_layers: int = 1
+    patch_size: int = 1
     attention_head_size: int = 32
     image_size: int = 208
     cell_lines: list[str] | tuple[str, ...] = ()
@@ -129,6 +132,10 @@ class DeepGPSConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
         if self.unet == "paper" and self.objective == "diffusion":
             raise ValueError("unet 'paper' draws in one pass: use objective 'regression', or unet 'condition'")
+        if self.patch_size < 1:
+            raise ValueError(f"patch_size must be 1 or more, got {self.patch_size}")
+        if self.unet == "paper" and self.patch_size != 1:
+            raise ValueError("unet 'paper' reads single pixels: leave patch_size at 1, or use unet 'condition'")
         if self.unet == "paper" and self.cell_lines:
             raise ValueError("unet 'paper' knows no cell lines: leave cell_lines empty, or use unet 'condition'")
         if self.problem_type not in ("single_label_classification", "multi_label_classification"):

@@ -1,6 +1,7 @@
 """deepGPS: a protein's sequence (and structure) and a nucleus image -> where it is, as a label and as an image."""
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, SchedulerMixin, UNet2DConditionModel
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -17,7 +18,7 @@ from .configuration_deepgps import DeepGPSConfig
 from .losses_deepgps import image_loss
 from .modeling_deeploc import DeepLocModel, without_heads
 from .pointnet_deepgps import PointNet
-from .protein_sequence import split_reads
+from .sequence_states_deepgps import encode_sequence, load_backbone
 from .unet_deepgps import PaperUNet
 
 # Layers that keep torch's own initialization: transformers' N(0, 0.02) stalls the image network.
@@ -132,9 +133,9 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             self.null_latent = nn.Parameter(torch.zeros(config.latent_size))
             levels = len(config.unet_channels)
             self.unet = UNet2DConditionModel(
-                sample_size=config.image_size,
-                in_channels=2 if config.objective == "diffusion" else 1,
-                out_channels=1,
+                sample_size=config.image_size // config.patch_size,
+                in_channels=(2 if config.objective == "diffusion" else 1) * config.patch_size**2,
+                out_channels=config.patch_size**2,
                 # Attention from a quarter of the size down: at full size it costs much and sees little.
                 down_block_types=["DownBlock2D"] * min(2, levels - 1)
                 + ["CrossAttnDownBlock2D"] * (levels - min(2, levels - 1)),
@@ -144,7 +145,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
                 layers_per_block=config.unet_layers,
                 cross_attention_dim=config.latent_size,
                 attention_head_dim=[max(1, size // config.attention_head_size) for size in config.unet_channels],
-                norm_num_groups=min(32, config.unet_channels[0]),
+                norm_num_groups=math.gcd(32, *config.unet_channels),
                 num_class_embeds=len(config.cell_lines) + 1 if config.cell_lines else None,
             )
         self.post_init()
@@ -159,49 +160,14 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
                 `"facebook/esm2_t33_650M_UR50D"`, or of a DeepLoc.
             config_fields: Fields of [`DeepGPSConfig`].
         """
-        backbone_config = AutoConfig.from_pretrained(backbone)
-        if backbone_config.model_type == "deeploc":
-            loaded = DeepLocModel.from_pretrained(backbone)
-            tokens = {"cls_token_id": loaded.config.cls_token_id, "eos_token_id": loaded.config.eos_token_id}
-        else:
-            loaded = AutoModel.from_pretrained(backbone)
-            tokenizer = AutoTokenizer.from_pretrained(backbone)
-            eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-            tokens = {"cls_token_id": tokenizer.cls_token_id, "eos_token_id": eos}
-        model = cls(DeepGPSConfig(backbone_config=backbone_config, **{**tokens, **config_fields}))
+        loaded, tokens = load_backbone(backbone)
+        model = cls(DeepGPSConfig(backbone_config=loaded.config, **{**tokens, **config_fields}))
         model.backbone.load_state_dict(loaded.state_dict(), strict=False)  # but for its own heads
         return model
 
     def encode_sequence(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """
-        The encoder's states `(batch, length, sequence_size)`; sequences over `max_length` in overlapping windows.
-
-        States of residues in several windows are averaged. A protein's windows don't depend on its batch.
-        """
-        if self.config.backbone_config.model_type == "deeploc":  # a recurrence reads any length
-            return self.backbone.encode(input_ids, attention_mask)[0]
-        if input_ids.shape[1] <= self.config.max_length + 2:
-            return self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        windows = []  # (protein, start, stop) in residues
-        for protein, tokens in enumerate(attention_mask.sum(dim=1).tolist()):
-            reads = split_reads(tokens - 2, self.config.max_length, "window")
-            windows += [(protein, read[0].start, read[0].stop) for read in reads]
-        states = torch.zeros(*input_ids.shape, self.config.sequence_size, dtype=self.dtype, device=input_ids.device)
-        counts = torch.zeros(*input_ids.shape, 1, dtype=self.dtype, device=input_ids.device)
-        for start in range(0, len(windows), len(input_ids)):  # as many at once as there are proteins
-            some = windows[start : start + len(input_ids)]
-            longest = max(stop - begin for _, begin, stop in some) + 2
-            ids = input_ids.new_full((len(some), longest), self.config.backbone_config.pad_token_id)
-            mask = torch.zeros_like(ids)
-            for row, (protein, begin, stop) in enumerate(some):
-                ids[row, 0], ids[row, stop - begin + 1] = self.config.cls_token_id, self.config.eos_token_id
-                ids[row, 1 : stop - begin + 1] = input_ids[protein, begin + 1 : stop + 1]
-                mask[row, : stop - begin + 2] = 1
-            read = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
-            for row, (protein, begin, stop) in enumerate(some):
-                states[protein, begin + 1 : stop + 1] += read[row, 1 : stop - begin + 1]
-                counts[protein, begin + 1 : stop + 1] += 1
-        return states / counts.clamp(min=1)
+        """The encoder's states `(batch, length, sequence_size)`, of sequences of any length."""
+        return encode_sequence(self.backbone, self.config, input_ids, attention_mask)
 
     def read_protein(
         self, input_ids, attention_mask, sequence_states, sequence_mask, structure
@@ -233,7 +199,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
     def draw(self, images, timestep, latents, mask, pooled, cell_line=None) -> torch.Tensor:
         """One pass of the image network over `(batch, channels, H, W)`, padded to what its scales divide."""
         height, width = images.shape[2:]
-        multiple = 2 ** (len(self.config.unet_channels) - 1)
+        patch = self.config.patch_size
+        multiple = patch * 2 ** (len(self.config.unet_channels) - 1)
         padded = F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         if self.config.unet == "paper":
             drawn = self.unet(padded, pooled)
@@ -241,13 +208,27 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             # A learned vector stands beside the protein's; alone it stands for no protein at all.
             null = self.null_latent.expand(len(latents), 1, -1)
             drawn = self.unet(
-                padded,
+                F.pixel_unshuffle(padded, patch),
                 timestep,
                 encoder_hidden_states=torch.cat([null, latents], dim=1),
                 encoder_attention_mask=F.pad(mask, (1, 0), value=True),
                 class_labels=cell_line,
             ).sample
+            drawn = F.pixel_shuffle(drawn, patch)
         return drawn[:, :, :height, :width]
+
+    def name_labels(self, logits: torch.Tensor) -> tuple[str, dict[str, float]]:
+        """
+        Logits `(num_labels,)` of one protein -> its label and the probability of every label.
+
+        The label is the most probable one; of a multi-label model all of 0.5 or more, joined by `|`.
+        """
+        multi_label = self.config.problem_type == "multi_label_classification"
+        probabilities = (logits.sigmoid() if multi_label else logits.softmax(dim=-1)).tolist()
+        scores = {self.config.id2label[i]: score for i, score in enumerate(probabilities)}
+        ranked = sorted(scores, key=lambda label: -scores[label])
+        chosen = [label for label in ranked if scores[label] >= 0.5] if multi_label else ranked[:1]
+        return "|".join(chosen), scores
 
     @property
     def scheduler(self) -> DDIMScheduler:
@@ -290,7 +271,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
                 length)`): The encoder's states of the residues, computed before, in place of `input_ids`.
             cell_line (`torch.LongTensor` of shape `(batch,)`, *optional*): Index into `config.cell_lines`; one past
                 the end, which is also the default, is `unknown`.
-            labels (`torch.Tensor`, *optional*): Class indices `(batch,)`; 0 / 1 `(batch, num_labels)` if multi-label.
+            labels (`torch.Tensor`, *optional*): Class indices `(batch,)`, -100 where unknown; 0 / 1 if multi-label,
+                `(batch, num_labels)`.
             protein (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): The real image, in [0, 1].
 
         Returns:
@@ -309,7 +291,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
                 loss = (
                     F.binary_cross_entropy_with_logits(logits, labels.to(logits))
                     if multi_label
-                    else F.cross_entropy(logits, labels)
+                    else F.cross_entropy(logits, labels, reduction="sum") / (labels >= 0).sum().clamp(min=1)
                 )
                 losses.append(config.label_loss_weight * loss)
 

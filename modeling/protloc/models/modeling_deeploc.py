@@ -216,6 +216,8 @@ class DeepLocPreTrainedModel(PreTrainedModel):
 class DeepLocModel(DeepLocPreTrainedModel):
     """DeepLoc without heads: residues -> recurrent states, attention, and one vector a protein."""
 
+    _keys_to_ignore_on_load_unexpected = [r"classifier"]  # noqa: RUF012  # of a checkpoint with heads
+
     def __init__(self, config: DeepLocConfig):
         super().__init__(config)
         if config.input_features == "profile":

@@ -65,19 +65,10 @@ class ProteinImagingPipeline(Pipeline):
         return drawn | ({"logits": outputs.logits} if "logits" in outputs else {})
 
     def postprocess(self, outputs: dict[str, Any]) -> dict[str, Any]:
-        config = self.model.config
-        scores: dict[str, float] = {}
-        chosen: list[str] = []
-        if "logits" in outputs:
-            multi_label = config.problem_type == "multi_label_classification"
-            logits = outputs["logits"][0]
-            probabilities = logits.sigmoid() if multi_label else logits.softmax(dim=-1)
-            scores = {config.id2label[i]: score for i, score in enumerate(probabilities.tolist())}
-            ranked = sorted(scores, key=lambda label: -scores[label])
-            chosen = [label for label in ranked if scores[label] >= 0.5] if multi_label else ranked[:1]
+        label, scores = self.model.name_labels(outputs["logits"][0]) if "logits" in outputs else ("", {})
         draw = self.processor.image_processor.postprocess
         uncertainty = None
-        if outputs["samples"].shape[1] > 1 and config.objective == "diffusion":
+        if outputs["samples"].shape[1] > 1 and self.model.config.objective == "diffusion":
             (uncertainty,) = draw(2 * outputs["uncertainty"])
         (image,) = draw(outputs["protein_image"])
-        return {"label": "|".join(chosen), "scores": scores, "image": image, "uncertainty": uncertainty}
+        return {"label": label, "scores": scores, "image": image, "uncertainty": uncertainty}

@@ -1,0 +1,164 @@
+"""
+Build the sequences that deepGPS learns labels from: proteins of DeepLoc 2.0 and OpenCell, without images.
+
+    python datasets_scripts/build_proteins.py --human human_sequences.csv.gz --exclude never_train.csv.gz \
+        --deeploc2 Swissprot_Train_Validation_dataset.csv --annotations opencell-localization-annotations.csv \
+        --sequences uniprot.fasta.gz --split-file split.csv --out data/proteins
+
+Proteins of one of the eight classes `protloc.taxonomy.IMAGE_CLASSES`. Splits: `train` has DeepLoc's homology partitions
+0 to 2 and OpenCell's training proteins, `validation` partition 3 (in which the shipped DeepLoc was validated too),
+`test` OpenCell's test proteins. Those of `--exclude` are in no other split than `test`; a sequence is in one split.
+Add `--push-to-hub OWNER/NAME` to publish the folder as a data set repository.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from build_deeploc import read_deeploc2
+from build_opencell import major_localizations, read_annotations
+from cards import digest
+from datasets import ClassLabel, Dataset, Features, Value
+from huggingface_hub import DatasetCard, DatasetCardData
+from proteins import MAX_LENGTH, Protein, Proteins, held_out, read_split
+from tables import check_login, push, read_exclusions
+
+from protloc.taxonomy import IMAGE_CLASSES, image_class
+
+VALIDATION_PARTITION = 3
+SPLITS = ["test", "validation", "train"]  # a sequence of several goes to the first
+FEATURES = Features(
+    {
+        "sequence": Value("string"),
+        "uniprot_id": Value("string"),
+        "gene": Value("string"),
+        "label": ClassLabel(names=IMAGE_CLASSES),
+        "source_labels": Value("string"),
+        "source": Value("string"),
+        "human": Value("bool"),
+    }
+)
+CARD = Path(__file__).resolve().parents[1] / "model_cards" / "dataset_proteins.md.jinja"
+
+Found = tuple[str, str, Protein, bool, list[str]]
+
+
+def opencell_proteins(args: argparse.Namespace) -> list[Found]:
+    """Split, source, protein, whether it is human, and its major localizations."""
+    sequences, sides, found = Proteins(args.sequences), read_split(args.split_file), []
+    for gene, ensembl, grades in read_annotations(args.annotations):
+        protein = sequences.find(gene, ensembl)
+        side = sides.get(gene) or (protein and sides.get(protein.uniprot_id))
+        if protein and side:
+            found.append((side, "OpenCell", protein, True, major_localizations(grades)[0]))
+    return found
+
+
+def deeploc_proteins(args: argparse.Namespace) -> list[Found]:
+    human = Proteins(args.human)
+    sequences = {protein.sequence for protein in human.by_name.values()}
+    return [
+        (
+            "validation" if row["partition"] == VALIDATION_PARTITION else "train",
+            "DeepLoc 2.0",
+            Protein(uniprot_id=row["id"], sequence=row["sequence"]),
+            human.find(row["id"]) is not None or row["sequence"] in sequences,
+            row["labels"],
+        )
+        for row in read_deeploc2(args.deeploc2)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--human", type=Path, nargs="+", required=True, help="human proteins: FASTA or tables")
+    parser.add_argument("--deeploc2", type=Path, required=True, help="DeepLoc 2.0's table")
+    parser.add_argument("--annotations", type=Path, required=True, help="OpenCell's localization annotations")
+    parser.add_argument("--sequences", type=Path, nargs="+", required=True, help="OpenCell's sequences: FASTA, tables")
+    parser.add_argument("--split-file", type=Path, required=True, help="which of OpenCell's proteins train and test")
+    parser.add_argument("--exclude", type=Path, nargs="+", default=[], help="proteins that only test")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="publish the folder as this data set repository")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    args = parser.parse_args()
+    if args.push_to_hub:
+        check_login(parser)
+    try:
+        rows = build_rows(args)
+        write(rows, args)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"build_proteins: {error}\n")
+
+
+def build_rows(args: argparse.Namespace) -> dict[str, list[dict]]:
+    """Rows by split; the source that is read first gives the label."""
+    ids, sums = read_exclusions(args.exclude)
+    found = opencell_proteins(args) + deeploc_proteins(args)
+    rows: dict[str, dict[str, dict]] = {}  # by sequence
+    for split in SPLITS:
+        for side, source, protein, human, labels in found:
+            label = image_class(labels)
+            if side != split or label is None or len(protein.sequence) > MAX_LENGTH or protein.sequence in rows:
+                continue
+            if split != "test" and held_out(protein, ids, sums):
+                continue
+            rows[protein.sequence] = {
+                "sequence": protein.sequence,
+                "uniprot_id": protein.uniprot_id,
+                "gene": protein.gene,
+                "label": label,
+                "source_labels": "|".join(labels),
+                "source": source,
+                "human": human,
+                "split": split,
+            }
+    splits = {split: [row for row in rows.values() if row["split"] == split] for split in reversed(SPLITS)}
+    empty = [split for split in splits if not splits[split]]
+    if empty:
+        raise ValueError(f"no protein is left to {empty[0]}: are these the right tables?")
+    return splits
+
+
+def write(rows: dict[str, list[dict]], args: argparse.Namespace) -> None:
+    (args.out / "data").mkdir(parents=True, exist_ok=True)
+    tables = {
+        split: Dataset.from_list([{name: row[name] for name in FEATURES} for row in members], features=FEATURES)
+        for split, members in rows.items()
+    }
+    for split, table in tables.items():
+        table.to_parquet(args.out / "data" / f"{split}.parquet")
+    files = [args.out / "data" / f"{split}.parquet" for split in tables]
+    card_data = DatasetCardData(
+        pretty_name="Proteins with one localization",
+        license="other",
+        task_categories=["text-classification"],
+        tags=["biology", "protein", "subcellular-localization"],
+        configs=[
+            {
+                "config_name": "default",
+                # `load_dataset` caches a local folder by its name and this metadata: see build_deeploc.py
+                "description": f"Content {digest(files)}.",
+                "data_files": [{"split": split, "path": f"data/{split}.parquet"} for split in tables],
+            }
+        ],
+    )
+    counts = {split: Counter(row["label"] for row in members) for split, members in rows.items()}
+    humans = {split: Counter(row["label"] for row in members if row["human"]) for split, members in rows.items()}
+    sources = {split: Counter(row["source"] for row in members) for split, members in rows.items()}
+    card = DatasetCard.from_template(
+        card_data,
+        template_path=str(CARD),
+        classes=IMAGE_CLASSES,
+        counts=counts,
+        humans=humans,
+        sources=sources,
+        limit=MAX_LENGTH,
+    )
+    card.save(args.out / "README.md")
+    print(f"{args.out}: " + ", ".join(f"{len(members)} {split}" for split, members in rows.items()))
+    if args.push_to_hub:
+        push(args.out, ["README.md", *(f"data/{path.name}" for path in files)], args.push_to_hub, args.private)
+
+
+if __name__ == "__main__":
+    main()

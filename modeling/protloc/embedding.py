@@ -1,0 +1,177 @@
+"""The states of a sequence encoder, computed once: sharded safetensors with an index, as transformers keeps weights."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+from .batching import token_budget_batches
+from .models.configuration_deepgps import DeepGPSConfig
+from .models.protein_sequence import clean_sequence, read_text
+from .models.sequence_states_deepgps import encode_sequence, load_backbone
+from .prediction import LOAD_ERRORS, choose_device, reason
+
+INDEX = "states.safetensors.index.json"
+_CHUNK = 512  # sequences that are sorted by length together
+
+
+def sequence_key(sequence: str) -> str:
+    """The name of a sequence's states: its SHA-1."""
+    return hashlib.sha1(sequence.encode()).hexdigest()
+
+
+def read_index(folder: str | Path) -> dict[str, Any]:
+    """
+    The index of a folder that `embed` wrote: `metadata` and `weight_map`.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    try:
+        return json.loads((Path(folder) / INDEX).read_text())
+    except OSError:
+        raise ValueError(f"{folder} holds no {INDEX}: make it with protloc embed") from None
+
+
+class SequenceStates:
+    """
+    Reads the states that `embed` wrote.
+
+    Args:
+        folder (`str` or `Path`)
+
+    Raises:
+        ValueError: If the folder holds none.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        index = read_index(folder)
+        self.model: str = index["metadata"]["model"]
+        self.size: int = index["metadata"]["sequence_size"]
+        self._files: dict[str, str] = index["weight_map"]
+        self._open = lru_cache(maxsize=None)(lambda name: safe_open(self.folder / name, "pt"))
+
+    def __contains__(self, sequence: str) -> bool:
+        return sequence_key(sequence) in self._files
+
+    def __getitem__(self, sequence: str) -> torch.Tensor:
+        """bfloat16 states `(length, sequence_size)` of the residues of a sequence as `clean_sequence` gives it."""
+        key = sequence_key(sequence)
+        if key not in self._files:
+            raise ValueError(f"{self.folder} has no states of {sequence[:20]}...: add it with protloc embed")
+        return self._open(self._files[key]).get_tensor(key)
+
+    def __reduce__(self):  # worker processes open the files anew
+        return SequenceStates, (self.folder,)
+
+
+@torch.inference_mode()
+def states(
+    sequences: Iterable[str], model: str, device: str = "auto", dtype: str = "auto", max_tokens_per_batch: int = 16_384
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """
+    Sequences with the states of their residues, in any order.
+
+    Args:
+        sequences: As `clean_sequence` gives them.
+        model (`str`): Folder or Hub name of a transformers encoder or of a DeepLoc.
+        device, dtype (`str`): As for `load_model`.
+        max_tokens_per_batch (`int`): The most tokens of a batch, padding included.
+
+    Yields:
+        A sequence, and bfloat16 states of shape `(length, sequence_size)`.
+
+    Raises:
+        ValueError: In one sentence, if the model can't be loaded.
+    """
+    device, torch_dtype = choose_device(device, dtype)
+    try:
+        backbone, tokens = load_backbone(model, torch_dtype)
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except LOAD_ERRORS as error:
+        raise ValueError(f"cannot load the model {model!r}: {reason(error)}") from None
+    backbone = backbone.to(device).eval()
+    config = DeepGPSConfig(backbone_config=backbone.config, **tokens)
+    spaced = len(tokenizer.tokenize("MKV")) == 1  # ProtBert
+    chunk: list[str] = []
+
+    def encoded() -> Iterator[tuple[str, torch.Tensor]]:
+        for batch in token_budget_batches([len(sequence) for sequence in chunk], max_tokens_per_batch):
+            texts = [read_text(chunk[i], [slice(0, len(chunk[i]))], spaced) for i in batch]
+            inputs = tokenizer(texts, padding=True, return_tensors="pt").to(device)
+            found = encode_sequence(backbone, config, inputs["input_ids"], inputs["attention_mask"])
+            for row, i in zip(found, batch, strict=True):
+                yield chunk[i], row[1 : len(chunk[i]) + 1].bfloat16().cpu()
+
+    for sequence in sequences:
+        chunk.append(sequence)
+        if len(chunk) == _CHUNK:
+            yield from encoded()
+            chunk.clear()
+    yield from encoded()
+
+
+def embed(
+    sequences: Iterable[str],
+    out: Path,
+    model: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    max_tokens_per_batch: int = 16_384,
+    shard_bytes: int = 1_000_000_000,
+    progress: Callable[[list[str]], Iterable[str]] = iter,
+) -> int:
+    """
+    Write the states of sequences to `out`, each sequence once; those that it holds already stay.
+
+    A shard appears whole, and the index names only whole shards: what a kill leaves behind is gone on with.
+
+    Returns:
+        `int`: How many sequences were new.
+
+    Raises:
+        ValueError: If `out` holds states of another model, or the model can't be loaded.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    index: dict[str, Any] = {"metadata": {"model": model}, "weight_map": {}}
+    if (out / INDEX).exists():
+        index = read_index(out)
+        if index["metadata"]["model"] != model:
+            raise ValueError(
+                f"{out} holds states of {index['metadata']['model']}, not of {model}: choose another folder"
+            )
+    weight_map = index["weight_map"]
+    unique = dict.fromkeys(map(clean_sequence, sequences))
+    wanted = [sequence for sequence in unique if sequence_key(sequence) not in weight_map]
+    shard: dict[str, torch.Tensor] = {}
+
+    def write() -> None:
+        name = f"states-{len(set(weight_map.values())):05d}.safetensors"
+        save_file(shard, out / (name + ".partial"))
+        (out / (name + ".partial")).rename(out / name)
+        weight_map.update(dict.fromkeys(shard, name))
+        partial = out / (INDEX + ".partial")
+        partial.write_text(json.dumps(index))
+        partial.rename(out / INDEX)
+        shard.clear()
+
+    size = 0
+    found_states = states(wanted, model, device, dtype, max_tokens_per_batch)
+    for _, (sequence, found) in zip(progress(wanted), found_states, strict=True):
+        index["metadata"]["sequence_size"] = found.shape[1]
+        if shard and size + found.nbytes > shard_bytes:
+            write()
+            size = 0
+        shard[sequence_key(sequence)] = found.clone()
+        size += found.nbytes
+    if shard:
+        write()
+    return len(wanted)

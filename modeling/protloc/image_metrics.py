@@ -1,0 +1,79 @@
+"""How well a drawn protein image agrees with the real one, in the terms of a cell biologist and of image processing."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from skimage.filters import threshold_otsu, threshold_triangle
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+from .microscopy import OPENCELL_UM_PER_PX, segment_nuclei
+
+RING_UM = 5.0  # how far from a nucleus its cytoplasm is measured
+SCORES = ["psnr", "ssim", "ms_ssim", "pearson", "ratio_error", "iou"]
+
+
+@dataclass
+class Regions:
+    """Masks `(H, W)` of a crop: nuclei, the cytoplasm around them, and all cells."""
+
+    nuclei: np.ndarray
+    cytoplasm: np.ndarray
+    cells: np.ndarray
+
+
+def find_regions(
+    nucleus: np.ndarray, protein: np.ndarray | None = None, um_per_px: float = OPENCELL_UM_PER_PX
+) -> Regions:
+    """
+    Args:
+        nucleus, protein (`np.ndarray` of shape `(H, W)`): Of one crop, in [0, 1]; cells are where either is brighter
+            than the background, or everywhere if only the nucleus is known.
+        um_per_px (`float`): Size of a pixel in micrometres.
+    """
+    nuclei = segment_nuclei(nucleus, um_per_px) > 0
+    cells = np.ones_like(nuclei)
+    if protein is not None:
+        smooth = ndimage.gaussian_filter(np.maximum(nucleus, protein), 2)
+        cells = ndimage.binary_fill_holes((smooth > threshold_triangle(smooth)) | nuclei)
+    distance = ndimage.distance_transform_edt(~nuclei) * um_per_px
+    return Regions(nuclei, cells & (distance > um_per_px) & (distance <= RING_UM), cells)
+
+
+def nuclear_ratio(image: np.ndarray, regions: Regions) -> float:
+    """Mean intensity in the nuclei over that in the cytoplasm around them; NaN where there is no such region."""
+    if not regions.nuclei.any() or not regions.cytoplasm.any():
+        return float("nan")
+    floor = 1e-3  # an eighth of a step of an 8-bit image: keeps the ratio of a black one finite
+    return float((image[regions.nuclei].mean() + floor) / (image[regions.cytoplasm].mean() + floor))
+
+
+def image_scores(drawn: np.ndarray, real: np.ndarray, regions: Regions) -> dict[str, float]:
+    """
+    Scores of one drawn image.
+
+    Args:
+        drawn, real (`np.ndarray` of shape `(H, W)`): In [0, 1], 161 pixels wide or more.
+
+    Returns:
+        `dict`: `psnr` in dB; `ssim` and `ms_ssim` (Wang et al. 2004, 2003); `pearson`, correlation inside the cells;
+        `ratio`, the nucleus-to-cytoplasm ratio, and `ratio_error`, how far it is off in factors of two; `iou`,
+        intersection over union of the bright regions (above Otsu's threshold of each image).
+    """
+    inside = regions.cells
+    constant = drawn[inside].std() < 1e-6 or real[inside].std() < 1e-6
+    bright = [image > threshold_otsu(image) if image.std() > 1e-6 else image > 2 for image in (drawn, real)]
+    union = (bright[0] | bright[1]).sum()
+    ratios = [nuclear_ratio(image, regions) for image in (drawn, real)]
+    one, other = (torch.tensor(image, dtype=torch.float32)[None, None] for image in (drawn, real))
+    return {
+        "psnr": float(peak_signal_noise_ratio(real, drawn, data_range=1)),
+        "ssim": float(structural_similarity(real, drawn, data_range=1, gaussian_weights=True, sigma=1.5)),
+        "ms_ssim": float(multiscale_structural_similarity_index_measure(one, other, data_range=1.0)),
+        "pearson": 0.0 if constant else float(np.corrcoef(drawn[inside], real[inside])[0, 1]),
+        "ratio": ratios[0],
+        "ratio_error": abs(float(np.log2(ratios[0] / ratios[1]))),
+        "iou": float((bright[0] & bright[1]).sum() / union) if union else 0.0,
+    }

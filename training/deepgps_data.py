@@ -1,0 +1,247 @@
+"""Crops and labelled proteins -> batches for deepGPS."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Image, concatenate_datasets, load_dataset
+from omegaconf import MISSING
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
+
+from protloc.embedding import SequenceStates
+from protloc.microscopy import normalize
+from protloc.structures import point_cloud
+from protloc.taxonomy import image_class
+
+COLUMNS = ["nucleus", "protein", "sequence", "uniprot_id", "gene", "field_id", "source_image", "class", "repeats"]
+UNKNOWN = -100  # a label that no loss counts
+
+
+@dataclass
+class ImageSource:
+    """A configuration of a data set of crops, by folder or Hub name."""
+
+    dataset: str = MISSING
+    config: str = MISSING
+    repeats: float = 1.0  # how often a crop comes in an epoch, on average
+
+
+def load_crops(sources: Sequence[ImageSource], split: str, labels: Sequence[str]) -> Dataset:
+    """
+    Crops of all sources, with columns `class`, an index into `labels` or `UNKNOWN`, and `repeats`.
+
+    Args:
+        sources (`Sequence[ImageSource]`)
+        split (`str`): Sources without this split have no crops.
+        labels (`Sequence[str]`): Of the model.
+
+    Raises:
+        ValueError: If no source has crops in this split.
+    """
+    parts = []
+    for source in sources:
+        splits = load_dataset(source.dataset, source.config)
+        if split not in splits:
+            continue
+        crops = splits[split]
+        names = crops.features["labels"].feature.names
+        classes = [image_class([names[i] for i in row]) for row in crops["labels"]]
+        indices = [labels.index(name) if name in labels else UNKNOWN for name in classes]
+        crops = crops.add_column("class", indices).add_column("repeats", [source.repeats] * len(crops))
+        parts.append(crops.select_columns(COLUMNS))
+    if not parts:
+        raise ValueError(f"no split {split!r} in {', '.join(f'{s.dataset} ({s.config})' for s in sources)}")
+    return concatenate_datasets(parts)
+
+
+def hold_out(crops: Dataset, share: float, by: str) -> tuple[Dataset, Dataset]:
+    """Crops to learn and crops to validate with: a share of the genes, or source images, by a digest of their names."""
+    names = crops[by]
+    held = [int(hashlib.sha1(name.encode()).hexdigest()[:8], 16) / 16**8 < share for name in names]
+    return tuple(crops.select([i for i, out in enumerate(held) if out is side]) for side in (False, True))
+
+
+class LabelledProteins:
+    """
+    Sequences of known class.
+
+    Args:
+        source (`str`): Folder or Hub name of a data set as `datasets_scripts/build_proteins.py` makes it.
+        split (`str`)
+        labels (`Sequence[str]`): Of the model; proteins of other classes are left out.
+        source_weights (`Mapping[str, float]`): How much likelier a protein of this `source` is drawn; 1 by default.
+        human_only (`bool`): Whether other organisms' proteins are left out.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        split: str,
+        labels: Sequence[str],
+        source_weights: Mapping[str, float] | None = None,
+        human_only: bool = False,
+    ):
+        table = load_dataset(source, split=split)
+        names = table.features["label"].names
+        table = table.filter(
+            lambda label, human: names[label] in labels and (human or not human_only), input_columns=["label", "human"]
+        )
+        self.sequences: list[str] = table["sequence"][:]
+        self.sources: list[str] = table["source"][:]
+        self.source_labels: list[str] = table["source_labels"][:]
+        self.labels = np.array([labels.index(names[label]) for label in table["label"]])
+        self.human = np.array(table["human"])
+        # A class counts by the square root of its size, between all alike and as they are.
+        counts = np.bincount(self.labels, minlength=len(labels))
+        weights = np.array([(source_weights or {}).get(name, 1.0) for name in self.sources]) / np.sqrt(
+            counts[self.labels]
+        )
+        self.chances = weights / weights.sum()
+
+    def draw(self, count: int, numbers: np.random.Generator) -> tuple[list[str], torch.Tensor]:
+        chosen = numbers.choice(len(self.sequences), count, p=self.chances)
+        return [self.sequences[i] for i in chosen], torch.tensor(self.labels[chosen])
+
+    def partners(self) -> dict[int, list[str]]:
+        """Human sequences by class, for cells whose own protein isn't known."""
+        pool: dict[int, list[str]] = defaultdict(list)
+        for i in np.flatnonzero(self.human):
+            pool[int(self.labels[i])].append(self.sequences[i])
+        return pool
+
+
+class ProteinReader:
+    """
+    Sequences and structures -> what the model reads of a protein.
+
+    Args:
+        config ([`DeepGPSConfig`]): Of the model.
+        tokenizer: Of its encoder.
+        states ([`SequenceStates`], *optional*): The encoder's states, computed before, in place of tokens.
+        structures (`str`, *optional*): Folder of PDB or mmCIF files with the UniProt accession in their name.
+    """
+
+    def __init__(self, config, tokenizer, states: SequenceStates | None = None, structures: str | None = None):
+        self.reads_sequence, self.reads_structure = "sequence" in config.inputs, "structure" in config.inputs
+        self.tokenizer, self.states = tokenizer, states
+        self.files: dict[str, Path] = {}
+        if self.reads_structure:
+            for path in sorted(Path(structures or "").iterdir()):
+                self.files.update({part: path for part in path.name.replace("_", "-").split("-")})
+        self.cloud = lru_cache(maxsize=None)(lambda accession: torch.tensor(point_cloud(self.files[accession])))
+
+    def can_read(self, sequence: str, accession: str) -> bool:
+        known = not self.reads_sequence or self.states is None or not sequence or sequence in self.states
+        return known and (not self.reads_structure or accession in self.files)
+
+    def __call__(self, sequences: Sequence[str], accessions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """`sequence_states` and `sequence_mask`, or `input_ids` and `attention_mask`; `structure`."""
+        inputs: dict[str, torch.Tensor] = {}
+        if self.reads_sequence and self.states is not None:
+            states = [self.states[sequence] for sequence in sequences]
+            inputs["sequence_states"] = pad_sequence(states, batch_first=True).float()
+            inputs["sequence_mask"] = pad_sequence([torch.ones(len(rows)) for rows in states], batch_first=True).bool()
+        elif self.reads_sequence:
+            spaced = len(self.tokenizer.tokenize("MKV")) == 1  # ProtBert
+            texts = [" ".join(sequence) if spaced else sequence for sequence in sequences]
+            tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
+            inputs |= {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        if self.reads_structure:
+            inputs["structure"] = torch.stack([self.cloud(accession) for accession in accessions])
+        return inputs
+
+
+class Crops(TorchDataset):
+    """
+    Pairs of nucleus and protein images with a sequence.
+
+    A crop without a sequence gets one of its class, drawn anew for each epoch; crops that no sequence or structure is
+    known for are left out.
+
+    Args:
+        crops (`Dataset`): As `load_crops` gives them.
+        partners (`dict[int, list[str]]`): Sequences by class.
+        reader ([`ProteinReader`])
+        augment (`bool`): Whether crops are turned and flipped at random.
+        seed (`int`): The draws depend on it, the epoch and the crop alone.
+    """
+
+    def __init__(self, crops: Dataset, partners: dict[int, list[str]], reader: ProteinReader, augment: bool, seed: int):
+        known = zip(crops["sequence"], crops["uniprot_id"], crops["class"], strict=True)
+        kept = [
+            i
+            for i, (sequence, accession, label) in enumerate(known)
+            if (sequence or partners.get(label)) and reader.can_read(sequence, accession)
+        ]
+        self.left_out = len(crops) - len(kept)
+        self.crops = crops.select(kept).cast_column("nucleus", Image()).cast_column("protein", Image())
+        self.repeats = self.crops["repeats"][:]
+        self.known = [bool(sequence) for sequence in self.crops["sequence"]]  # whether its protein is
+        self.partners, self.reader, self.augment, self.seed = partners, reader, augment, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, place: tuple[int, int] | int) -> dict[str, Any]:
+        """A crop by number, or by number and which of its times in this epoch."""
+        number, time = place if isinstance(place, tuple) else (place, 0)
+        numbers = np.random.default_rng([self.seed, self.epoch, number, time])
+        row = self.crops[number]
+        images = [np.asarray(row[name], dtype=np.float32) / 65535 for name in ("nucleus", "protein")]
+        images[0] = normalize(images[0])  # a user's nucleus is stretched like this
+        if self.augment:
+            turns, flipped = numbers.integers(4), numbers.integers(2)
+            images = [np.rot90(image[:, ::-1] if flipped else image, turns) for image in images]
+        nucleus, protein = (torch.tensor(image.copy()).unsqueeze(0) for image in images)
+        sequence = row["sequence"] or str(numbers.choice(self.partners[row["class"]]))
+        return {
+            "nucleus": nucleus,
+            "protein": protein,
+            "sequence": sequence,
+            "accession": row["uniprot_id"],
+            "label": row["class"],
+        }
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Inputs of the model: images `(batch, 1, H, W)`, labels `(batch,)`, and the protein's."""
+        return {
+            **{name: torch.stack([row[name] for row in rows]) for name in ("nucleus", "protein")},
+            "labels": torch.tensor([row["label"] for row in rows]),
+            **self.reader([row["sequence"] for row in rows], [row["accession"] for row in rows]),
+        }
+
+
+class CropSampler(Sampler[list[tuple[int, int]]]):
+    """
+    Shuffled batches of crops, each as often as `repeats` says; the last, smaller ones are left out.
+
+    The order depends on `seed` and the epoch alone. `batch_size` crops go to each process and step.
+    """
+
+    def __init__(self, repeats: Sequence[float], batch_size: int, seed: int, num_processes: int):
+        self.repeats, self.batch_size = np.array(repeats), batch_size
+        self.seed, self.num_processes = seed, num_processes
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        numbers = np.random.default_rng([self.seed, epoch])
+        counts = np.floor(self.repeats + numbers.random(len(self.repeats))).astype(int)
+        order = numbers.permutation([(i, time) for i, count in enumerate(counts) for time in range(count)])
+        step = self.batch_size * self.num_processes
+        kept = order[: len(order) // step * step].reshape(-1, self.batch_size, 2)
+        self._batches = [[(int(i), int(time)) for i, time in batch] for batch in kept]
+
+    def __iter__(self):
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
