@@ -66,8 +66,7 @@ def independent(model: Any, encoder: Encoder, labels: list[str]) -> list[dict[st
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=ASSETS / "deepgps", help="folder or Hub name (default: the shipped model)")
     parser.add_argument("--images", type=read_source, nargs="+", default=[], metavar="DATASET:CONFIG", help="of crops")
     parser.add_argument("--proteins", help="data set of labelled sequences; cells without a sequence need it")
@@ -77,10 +76,15 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1, help="images drawn of each, for diffusion (default: 1)")
     parser.add_argument("--steps", type=int, help="of diffusion (default: the model's)")
     parser.add_argument("--limit", type=int, help="first crops only, to try")
-    parser.add_argument("--out", type=Path, help="JSON file for the scores")
     parser.add_argument("--figures", type=Path, help="folder for figures")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--max-tokens", type=int, default=16_384, help="of a batch of sequences (default: 16384)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    parser.add_argument("--out", type=Path, help="JSON file for the scores")
     args = parser.parse_args()
     if not args.images and not args.proteins:
         parser.error("give --images, --proteins or both")

@@ -17,6 +17,7 @@ from pathlib import Path
 from datasets import load_dataset
 from evaluate_deeploc import compare_policies, evaluate_model
 from huggingface_hub import ModelCard
+from runs import training_cost
 
 from protloc.hub import render_model_card
 from protloc.prediction import LOAD_ERRORS, load_model, reason
@@ -32,22 +33,6 @@ EVALUATIONS = {
         "It chose the epoch and fitted calibration and thresholds, so these scores are a little optimistic.",
     ),
 }
-
-
-def training_cost(folder: Path, watts: float, hardware: str) -> dict:
-    report = json.loads((folder / "training.json").read_text())
-    hours = report["seconds"] / 3600
-    return {
-        "command": report["command"],
-        "proteins": report["proteins"],
-        "epochs": len(report["validation"]["epochs"]),
-        "steps": report["steps"],
-        "hours": hours,
-        "hardware": hardware,
-        "watts": watts,
-        "kilowatt_hours": hours * watts / 1000,
-        "processes": report["processes"],
-    }
 
 
 def main() -> None:

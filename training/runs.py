@@ -68,3 +68,21 @@ def table(rows: list[list[str]]) -> str:
     """Markdown; the first row is the head."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def training_cost(folder: Path, watts: float, hardware: str) -> dict[str, Any]:
+    """What a run cost, from its `training.json`, for a card."""
+    report = json.loads((folder / "training.json").read_text())
+    hours = report["seconds"] / 3600
+    return {
+        "command": report["command"],
+        "proteins": report["proteins"],
+        **({"crops": report["crops"]} if "crops" in report else {}),
+        "epochs": len(report["validation"]["epochs"]),
+        "steps": report["steps"],
+        "hours": hours,
+        "hardware": hardware,
+        "watts": watts,
+        "kilowatt_hours": hours * watts / 1000,
+        "processes": report["processes"],
+    }

@@ -42,7 +42,11 @@ PIPELINE_REGISTRY.register_pipeline(
     type="text",
 )
 PIPELINE_REGISTRY.register_pipeline(
-    "protein-imaging", pipeline_class=ProteinImagingPipeline, pt_model=AutoModel, type="multimodal"
+    "protein-imaging",
+    pipeline_class=ProteinImagingPipeline,
+    pt_model=AutoModel,
+    default={"model": (str(ASSETS / "deepgps"), "main")},
+    type="multimodal",
 )
 # `save_pretrained` writes this into a model's config.json, where the path of this installation has no place.
 ProteinLocalizationPipeline._registered_impl = {
@@ -51,6 +55,9 @@ ProteinLocalizationPipeline._registered_impl = {
         "pt": (AutoModelForSequenceClassification,),
         "type": "text",
     }
+}
+ProteinImagingPipeline._registered_impl = {
+    "protein-imaging": {"impl": ProteinImagingPipeline, "pt": (AutoModel,), "type": "multimodal"}
 }
 
 __all__ = [

@@ -1,5 +1,6 @@
 """The states of a sequence encoder, computed once: sharded safetensors with an index, as transformers keeps weights."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -99,7 +100,8 @@ def states(
     except LOAD_ERRORS as error:
         raise ValueError(f"cannot load the model {model!r}: {reason(error)}") from None
     backbone = backbone.to(device).eval()
-    config = DeepGPSConfig(backbone_config=backbone.config, **tokens)
+    # A copy, since a configuration that takes another in resets how its attention is computed.
+    config = DeepGPSConfig(backbone_config=copy.deepcopy(backbone.config), **tokens)
     spaced = len(tokenizer.tokenize("MKV")) == 1  # ProtBert
     chunk: list[str] = []
 

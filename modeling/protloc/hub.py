@@ -48,3 +48,42 @@ def render_model_card(results: dict[str, Any], template: Path) -> ModelCard:
         eval_results=metrics,
     )
     return ModelCard.from_template(card_data, template_path=str(template), **results)
+
+
+def render_deepgps_card(results: dict[str, Any], template: Path) -> ModelCard:
+    """
+    The card of a deepGPS, every figure from `results`.
+
+    Args:
+        results (`dict`): What `training/report_deepgps.py` writes: `parameters`, `training`, and `evaluations` by
+            objective, each as `training/evaluate_deepgps.py --out` gives it.
+        template (`Path`): Jinja template, with `card_data` for the metadata.
+    """
+    metrics = []
+    for objective, evaluation in results["evaluations"].items():
+        two = evaluation["labels"]["single-2"]["auroc"]
+        images = evaluation["images"]["methods"]["model"]
+        found = [("auroc", "opencell", "OpenCell test proteins, two classes", "text-classification", two)]
+        for name in ("psnr", "ssim"):
+            cells = "Human Protein Atlas cells"
+            found.append((name, "hpa-cells", cells, "image-to-image", images[name]["mean"]))
+        for metric, dataset, title, task, value in found:
+            metrics.append(
+                EvalResult(
+                    task_type=task,
+                    dataset_type=dataset,
+                    dataset_name=title,
+                    metric_type=metric,
+                    metric_name=f"{metric.upper()} ({objective})",
+                    metric_value=round(value, 3),
+                )
+            )
+    card_data = ModelCardData(
+        model_name="protloc-deepgps",
+        license="cc-by-sa-4.0",
+        library_name="transformers",
+        pipeline_tag="image-to-image",
+        tags=["biology", "protein", "subcellular-localization", "microscopy", "deepgps"],
+        eval_results=metrics,
+    )
+    return ModelCard.from_template(card_data, template_path=str(template), **results)

@@ -1,0 +1,130 @@
+"""`protloc predict --nucleus` and `protloc embed` as people run them."""
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModel, pipeline
+
+import protloc_entry
+from conftest import ROOT, tiny_deepgps
+from protloc import DeepGPSImageProcessor, DeepGPSProcessor, imaging
+from protloc.embedding import SequenceStates
+from protloc.microscopy import DEFAULT_NUCLEUS
+
+FASTA = ">sp|P1|A b\nMKTAYIAKQR\n>../x\nMKVLAAGIVGLLLALSAQA\n>C\nMPKKKRKV\n"
+
+
+@pytest.fixture(scope="module")
+def drawer_dir(tmp_path_factory, tokenizer) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "deepgps"
+    processor = DeepGPSProcessor(tokenizer, DeepGPSImageProcessor(default_nucleus=DEFAULT_NUCLEUS))
+    pipeline("protein-imaging", model=tiny_deepgps(patch_size=2), processor=processor).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def fasta(tmp_path):
+    path = tmp_path / "proteins.fasta"
+    path.write_text(FASTA)
+    return path
+
+
+@pytest.fixture
+def protloc_command(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["protloc", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            protloc_entry.main()
+        return stop.value.code, capsys.readouterr().err
+
+    return run
+
+
+def test_images_beside_the_table(protloc_command, fasta, drawer_dir, tiny_model_dir, tmp_path):
+    nucleus = tmp_path / "nucleus.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (45, 61), dtype=np.uint8)).save(nucleus)
+    out = tmp_path / "results" / "out.csv"
+    out.parent.mkdir()
+    options = ("--model", tiny_model_dir, "--image-model", drawer_dir, "-o", out)
+    assert protloc_command("predict", fasta, *options, "--nucleus", nucleus) == (0, "")
+    rows = list(csv.DictReader(out.open()))
+    assert [row["protein_id"] for row in rows] == ["sp|P1|A", "../x", "C"]
+    assert list(rows[0])[-2:] == ["image_label", "image_label_probability"]
+    names = sorted(path.name for path in (out.parent / "images").iterdir())
+    assert len(names) == 6 and names[:2] == ["C.png", "C.tif"]
+    assert {name.rsplit("-", 1)[0] for name in names[2:]} == {"_x", "sp_P1_A"}
+
+    draw = pipeline("protein-imaging", model=AutoModel.from_pretrained(drawer_dir), processor=str(drawer_dir))
+    alone = draw({"sequence": "MPKKKRKV", "nucleus": str(nucleus)})
+    assert np.array_equal(np.asarray(Image.open(out.parent / "images" / "C.png")), np.asarray(alone["image"]))
+    assert rows[2]["image_label"] == alone["label"]
+    assert float(rows[2]["image_label_probability"]) == pytest.approx(max(alone["scores"].values()), abs=1e-5)
+    exact = np.asarray(Image.open(out.parent / "images" / "C.tif"))
+    assert exact.dtype == np.uint16 and exact.shape == (45, 61)
+    assert np.abs(exact / 65535 - np.asarray(alone["image"]) / 255).max() < 0.003
+
+
+def test_the_default_nucleus(protloc_command, fasta, drawer_dir, tiny_model_dir, tmp_path):
+    options = ("--model", tiny_model_dir, "--image-model", drawer_dir, "-o", tmp_path / "out.jsonl")
+    assert protloc_command("predict", fasta, *options, "--nucleus", "default") == (0, "")
+    assert Image.open(tmp_path / "images" / "C.png").size == (208, 208)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--nucleus", "none.png", "-o", "out.csv"], "none.png: there is no such file"),
+        (["--nucleus", "default"], "--nucleus needs -o OUT"),
+        (["--image-model", "x", "-o", "out.csv"], "--image-model needs --nucleus"),
+        (["--nucleus", "default", "-o", "out.csv", "--image-model", "/nowhere"], "cannot load the model '/nowhere'"),
+        (["--nucleus", "default", "-o", "out.csv", "--image-model", "DEEPLOC"], "only a deepgps model draws"),
+        (["--nucleus", str(ROOT / "README.md"), "-o", "out.csv"], "no image that can be read"),
+    ],
+)
+def test_errors(protloc_command, fasta, drawer_dir, tiny_model_dir, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    options = [str(tiny_model_dir) if option == "DEEPLOC" else option for option in options]
+    if "--image-model" not in options:
+        options += ["--image-model", drawer_dir]
+    code, err = protloc_command("predict", fasta, "--model", tiny_model_dir, *options)
+    assert code == 2 and message in err and len(err.splitlines()[-1]) < 300
+    assert not (tmp_path / "out.csv").exists() and not (tmp_path / "images").exists()
+
+
+def test_a_protein_alone_and_among_others(drawer_dir):
+    model, processor = imaging.load_model(drawer_dir)
+    nucleus = processor.image_processor(None)["nucleus"]
+    records = [(str(i), "MKTAYIAKQR" * (i + 1)) for i in range(5)]
+    together = list(imaging.draw(records, nucleus, model, processor, max_tokens_per_batch=60))
+    assert [row["protein_id"] for row in together] == list("01234")
+    for record, row in zip(records, together, strict=True):
+        (alone,) = imaging.draw([record], nucleus, model, processor)
+        np.testing.assert_allclose(alone["image"], row["image"], rtol=0, atol=1e-5)
+        assert alone["scores"] == pytest.approx(row["scores"], abs=1e-5)
+
+
+def test_diffusion_tells_its_uncertainty(tokenizer):
+    processor = DeepGPSProcessor(tokenizer, DeepGPSImageProcessor(default_nucleus=DEFAULT_NUCLEUS))
+    model = tiny_deepgps(objective="diffusion", num_inference_steps=2)
+    nucleus = torch.rand(1, 1, 24, 24)
+    draws = [list(imaging.draw([("a", "MK")], nucleus, model, processor, num_samples=2, seed=s)) for s in (0, 0, 1)]
+    images = [rows[0]["image"] for rows in draws]
+    assert np.array_equal(images[0], images[1]) and not np.array_equal(images[0], images[2])
+    assert draws[0][0]["uncertainty"].max() > 0
+
+
+def test_embed(protloc_command, fasta, tiny_backbones, tmp_path):
+    out = tmp_path / "states"
+    arguments = ("embed", fasta, "--model", tiny_backbones["esm"], "-o", out)
+    assert protloc_command(*arguments) == (0, f"{out}: 3 sequences added\n")
+    assert protloc_command(*arguments) == (0, f"{out}: 0 sequences added\n")
+    assert SequenceStates(out)["MPKKKRKV"].shape == (8, 16)
+    code, err = protloc_command("embed", fasta, "--model", "/nowhere", "-o", tmp_path / "other")
+    assert code == 2 and err.startswith("protloc: cannot load the model '/nowhere'")
+    code, err = protloc_command("embed", tmp_path / "none.parquet", "-o", out)
+    assert code == 2 and "none.parquet" in err and err.count("\n") == 1

@@ -1,0 +1,271 @@
+"""Real runs of deepGPS's training and evaluation at tiny size, on simulated cells."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModel, pipeline
+
+from conftest import ROOT, tiny_deeploc
+from protloc.embedding import embed
+from protloc.microscopy import simulate
+from protloc.taxonomy import IMAGE_CLASSES, OPENCELL_CATEGORIES
+
+TRAIN = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(ROOT / "training" / "train_deepgps.py")]
+TOY = str(ROOT / "training" / "configs" / "deepgps_toy.yaml")
+SIDE = 176  # MS-SSIM needs 161 pixels
+SEQUENCES = {"cytoplasmic": "MKLLVAGEDLKKA", "nucleoplasm": "MPKKKRKVSPKKKRKVR"}
+
+
+def write_dataset(folder: Path, config: str, splits: dict[str, list[dict]], features: Features) -> None:
+    """A folder that `load_dataset` reads, as the builders leave it."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    lines = ["---", "configs:", f"- config_name: {config}", "  data_files:"]
+    for split, rows in splits.items():
+        Dataset.from_list(rows, features=features).to_parquet(folder / "data" / f"{split}.parquet")
+        lines += [f"  - split: {split}", f"    path: data/{split}.parquet"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", f"# {folder}"]))
+
+
+def crop(category: str, seed: int, sequence: str) -> dict:
+    field = simulate(category, size=SIDE, seed=seed)
+    images = [np.round(np.clip(i / i.max(), 0, 1) * 65535).astype(np.uint16) for i in (field.nucleus, field.protein)]
+    return {
+        "nucleus": PILImage.fromarray(images[0]),
+        "protein": PILImage.fromarray(images[1]),
+        "sequence": sequence,
+        "uniprot_id": f"P{seed}",
+        "gene": f"GENE{seed // 2}",
+        "labels": [category],
+        "field_id": f"F{seed}",
+        "source_image": f"M{seed // 2}",
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_crops(tmp_path_factory) -> Path:
+    """Configuration `known`: sixteen crops with sequences, eight of them to learn with; `cells`: none has one."""
+    folder = tmp_path_factory.mktemp("data")
+    text = Value("string")
+    names = ("sequence", "uniprot_id", "gene", "field_id", "source_image")
+    features = Features(
+        {"nucleus": Image(), "protein": Image(), "labels": List(ClassLabel(names=OPENCELL_CATEGORIES))}
+        | {name: text for name in names}
+    )
+    for config in ("known", "cells"):
+        rows = [
+            crop(name, seed, SEQUENCES[name] + "A" * seed if config == "known" else "")
+            for seed, name in enumerate(list(SEQUENCES) * 8)
+        ]
+        write_dataset(folder / config, config, {"train": rows[:12], "test": rows[12:]}, features)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_proteins(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "proteins"
+    features = Features(
+        {"sequence": Value("string"), "uniprot_id": Value("string"), "gene": Value("string")}
+        | {"label": ClassLabel(names=IMAGE_CLASSES), "source_labels": Value("string")}
+        | {"source": Value("string"), "human": Value("bool")}
+    )
+    known = list(zip(SEQUENCES, IMAGE_CLASSES, strict=False))
+    rows = [
+        {"sequence": SEQUENCES[name] + "G" * number, "uniprot_id": f"Q{number}", "gene": "", "label": label,
+         "source_labels": name, "source": "OpenCell" if number % 2 else "DeepLoc 2.0", "human": number % 3 > 0}
+        for number in range(12) for name, label in known
+    ]  # fmt: skip
+    write_dataset(folder, "default", {"train": rows[:12], "validation": rows[12:18], "test": rows[18:]}, features)
+    return folder
+
+
+def run(output_dir, crops, *overrides, config="known", command=TRAIN, text=True):
+    images = f"images=[{{dataset: {crops / config}, config: {config}}}]"
+    arguments = [TOY, images, f"output_dir={output_dir}", "limit=null", *overrides]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*command, *arguments], capture_output=True, text=text, env=env)
+
+
+def train(output_dir, crops, *overrides, **options):
+    result = run(output_dir, crops, *overrides, **options)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_crops, tiny_proteins, tmp_path_factory) -> Path:
+    """Cells of unknown proteins, paired with sequences of their class."""
+    folder = tmp_path_factory.mktemp("runs") / "toy"
+    overrides = (f"proteins={tiny_proteins}", "validation_by=source_image", "proteins_per_step=4", "ema_decay=0.5")
+    out = train(folder, tiny_crops, *overrides, config="cells")
+    assert "12 labelled proteins" in out and "0 left out" in out
+    return folder
+
+
+def test_training_leaves_a_model_that_draws(trained):
+    draw = pipeline("protein-imaging", model=AutoModel.from_pretrained(trained), processor=str(trained))
+    drawn = draw({"sequence": "MPKKKRKV", "nucleus": None})
+    assert drawn["label"] in ("cytoplasm", "nucleoplasm") and drawn["image"].size == (208, 208)
+    stored = load_file(trained / "model.safetensors")
+    assert {str(tensor.dtype) for tensor in stored.values()} == {"torch.bfloat16"}
+    assert (trained / "pipeline_protein_imaging.py").exists()
+
+
+def test_training_logs_scores_and_pictures(trained):
+    events = EventAccumulator(str(trained / "logs" / "tensorboard"), size_guidance={"images": 0}).Reload()
+    assert {"train/loss", "train/label_loss", "validation/psnr", "validation/auroc_2"} <= set(events.Tags()["scalars"])
+    assert len(events.Images("validation")) == 2
+    report = json.loads((trained / "training.json").read_text())
+    assert report["proteins"] == 12 and len(report["validation"]["epochs"]) == 2
+    assert report["crops"] + report["validation_crops"] == 12
+
+
+def test_evaluation(run_script, trained, tiny_crops, tiny_proteins, tmp_path):
+    code, out, err = run_script(
+        *("training/evaluate_deepgps.py", "--model", trained, "--proteins", tiny_proteins, "--sequences", 2),
+        *("--images", f"{tiny_crops / 'cells'}:cells", "--out", tmp_path / "s.json", "--figures", tmp_path / "figures"),
+    )
+    assert code == 0, err
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert scores["labels"]["single-2"]["count"] == 6 and "single-4" not in scores["labels"]
+    low, high = scores["labels"]["single-2"]["intervals"]["auroc"]
+    assert low <= scores["labels"]["single-2"]["auroc"] <= high
+    assert scores["images"]["crops"] == 4 and scores["images"]["images"] == 8
+    methods = scores["images"]["methods"]
+    assert set(methods) == {"model", "sequence shuffled", "sequence removed", "nucleus copied", "mean image",
+                            "mean image of the true class"}  # fmt: skip
+    assert methods["nucleus copied"]["psnr"]["mean"] < methods["mean image of the true class"]["psnr"]["mean"]
+    assert f"{methods['model']['ssim']['mean']:.3f}" in out
+    assert scores["images"]["nuclear_ratio"]["real_right_side"] == 1
+    assert [row["protein"] for row in scores["independent"]] == ["Q16630", "P33240", "P13639"]
+    assert np.array(scores["cross_assay"]["ratios"]).shape == (6, 4)
+    figures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert {"examples.png", "cutoffs.png", "cross_assay.png", "matrix_by_crop.png", "curves_by_protein.png"} <= figures
+
+
+@pytest.mark.slow
+def test_diffusion_is_judged_by_its_samples(run_script, tiny_crops, tmp_path):
+    train(tmp_path / "run", tiny_crops, "epochs=1", "model.objective=diffusion")
+    code, _, err = run_script(
+        *("training/evaluate_deepgps.py", "--model", tmp_path / "run", "--images", f"{tiny_crops / 'known'}:known"),
+        *("--samples", 2, "--steps", 2, "--limit", 2, "--out", tmp_path / "scores.json"),
+    )
+    assert code == 0, err
+    found = json.loads((tmp_path / "scores.json").read_text())["images"]["methods"]["model"]
+    assert found["best_psnr"]["mean"] >= found["sample_psnr"]["mean"]
+    assert 0 <= found["within_2_spreads"]["mean"] <= 1
+
+
+@pytest.mark.slow
+def test_the_published_network_and_schedule(tiny_crops, tiny_backbones, tmp_path):
+    train(
+        *(
+            tmp_path / "run",
+            tiny_crops,
+            "model.unet=paper",
+            "model.patch_size=1",
+            "model.pooling=mean",
+            "schedule=decay",
+        ),
+        *("model.image_loss=mae", f"backbone={tiny_backbones['esm']}", "backbone_training=lora", "batch_size=2"),
+    )
+    events = EventAccumulator(str(tmp_path / "run" / "logs" / "tensorboard")).Reload()
+    rates = sorted({event.value for event in events.Scalars("train/lr")})
+    assert rates == pytest.approx([2e-3 * 0.81, 2e-3 * 0.9, 2e-3])
+    assert AutoModel.from_pretrained(tmp_path / "run").config.backbone_config.model_type == "esm"
+
+
+@pytest.mark.slow
+def test_states_computed_before_give_the_same_training(tiny_crops, tiny_deeploc_dir, tmp_path):
+    sequences = [SEQUENCES[name] + "A" * seed for seed, name in enumerate(list(SEQUENCES) * 8)]
+    embed(sequences, tmp_path / "states", str(tiny_deeploc_dir), dtype="float32")
+    common = (f"backbone={tiny_deeploc_dir}", "mixed_precision=no", "epochs=1")
+    train(tmp_path / "tokens", tiny_crops, *common)
+    train(tmp_path / "states_run", tiny_crops, *common, f"states={tmp_path / 'states'}")
+    one, other = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("tokens", "states_run"))
+    for name in one:  # the states are stored in bfloat16
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def tiny_deeploc_dir(tmp_path_factory, tokenizer) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "deeploc"
+    tiny_deeploc().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.unet_chanels=[8]"], "model.unet_chanels is no field of DeepGPSConfig"),
+        (["labels=[nucleus]"], "labels: 'nucleus' is none of cytoplasm"),
+        (["validation_share=0"], "validation_share must be between 0 and 1, got 0.0"),
+        (["schedule=linear"], "schedule must be one of cosine, constant, decay, got 'linear'"),
+        (["states=/nowhere"], "/nowhere holds no states.safetensors.index.json: make it with protloc embed"),
+        (["states=/nowhere", "backbone_training=full"], "states hold what a frozen encoder says"),
+        (["backbone=/nowhere"], "cannot build on '/nowhere'"),
+        (["backbone_training=lora"], "a DeepLoc encoder has no linear layers for LoRA"),
+        (["batch_size=100"], "lower batch_size"),
+        (["images=[{dataset: /nowhere, config: all}]"], "cannot read the data"),
+        (["model.unet=paper"], "unet 'paper' reads single pixels"),
+    ],
+)
+def test_settings_that_make_no_sense(run_script, tiny_crops, tmp_path, overrides, message):
+    images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"
+    arguments = [TOY, images, f"output_dir={tmp_path / 'run'}", *overrides]
+    code, _, err = run_script("training/train_deepgps.py", *arguments)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("train_deepgps: ") and message in err.splitlines()[-1]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_cells_of_unknown_proteins_need_partners(run_script, tiny_crops, tmp_path):
+    images = f"images=[{{dataset: {tiny_crops / 'cells'}, config: cells}}]"
+    code, _, err = run_script("training/train_deepgps.py", TOY, images, f"output_dir={tmp_path / 'run'}")
+    assert code == 2 and "crops without a sequence need `proteins`" in err
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_never_stopped(tiny_crops, tiny_proteins, tmp_path):
+    overrides = (f"proteins={tiny_proteins}", "checkpoint_steps=1", "epochs=3", "batch_size=2", "mixed_precision=no")
+    train(tmp_path / "whole", tiny_crops, *overrides)
+    images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"
+    arguments = [TOY, images, f"output_dir={tmp_path / 'cut'}", "limit=null", *overrides]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, str(ROOT / "training" / "train_deepgps.py"), *arguments]
+    process = subprocess.Popen(script, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "cut" / "checkpoints" / "step_2").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "cut" / "training.json").exists()
+    out = train(tmp_path / "cut", tiny_crops, *overrides, "resume=true")
+    assert "resumed from" in out
+    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    for name in whole:
+        torch.testing.assert_close(cut[name], whole[name], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tiny_crops, tiny_proteins, tmp_path):
+    overrides = (f"proteins={tiny_proteins}", "epochs=1", "mixed_precision=no", "model.dropout=0.0")
+    train(tmp_path / "one", tiny_crops, *overrides, "batch_size=4", "proteins_per_step=4")
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", TRAIN[-1]]
+    train(tmp_path / "two", tiny_crops, *overrides, "batch_size=2", "proteins_per_step=2", command=two)
+    one, other = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=0, atol=1e-4)

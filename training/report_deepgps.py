@@ -1,0 +1,56 @@
+"""
+Measure a deepGPS that is to be shipped, and write its card.
+
+    python training/report_deepgps.py --model modeling/protloc/assets/deepgps --run runs/deepgps \
+        --proteins data/proteins --images data/hpa:cells
+
+Writes `model_cards/deepgps.json`: the scores that `training/evaluate_deepgps.py` gives for the same options, and what
+the training cost; and renders it into the model's `README.md`. `--other` names a run with the other objective, which
+stands in the card beside it.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+from evaluate_deepgps import add_data_arguments, evaluate
+from runs import training_cost
+
+from protloc.hub import render_deepgps_card
+from protloc.prediction import LOAD_ERRORS, reason
+
+CARDS = Path(__file__).parents[1] / "model_cards"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    parser.add_argument("--run", type=Path, required=True, help="the run that trained the model")
+    parser.add_argument("--other", type=Path, help="a run with the other objective")
+    parser.add_argument("--watts", type=float, default=100, help="assumed power of the machine (default: 100)")
+    parser.add_argument("--hardware", default=f"{platform.machine()} CPU", help="what it was trained on")
+    args = parser.parse_args()
+    try:
+        report(args)
+    except LOAD_ERRORS as error:
+        parser.exit(2, f"report_deepgps: {reason(error)}\n")
+
+
+def report(args: argparse.Namespace) -> None:
+    shipped, runs = Path(args.model), [args.run, *([args.other] if args.other else [])]
+    results = {"training": [training_cost(run, args.watts, args.hardware) for run in runs], "evaluations": {}}
+    for model in (shipped, *runs[1:]):
+        args.model = model
+        found = evaluate(args)
+        results["evaluations"][found["objective"]] = {**found, "model": model.name}
+    results["parameters"] = results["evaluations"][next(iter(results["evaluations"]))]["parameters"]
+    (CARDS / "deepgps.json").write_text(json.dumps(results, indent=1) + "\n")
+    render_deepgps_card(json.loads((CARDS / "deepgps.json").read_text()), CARDS / "deepgps.md.jinja").save(
+        shipped / "README.md"
+    )
+    print(f"{CARDS / 'deepgps.json'}, {shipped / 'README.md'}")
+
+
+if __name__ == "__main__":
+    main()
