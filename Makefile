@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint bench ship deeploc1
+.PHONY: demo test lint bench ship ship-deepgps deeploc1
 
 # Every target starts from a bare clone. constraints.txt holds the torch that everything here was run with.
 .venv/.installed: pyproject.toml constraints.txt
@@ -38,6 +38,20 @@ ship: .venv/.installed
 	  json.dump(config, open(sys.argv[2], 'w'), indent=2, sort_keys=True)" \
 	  $(RUN)/config.json modeling/protloc/assets/deeploc/config.json
 	$(BIN)/python training/report_deeploc.py --model modeling/protloc/assets/deeploc --dataset $(DATASET) --runs $(RUNS) $(REPORT)
+
+# The same for a deepGPS (make ship-deepgps RUN=runs/deepgps); its nucleus and tokenizer come along.
+IMAGES ?= data/hpa:cells
+PROTEINS ?= data/proteins
+DEEPGPS = modeling/protloc/assets/deepgps
+ship-deepgps: .venv/.installed
+	cp $(RUN)/model.safetensors $(RUN)/tokenizer_config.json $(RUN)/vocab.txt $(DEEPGPS)/
+	for name in config preprocessor_config processor_config; do $(BIN)/python -c "import json, sys; \
+	  config = json.load(open(sys.argv[1])); \
+	  parts = [config, *(part for part in config.values() if isinstance(part, dict))]; \
+	  [part.pop(key, None) for part in parts for key in ('auto_map', 'custom_pipelines', '_name_or_path')]; \
+	  json.dump(config, open(sys.argv[2], 'w'), indent=2, sort_keys=True)" \
+	  $(RUN)/$$name.json $(DEEPGPS)/$$name.json; done
+	$(BIN)/python training/report_deepgps.py --model $(DEEPGPS) --run $(RUN) --proteins $(PROTEINS) --images $(IMAGES) $(REPORT)
 
 # DeepLoc 1.0's own benchmark, from the published files to the table:
 #   make deeploc1 DEEPLOC1="deeploc_train.fasta deeploc_test.fasta" DEEPLOC2=Swissprot_Train_Validation_dataset.csv \

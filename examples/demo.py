@@ -1,14 +1,18 @@
-"""Predict the example proteins with the shipped model and compare with what is known: `make demo`."""
+"""Predict and draw the example proteins with the shipped models, and compare with what is known: `make demo`."""
 
 import csv
 from pathlib import Path
 
 import transformers
+from matplotlib.figure import Figure
 
+from protloc import imaging
+from protloc.plots import save
 from protloc.prediction import predict
 from protloc.sequences import read_fasta
 
 HERE = Path(__file__).parent
+OUT = HERE.parent / "demo"
 
 
 def main() -> None:
@@ -42,6 +46,33 @@ def main() -> None:
         f"\n{len(known)} proteins: first-named compartment right for {top_right}, all compartments right for "
         f"{exactly_right}, membrane type right for {membrane_right}."
     )
+
+    draw_all(known)
+
+
+def draw_all(known: dict[str, dict[str, str]]) -> None:
+    """Every protein on the nucleus of this folder and on the one that comes with the model."""
+    model, processor = imaging.load_model()
+    nuclei = {"example": HERE / "nucleus.tif", "default": None}
+    columns = []
+    for name, source in nuclei.items():
+        nucleus = processor.image_processor(source)["nucleus"]
+        folder = OUT / name / "images"
+        folder.mkdir(parents=True, exist_ok=True)
+        columns.append([("nucleus", nucleus[0, 0].numpy())])
+        for drawn in imaging.draw(read_fasta(HERE / "proteins.fasta"), nucleus, model, processor):
+            imaging.save_image(drawn["image"], folder / drawn["protein_id"])
+            gene, label = known[drawn["protein_id"]]["gene"], drawn["label"]
+            columns[-1].append((f"{gene}: {label} {drawn['scores'][label]:.2f}", drawn["image"]))
+    figure = Figure(figsize=(1.6 * len(columns[0]), 3.8), layout="constrained")
+    axes = figure.subplots(len(nuclei), len(columns[0]))
+    for row, images in zip(axes, columns, strict=True):
+        for ax, (title, image) in zip(row, images, strict=True):
+            ax.imshow(image, cmap="gray", vmin=0, vmax=image.max())
+            ax.set_title(title, fontsize=7)
+            ax.set_axis_off()
+    save(figure, OUT / "panel.png")
+    print(f"Drawn on two nuclei: see {(OUT / 'panel.png').relative_to(HERE.parent)} and the folders beside it.")
 
 
 if __name__ == "__main__":

@@ -11,83 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from PIL import Image as PILImage
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModel, pipeline
 
-from conftest import ROOT, tiny_deeploc
+from conftest import ROOT, SEQUENCES, tiny_deeploc
 from protloc.embedding import embed
-from protloc.microscopy import simulate
-from protloc.taxonomy import IMAGE_CLASSES, OPENCELL_CATEGORIES
 
 TRAIN = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(ROOT / "training" / "train_deepgps.py")]
 TOY = str(ROOT / "training" / "configs" / "deepgps_toy.yaml")
-SIDE = 176  # MS-SSIM needs 161 pixels
-SEQUENCES = {"cytoplasmic": "MKLLVAGEDLKKA", "nucleoplasm": "MPKKKRKVSPKKKRKVR"}
-
-
-def write_dataset(folder: Path, config: str, splits: dict[str, list[dict]], features: Features) -> None:
-    """A folder that `load_dataset` reads, as the builders leave it."""
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    lines = ["---", "configs:", f"- config_name: {config}", "  data_files:"]
-    for split, rows in splits.items():
-        Dataset.from_list(rows, features=features).to_parquet(folder / "data" / f"{split}.parquet")
-        lines += [f"  - split: {split}", f"    path: data/{split}.parquet"]
-    (folder / "README.md").write_text("\n".join([*lines, "---", f"# {folder}"]))
-
-
-def crop(category: str, seed: int, sequence: str) -> dict:
-    field = simulate(category, size=SIDE, seed=seed)
-    images = [np.round(np.clip(i / i.max(), 0, 1) * 65535).astype(np.uint16) for i in (field.nucleus, field.protein)]
-    return {
-        "nucleus": PILImage.fromarray(images[0]),
-        "protein": PILImage.fromarray(images[1]),
-        "sequence": sequence,
-        "uniprot_id": f"P{seed}",
-        "gene": f"GENE{seed // 2}",
-        "labels": [category],
-        "field_id": f"F{seed}",
-        "source_image": f"M{seed // 2}",
-    }
-
-
-@pytest.fixture(scope="session")
-def tiny_crops(tmp_path_factory) -> Path:
-    """Configuration `known`: sixteen crops with sequences, eight of them to learn with; `cells`: none has one."""
-    folder = tmp_path_factory.mktemp("data")
-    text = Value("string")
-    names = ("sequence", "uniprot_id", "gene", "field_id", "source_image")
-    features = Features(
-        {"nucleus": Image(), "protein": Image(), "labels": List(ClassLabel(names=OPENCELL_CATEGORIES))}
-        | {name: text for name in names}
-    )
-    for config in ("known", "cells"):
-        rows = [
-            crop(name, seed, SEQUENCES[name] + "A" * seed if config == "known" else "")
-            for seed, name in enumerate(list(SEQUENCES) * 8)
-        ]
-        write_dataset(folder / config, config, {"train": rows[:12], "test": rows[12:]}, features)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_proteins(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "proteins"
-    features = Features(
-        {"sequence": Value("string"), "uniprot_id": Value("string"), "gene": Value("string")}
-        | {"label": ClassLabel(names=IMAGE_CLASSES), "source_labels": Value("string")}
-        | {"source": Value("string"), "human": Value("bool")}
-    )
-    known = list(zip(SEQUENCES, IMAGE_CLASSES, strict=False))
-    rows = [
-        {"sequence": SEQUENCES[name] + "G" * number, "uniprot_id": f"Q{number}", "gene": "", "label": label,
-         "source_labels": name, "source": "OpenCell" if number % 2 else "DeepLoc 2.0", "human": number % 3 > 0}
-        for number in range(12) for name, label in known
-    ]  # fmt: skip
-    write_dataset(folder, "default", {"train": rows[:12], "validation": rows[12:18], "test": rows[18:]}, features)
-    return folder
 
 
 def run(output_dir, crops, *overrides, config="known", command=TRAIN, text=True):
