@@ -492,6 +492,7 @@ def test_real_data(data_dir, tmp_path, run_script):
     assert code == 0, error
     cells = load_dataset(str(tmp_path / "hpa"), "cells")
     assert len({name for split in cells.values() for name in split["field_id"]}) > 650
+    assert not set(cells["train"]["source_image"]) & set(cells["test"]["source_image"])
     markers = load_dataset(str(tmp_path / "hpa"), "markers", split="train")
     assert set(markers["gene"]) == {"TUBA1A", "CALR"}
     rows = [row for split in load_dataset(str(tmp_path / "hpa"), "all").values() for row in split]

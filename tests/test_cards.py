@@ -7,14 +7,23 @@ import pytest
 
 from conftest import ROOT
 from protloc import ASSETS
-from protloc.hub import render_model_card
+from protloc.hub import render_deepgps_card, render_model_card
 
 TEMPLATE = ROOT / "model_cards" / "deeploc.md.jinja"
+DEEPGPS_TEMPLATE = ROOT / "model_cards" / "deepgps.md.jinja"
 
 
 @pytest.fixture
 def results():
     return json.loads((ROOT / "model_cards" / "deeploc.json").read_text())
+
+
+@pytest.fixture
+def deepgps_results():
+    return json.loads((ROOT / "model_cards" / "deepgps.json").read_text())
+
+
+CUTOFFS = [10, 12, 14, 16, 18, 20]  # dB, of training/deepgps_images.py
 
 
 def numbers(value) -> list[float]:
@@ -32,6 +41,7 @@ def unmeasured(card: str, results: dict) -> list[str]:
     body = re.sub(r"^\| (over )?\d+.* residues", "|", body, flags=re.MULTILINE)  # names of groups
     measured = [*numbers(results), results["parameters"] / 1e6]
     known = {f"{abs(value):.{digits}f}" for value in measured for digits in (0, 1, 2, 3)}
+    known |= {f"{100 * value:.0f}" for value in measured if 0 <= value <= 1}  # shares in per cent
     return [figure for figure in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w])", body) if figure not in known]
 
 
@@ -53,6 +63,27 @@ def test_a_figure_typed_by_hand_is_noticed(results):
         "## Limits", "It reaches 0.9876 on 123457 proteins.\n\n## Limits"
     )
     assert unmeasured(card, results) == ["0.9876", "123457"]
+
+
+def test_the_card_of_deepgps(deepgps_results):
+    card = render_deepgps_card(deepgps_results, DEEPGPS_TEMPLATE)
+    assert (ASSETS / "deepgps" / "README.md").read_text() == str(card)
+    assert unmeasured(str(card), deepgps_results | {"cutoffs": CUTOFFS}) == []
+    assert len(re.findall(r"0\.\d{3}", str(card))) > 50
+    typed = str(card).replace("## Limits", "It reaches 0.9876.\n\n## Limits")
+    assert unmeasured(typed, deepgps_results | {"cutoffs": CUTOFFS}) == ["0.9876"]
+    assert card.data.license == "cc-by-sa-4.0"
+
+
+def test_readme_shows_the_measured_deepgps(deepgps_results):
+    """Written by `make ship-deepgps`; every row of figures in its section is one of the card's."""
+    readme = (ROOT / "README.md").read_text()
+    section = readme.split("### deepGPS on held-out proteins and cells")[1].split("\n### ")[0]
+    card = str(render_deepgps_card(deepgps_results, DEEPGPS_TEMPLATE))
+    rows = [line for line in section.splitlines() if line.startswith("|") and re.search(r"\d\.\d", line)]
+    assert len(rows) > 8
+    for row in rows:
+        assert row in card.splitlines()
 
 
 def test_metadata_for_the_hub(results):

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -124,6 +126,9 @@ def test_embed(protloc_command, fasta, tiny_backbones, tmp_path):
     assert protloc_command(*arguments) == (0, f"{out}: 3 sequences added\n")
     assert protloc_command(*arguments) == (0, f"{out}: 0 sequences added\n")
     assert SequenceStates(out)["MPKKKRKV"].shape == (8, 16)
+    pq.write_table(pa.table({"sequence": ["MKV", ""]}), tmp_path / "crops.parquet")
+    arguments = ("embed", tmp_path / "crops.parquet", "--model", tiny_backbones["esm"], "-o", out)
+    assert protloc_command(*arguments) == (0, f"{out}: 1 sequences added\n")
     code, err = protloc_command("embed", fasta, "--model", "/nowhere", "-o", tmp_path / "other")
     assert code == 2 and err.startswith("protloc: cannot load the model '/nowhere'")
     code, err = protloc_command("embed", tmp_path / "none.parquet", "-o", out)

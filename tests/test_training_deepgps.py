@@ -151,6 +151,7 @@ def tiny_deeploc_dir(tmp_path_factory, tokenizer) -> Path:
         (["backbone_training=lora"], "a DeepLoc encoder has no linear layers for LoRA"),
         (["batch_size=100"], "lower batch_size"),
         (["images=[{dataset: /nowhere, config: all}]"], "cannot read the data"),
+        (["proteins=x", "model.inputs=structure"], "proteins have sequences and no structures"),
         (["model.unet=paper"], "unet 'paper' reads single pixels"),
     ],
 )

@@ -111,7 +111,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     proteins = LabelledProteins(args.proteins, args.split, labels) if args.proteins else None
     if args.figures:
         args.figures.mkdir(parents=True, exist_ok=True)
-    if proteins and model.config.classify:
+    if proteins and model.config.classify and not model.reads_structure:
         results["labels"], probabilities = judge_labels(model, encoder, proteins, labels)
         if args.figures:
             truth = np.eye(len(labels), dtype=int)[proteins.labels]
@@ -136,8 +136,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         truth = np.array([labels.index(row["class"]) for row in by_crop])
         probabilities = label_probabilities(model, encoder, [(row["sequence"], row["accession"]) for row in by_crop])
         results["labels_by_crop"] = label_scores(truth, probabilities, labels)
+    if model.config.classify and not model.reads_structure:
         results["independent"] = independent(model, encoder, labels)
-    assayed = pick_assay(proteins, crops, labels)
+    assayed = [] if model.reads_structure else pick_assay(proteins, crops, labels)
     if assayed:
         results["cross_assay"], nuclei, images = cross_assay(model, encoder, crops, assayed, args)
     if args.figures:

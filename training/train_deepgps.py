@@ -98,7 +98,7 @@ class TrainingConfig:
     warmup_fraction: float = 0.05  # of all optimizer steps
     max_grad_norm: float = 1.0
     ema_decay: float = 0.0  # above 0, the moving average of the weights is validated and kept
-    early_stopping_patience: int = 10  # epochs without a lower loss on the validation part
+    early_stopping_patience: int = 10  # epochs without a lower image loss on the validation part
     # Running
     mixed_precision: str = "auto"  # bf16 where the hardware has it natively, else no
     workers: int = 0  # processes that load crops
@@ -132,6 +132,8 @@ def read_config() -> TrainingConfig:
         stop(f"limit must be 1 or more, got {config.limit}")
     if config.states and config.backbone_training != "frozen":
         stop("states hold what a frozen encoder says: give states=null to train it, or backbone_training=frozen")
+    if config.proteins and "structure" in config.model.get("inputs", ""):
+        stop("proteins have sequences and no structures: give proteins=null to a model that reads structures")
     check_output_dir(config)
     return config
 
@@ -332,7 +334,8 @@ def main() -> None:
         accelerator.print(f"epoch {progress.epoch + 1}: {found}")
         progress.epoch, progress.batch = progress.epoch + 1, 0
         progress.epochs_since_best += 1
-        score = -scores["image_loss"] - model_config.label_loss_weight * scores.get("label_loss", 0.0)
+        # By the images alone: the labels are calibrated at the end, and rank the same long before.
+        score = -scores["image_loss"]
         if score > progress.best_score:
             progress.best_score, progress.epochs_since_best = score, 0
             if accelerator.is_main_process:

@@ -59,7 +59,8 @@ def embed(args: argparse.Namespace) -> int:
         sequences: list[str] = []
         for source in args.inputs:
             if source.endswith(".parquet"):
-                sequences += pq.read_table(source, columns=["sequence"])["sequence"].to_pylist()
+                column = pq.read_table(source, columns=["sequence"])["sequence"].to_pylist()
+                sequences += [sequence for sequence in column if sequence]  # cells of unknown proteins have none
             else:
                 sequences += [sequence for _, sequence in read_sequences([source])]
         count = embedding.embed(
