@@ -23,6 +23,7 @@ VARIANTS = {
     "no label": {"classify": False},
     "multi-label": {"problem_type": "multi_label_classification", "id2label": {i: str(i) for i in range(17)}},
     "mae+ssim": {"image_loss": "mae+ssim"},
+    "patches": {"patch_size": 2},
     "deeploc": {"backbone_config": {"model_type": "deeploc", **TINY_DEEPLOC}},
     "one scale": {"unet_channels": [8]},
 }
@@ -291,3 +292,13 @@ def test_the_paper_s_size():
 def test_bad_configurations(overrides, message):
     with pytest.raises(Exception, match=message):
         DeepGPSConfig(**{**TINY_DEEPGPS, **overrides})
+
+
+@pytest.mark.parametrize("kind", ["mae+ssim", "mse+ssim"])
+def test_ssim_is_computed_in_full_precision(kind):
+    torch.manual_seed(0)
+    protein = torch.rand(2, 1, 24, 24) * (torch.arange(24) < 12)  # half of it black
+    logits = protein.logit(eps=1e-3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = image_loss(logits, protein, kind)
+    torch.testing.assert_close(mixed, image_loss(logits, protein, kind), rtol=0, atol=1e-5)

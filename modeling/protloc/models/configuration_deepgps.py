@@ -27,7 +27,7 @@ CHOICES = {
     "pooling": ["attention", "mean"],
     "unet": ["condition", "paper"],
     "objective": ["regression", "diffusion"],
-    "image_loss": ["mse", "mae", "bce", "mae+ssim"],
+    "image_loss": ["mse", "mae", "bce", "mae+ssim", "mse+ssim"],
 }
 
 
@@ -65,7 +65,8 @@ class DeepGPSConfig(PreTrainedConfig):
         num_inference_steps (`int`): Steps to draw an image in, by default.
         guidance_scale (`float`): Above 1, how much further than the condition asks (classifier-free guidance).
         condition_dropout (`float`): Share of training images drawn without the protein, which guidance needs.
-        image_loss (`str`): `"mse"`, `"mae"`, `"bce"` or `"mae+ssim"` (MAE + 1 - SSIM), for regression.
+        image_loss (`str`): `"mse"`, `"mae"`, `"bce"`, `"mae+ssim"` (MAE + 1 - SSIM) or `"mse+ssim"` (MSE + (1 - SSIM) /
+            10), for regression.
         label_loss_weight, image_loss_weight (`float`): Weights of the two losses.
     """
 

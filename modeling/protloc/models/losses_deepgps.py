@@ -17,7 +17,8 @@ def structural_similarity(one: torch.Tensor, other: torch.Tensor, window: int = 
     kernel = (weights[:, None] * weights)[None, None]  # (1, 1, window, window)
 
     def blur(image):
-        return F.conv2d(image, kernel)
+        with torch.autocast(image.device.type, enabled=False):  # variances are small differences
+            return F.conv2d(image, kernel)
 
     mean_one, mean_other = blur(one), blur(other)
     variance_one = blur(one * one) - mean_one**2
@@ -36,12 +37,15 @@ def image_loss(logits: torch.Tensor, protein: torch.Tensor, kind: str) -> torch.
     Args:
         logits (`torch.Tensor` of shape `(batch, 1, H, W)`): Before the sigmoid.
         protein (`torch.Tensor` of shape `(batch, 1, H, W)`): In [0, 1].
-        kind (`str`): `"mse"`, `"mae"`, `"bce"` or `"mae+ssim"`.
+        kind (`str`): `"mse"`, `"mae"`, `"bce"`, `"mae+ssim"` (MAE + 1 - SSIM) or `"mse+ssim"` (MSE + (1 - SSIM) / 10,
+            which keeps the PSNR and makes the background black).
     """
     if kind == "bce":
         return F.binary_cross_entropy_with_logits(logits, protein)
     image = logits.sigmoid()
     if kind == "mse":
         return F.mse_loss(image, protein)
+    if kind == "mse+ssim":
+        return F.mse_loss(image, protein) + 0.1 * (1 - structural_similarity(image, protein).mean())
     loss = F.l1_loss(image, protein)
     return loss if kind == "mae" else loss + 1 - structural_similarity(image, protein).mean()

@@ -64,8 +64,7 @@ class SequencePooling(nn.Module):
     def __init__(self, config: DeepGPSConfig):
         super().__init__()
         self.score = None
-        read = config.classify or config.unet == "paper"  # else the vector has no reader that would train it
-        if config.pooling == "attention" and read:
+        if config.pooling == "attention":
             size = config.latent_size
             hidden = max(1, size // 4)
             self.score = nn.Sequential(nn.Linear(size, hidden), nn.Tanh(), nn.Linear(hidden, 1, bias=False))
@@ -144,6 +143,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
                 block_out_channels=config.unet_channels,
                 layers_per_block=config.unet_layers,
                 cross_attention_dim=config.latent_size,
+                # The pooled vectors reach every block, with the time step; residues are looked at from a quarter down.
+                time_cond_proj_dim=config.latent_size * (self.reads_sequence + self.reads_structure),
                 attention_head_dim=[max(1, size // config.attention_head_size) for size in config.unet_channels],
                 norm_num_groups=math.gcd(32, *config.unet_channels),
                 num_class_embeds=len(config.cell_lines) + 1 if config.cell_lines else None,
@@ -210,6 +211,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             drawn = self.unet(
                 F.pixel_unshuffle(padded, patch),
                 timestep,
+                timestep_cond=pooled.flatten(1),
                 encoder_hidden_states=torch.cat([null, latents], dim=1),
                 encoder_attention_mask=F.pad(mask, (1, 0), value=True),
                 class_labels=cell_line,
@@ -331,7 +333,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         noisy = scheduler.add_noise(clean, noise, timestep)
         kept = torch.rand(len(clean), 1, device=clean.device) >= self.config.condition_dropout
         images = torch.cat([noisy, 2 * nucleus.to(clean) - 1], dim=1)
-        drawn = self.draw(images, timestep, latents, mask & kept, pooled, cell_line)
+        drawn = self.draw(images, timestep, latents, mask & kept, pooled * kept.unsqueeze(-1), cell_line)
         return F.mse_loss(drawn.float(), scheduler.get_velocity(clean, noise, timestep).float())
 
     @torch.no_grad()
@@ -400,7 +402,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             images = torch.cat([scheduler.scale_model_input(image, timestep), background], dim=1)
             velocity = self.draw(images, timestep, latents, mask, pooled, cell_line)
             if scale != 1:
-                free = self.draw(images, timestep, latents, torch.zeros_like(mask), pooled, cell_line)
+                nothing = torch.zeros_like(mask), torch.zeros_like(pooled)
+                free = self.draw(images, timestep, latents, *nothing, cell_line)
                 velocity = free + scale * (velocity - free)
             image = scheduler.step(velocity, timestep, image).prev_sample
         return ((image.float() + 1) / 2).clamp(0, 1)
