@@ -50,7 +50,7 @@ ship-deepgps: .venv/.installed
 	  parts = [config, *(part for part in config.values() if isinstance(part, dict))]; \
 	  [part.pop(key, None) for part in parts for key in ('auto_map', 'custom_pipelines', '_name_or_path')]; \
 	  json.dump(config, open(sys.argv[2], 'w'), indent=2, sort_keys=True)" \
-	  $(RUN)/$$name.json $(DEEPGPS)/$$name.json; done
+	  $(RUN)/$$name.json $(DEEPGPS)/$$name.json || exit 1; done
 	$(BIN)/python training/report_deepgps.py --model $(DEEPGPS) --run $(RUN) --proteins $(PROTEINS) --images $(IMAGES) $(REPORT)
 
 # DeepLoc 1.0's own benchmark, from the published files to the table:

@@ -188,7 +188,10 @@ def unpack(folder: Path) -> None:
 
 
 def single_cells(path: Path, sequences: Proteins, args: argparse.Namespace) -> Iterator[Field]:
-    """Cells, and each of their two markers; a mosaic is never on both sides, and markers of `--exclude` only test."""
+    """
+    Cells, and each of their two markers. A mosaic is never on both sides: markers of `--exclude`, which only test, are
+    left out where their cell is learnt.
+    """
     rows = []
     for place, row in read_csv(path, ["image_id", "compartment", "um_per_px", "mosaic"]):
         row["compartment"] = row["compartment"].capitalize()
@@ -201,6 +204,8 @@ def single_cells(path: Path, sequences: Proteins, args: argparse.Namespace) -> I
         for colour in ("green", *MARKERS):
             gene, labels = MARKERS.get(colour, ("", [row["compartment"]]))
             protein = sequences.find(gene) or Protein(gene=gene)
+            if held_out(protein, ids, sums) and split[row["mosaic"]] == "train":
+                continue
             yield Field(
                 field_id=f"{row['image_id']}_{colour}",
                 nucleus=path.parent / "cells" / f"{row['image_id']}_blue.png",
@@ -209,7 +214,7 @@ def single_cells(path: Path, sequences: Proteins, args: argparse.Namespace) -> I
                 protein=protein,
                 labels=tuple(labels),
                 cell_line="",
-                split="test" if held_out(protein, ids, sums) else split[row["mosaic"]],
+                split=split[row["mosaic"]],
                 group="markers" if gene else "cells",
                 source_image=row["mosaic"],
                 pad=True,

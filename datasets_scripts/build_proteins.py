@@ -94,11 +94,15 @@ def build_rows(args: argparse.Namespace) -> dict[str, list[dict]]:
     """Rows by split; the source that is read first gives the label."""
     ids, sums = read_exclusions(args.exclude)
     found = opencell_proteins(args) + deeploc_proteins(args)
-    rows: dict[str, dict[str, dict]] = {}  # by sequence
+    rows: dict[str, dict] = {}  # by sequence
+    accessions: dict[str, str] = {}  # the split of each
     for split in SPLITS:
         for side, source, protein, human, labels in found:
             label = image_class(labels)
-            if side != split or label is None or len(protein.sequence) > MAX_LENGTH or protein.sequence in rows:
+            if side != split or label is None or len(protein.sequence) > MAX_LENGTH:
+                continue
+            # Another version of the sequence counts as the same protein.
+            if protein.sequence in rows or accessions.get(protein.uniprot_id, split) != split:
                 continue
             if split != "test" and held_out(protein, ids, sums):
                 continue
@@ -112,6 +116,8 @@ def build_rows(args: argparse.Namespace) -> dict[str, list[dict]]:
                 "human": human,
                 "split": split,
             }
+            if protein.uniprot_id:
+                accessions[protein.uniprot_id] = split
     splits = {split: [row for row in rows.values() if row["split"] == split] for split in reversed(SPLITS)}
     empty = [split for split in splits if not splits[split]]
     if empty:

@@ -154,8 +154,10 @@ def main() -> None:
         parser.error("--resume needs -o OUT, the file to go on with")
     if args.command == "predict" and args.nucleus and args.output is None:
         parser.error("--nucleus needs -o OUT: the images are written beside it")
-    if args.command == "predict" and args.image_model and not args.nucleus:
-        parser.error("--image-model needs --nucleus IMAGE, or --nucleus default")
+    if args.command == "predict" and not args.nucleus:
+        for name in ("image_model", "nucleus_channel", "nucleus_page"):
+            if getattr(args, name):
+                parser.error(f"--{name.replace('_', '-')} needs --nucleus IMAGE, or --nucleus default")
 
     from protloc import cli
 

@@ -17,6 +17,7 @@ def test_layouts(run_script, tiny_proteins, known, tmp_path):
         "MultiLoc2": "id\tcytoplasmic\tnuclear\tmitochondrial\n",
         "BUSCA": "Accession,GO-term,Score\n",
         "wrong": "gene;Location\n",
+        "elsewhere": "id,prediction\n",
     }
     for accession, label in known:
         if label == "cytoplasmic":
@@ -25,6 +26,7 @@ def test_layouts(run_script, tiny_proteins, known, tmp_path):
         tables["DeepLoc"] += f"{accession},Nucleus,{low},{high}\n"
         tables["MultiLoc2"] += f"{accession}\t{low}\t{high}\t0\n"
         tables["BUSCA"] += f"{accession},C:nucleus,0.8\n"
+        tables["elsewhere"] += f"{accession},Golgi\n"
         tables["wrong"] += f"{accession};Cytosol then nucleus\n"
     options = []
     for name, text in tables.items():
@@ -38,6 +40,7 @@ def test_layouts(run_script, tiny_proteins, known, tmp_path):
     for name in ("DeepLoc", "MultiLoc2", "BUSCA"):  # nuclear: all right; the same accessions as cytosolic: all wrong
         assert "| 6/6 | 0.500 | 0.000 | 1.000 |" in rows[name]
     assert "| 6/6 | 0.500 | 1.000 | 0.000 |" in rows["wrong"]
+    assert "| 6/6 | 0.000 | 1.000 | 0.000 | 0.000 | 0.500 " in rows["elsewhere"]
     assert (tmp_path / "test.fasta").read_text().count(">") == 6
 
 
@@ -46,6 +49,7 @@ def test_layouts(run_script, tiny_proteins, known, tmp_path):
     [
         ("a,b\n1,2\n", "no column for the protein among a, b"),
         ("id,b\n1,2\n", "no columns of scores for cytoplasm and nucleus, and none of compartments, among id, b"),
+        ("id,Cytoplasm,Nucleus\nX,5%,95%\n", "no number in column 'Cytoplasm' or 'Nucleus'"),
         ("id,location\nX,nucleus\n", "none of its proteins is among the 6"),
         ("", "no table that can be read"),
     ],

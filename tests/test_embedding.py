@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from conftest import tiny_deepgps
-from protloc.embedding import INDEX, SequenceStates, embed, sequence_key
+from protloc.embedding import INDEX, SequenceStates, embed, sequence_key, weights_digest
 from protloc.models.sequence_states_deepgps import encode_sequence, load_backbone
 
 SEQUENCES = ["MKTAYIAKQR", "MK", "MKVLAAGIVGLLLALSAQA", "MK"]
@@ -19,8 +19,8 @@ SEQUENCES = ["MKTAYIAKQR", "MK", "MKVLAAGIVGLLLALSAQA", "MK"]
 def test_states_are_the_encoders(tiny_backbones, tmp_path, name):
     assert embed(SEQUENCES, tmp_path, str(tiny_backbones[name]), dtype="float32") == 3
     states = SequenceStates(tmp_path)
-    assert states.size == 16 and states.model == str(tiny_backbones[name])
     backbone, _ = load_backbone(str(tiny_backbones[name]))
+    assert states.size == 16 and states.weights == weights_digest(backbone)
     tokenizer = AutoTokenizer.from_pretrained(tiny_backbones[name])
     for sequence in SEQUENCES:
         tokens = tokenizer(" ".join(sequence) if name == "protbert" else sequence, return_tensors="pt")
@@ -62,6 +62,8 @@ def test_bad_input(tiny_backbones, tmp_path):
         SequenceStates(tmp_path / "states")["MKV"]
     with pytest.raises(ValueError, match="choose another folder"):
         embed(["MK"], tmp_path / "states", str(tiny_backbones["protbert"]))
+    with pytest.raises(ValueError, match="cannot use the device 'cuda'"):
+        embed(["MK"], tmp_path / "other", str(tiny_backbones["esm"]), device="cuda")
     with pytest.raises(ValueError, match="cannot load the model '/nowhere'"):
         embed(["MK"], tmp_path / "other", "/nowhere")
     shutil.rmtree(tmp_path / "states")

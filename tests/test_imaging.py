@@ -83,6 +83,7 @@ def test_the_default_nucleus(protloc_command, fasta, drawer_dir, tiny_model_dir,
         (["--nucleus", "none.png", "-o", "out.csv"], "none.png: there is no such file"),
         (["--nucleus", "default"], "--nucleus needs -o OUT"),
         (["--image-model", "x", "-o", "out.csv"], "--image-model needs --nucleus"),
+        (["--nucleus-channel", "red", "-o", "out.csv"], "--nucleus-channel needs --nucleus"),
         (["--nucleus", "default", "-o", "out.csv", "--image-model", "/nowhere"], "cannot load the model '/nowhere'"),
         (["--nucleus", "default", "-o", "out.csv", "--image-model", "DEEPLOC"], "only a deepgps model draws"),
         (["--nucleus", str(ROOT / "README.md"), "-o", "out.csv"], "no image that can be read"),
@@ -91,7 +92,7 @@ def test_the_default_nucleus(protloc_command, fasta, drawer_dir, tiny_model_dir,
 def test_errors(protloc_command, fasta, drawer_dir, tiny_model_dir, tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     options = [str(tiny_model_dir) if option == "DEEPLOC" else option for option in options]
-    if "--image-model" not in options:
+    if "--image-model" not in options and "--nucleus" in options:
         options += ["--image-model", drawer_dir]
     code, err = protloc_command("predict", fasta, "--model", tiny_model_dir, *options)
     assert code == 2 and message in err and len(err.splitlines()[-1]) < 300

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,6 +169,36 @@ def test_cells_of_unknown_proteins_need_partners(run_script, tiny_crops, tmp_pat
     images = f"images=[{{dataset: {tiny_crops / 'cells'}, config: cells}}]"
     code, _, err = run_script("training/train_deepgps.py", TOY, images, f"output_dir={tmp_path / 'run'}")
     assert code == 2 and "crops without a sequence need `proteins`" in err
+
+
+def test_states_of_other_weights(run_script, tiny_crops, tiny_backbones, tiny_deeploc_dir, tmp_path):
+    embed(["MK"], tmp_path / "states", str(tiny_backbones["esm"]))
+    images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"
+    arguments = [TOY, images, f"output_dir={tmp_path / 'run'}", f"states={tmp_path / 'states'}"]
+    code, _, err = run_script("training/train_deepgps.py", *arguments, f"backbone={tiny_deeploc_dir}")
+    assert code == 2 and "holds states of other weights than" in err
+
+
+@pytest.mark.slow
+def test_structures(run_script, tiny_crops, data_dir, tmp_path):
+    """Without the sequence; the accessions of the crops stand for real structures."""
+    folder = tmp_path / "structures"
+    folder.mkdir()
+    for number, path in enumerate(sorted((data_dir / "structures").glob("*.pdb.gz"))[:16]):
+        shutil.copyfile(path, folder / f"AF-P{number}-F1-model_v6.pdb.gz")
+    options = ("model.inputs=structure", f"structures={folder}", "epochs=1")
+    train(tmp_path / "run", tiny_crops, *options)
+    code, out, err = run_script(
+        *("training/evaluate_deepgps.py", "--model", tmp_path / "run", "--images", f"{tiny_crops / 'known'}:known"),
+        *("--structures", folder, "--limit", 2),
+    )
+    assert code == 0, err
+    assert "2 images of 2 crops" in out
+    code, _, err = run_script(
+        *("training/train_deepgps.py", TOY, f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"),
+        *(f"output_dir={tmp_path / 'other'}", "model.inputs=structure"),
+    )
+    assert code == 2 and "the model reads structures: name their folder" in err
 
 
 @pytest.mark.slow

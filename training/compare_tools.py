@@ -13,7 +13,8 @@ A CSV or TSV has a column with the protein (UniProt accession or gene; `protein_
 - compartments as text, the likeliest first (`localization`, `prediction`, BUSCA's GO terms such as `C:nucleus`, ...).
 
 Nuclear is what names the nucleus, nucleoplasm or nucleolus; cytosolic what names the cytoplasm or cytosol. A protein
-that a tool leaves out or sees elsewhere counts as half of each. `--fasta OUT` writes the proteins to give to a tool.
+that a tool leaves out or sees elsewhere is called neither, and ranks in the middle. `--fasta OUT` writes the proteins
+to give to a tool.
 """
 
 import argparse
@@ -52,7 +53,10 @@ def read_answers(path: Path) -> dict[str, float]:
     scores = [[c for c in rows.columns if kind.match(c.strip())] for kind in (CYTOSOLIC, NUCLEAR)]
     texts = [column for column in rows.columns if COMPARTMENT.fullmatch(column.strip())]
     if all(scores):
-        cytosolic, nuclear = (pd.to_numeric(rows[columns[0]], errors="coerce").fillna(0) for columns in scores)
+        cytosolic, nuclear = (pd.to_numeric(rows[columns[0]], errors="coerce") for columns in scores)
+        if cytosolic.isna().all() or nuclear.isna().all():
+            raise ValueError(f"{path}: no number in column {scores[0][0]!r} or {scores[1][0]!r}")
+        cytosolic, nuclear = cytosolic.fillna(0), nuclear.fillna(0)
         total = cytosolic + nuclear
         shares = (nuclear / total.where(total > 0)).fillna(0.5)
     elif texts:

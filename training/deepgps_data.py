@@ -1,10 +1,10 @@
 """Crops and labelled proteins -> batches for deepGPS."""
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from protloc.microscopy import normalize
 from protloc.structures import point_cloud
 from protloc.taxonomy import image_class
 
-COLUMNS = ["nucleus", "protein", "sequence", "uniprot_id", "gene", "field_id", "source_image", "class", "repeats"]
+COLUMNS = ["nucleus", "protein", "sequence", "uniprot_id", "gene", "source_image", "class", "repeats"]
 UNKNOWN = -100  # a label that no loss counts
 
 
@@ -52,6 +52,11 @@ def load_crops(sources: Sequence[ImageSource], split: str, labels: Sequence[str]
         if split not in splits:
             continue
         crops = splits[split]
+        missing = {"nucleus", "protein", "labels", "source_image"} - set(crops.column_names)
+        if missing:
+            raise ValueError(
+                f"{source.dataset} ({source.config}) has no column {min(missing)!r}: it is no set of crops"
+            )
         names = crops.features["labels"].feature.names
         classes = [image_class([names[i] for i in row]) for row in crops["labels"]]
         indices = [labels.index(name) if name in labels else UNKNOWN for name in classes]
@@ -63,8 +68,12 @@ def load_crops(sources: Sequence[ImageSource], split: str, labels: Sequence[str]
 
 
 def hold_out(crops: Dataset, share: float, by: str) -> tuple[Dataset, Dataset]:
-    """Crops to learn and crops to validate with: a share of the genes, or source images, by a digest of their names."""
-    names = crops[by]
+    """
+    Crops to learn and crops to validate with: a share of the genes, or source images, by a digest of their names.
+
+    Where no gene is known, the source image decides.
+    """
+    names = [name or source for name, source in zip(crops[by], crops["source_image"], strict=True)]
     held = [int(hashlib.sha1(name.encode()).hexdigest()[:8], 16) / 16**8 < share for name in names]
     return tuple(crops.select([i for i, out in enumerate(held) if out is side]) for side in (False, True))
 
@@ -133,10 +142,18 @@ class ProteinReader:
         self.reads_sequence, self.reads_structure = "sequence" in config.inputs, "structure" in config.inputs
         self.tokenizer, self.states = tokenizer, states
         self.files: dict[str, Path] = {}
+        self.clouds: dict[str, torch.Tensor] = {}
         if self.reads_structure:
-            for path in sorted(Path(structures or "").iterdir()):
-                self.files.update({part: path for part in path.name.replace("_", "-").split("-")})
-        self.cloud = lru_cache(maxsize=None)(lambda accession: torch.tensor(point_cloud(self.files[accession])))
+            if structures is None:
+                raise ValueError("the model reads structures: name their folder with structures")
+            for path in sorted(Path(structures).iterdir()):
+                for part in re.split(r"[-_.]", path.name):
+                    self.files.setdefault(part, path)
+
+    def cloud(self, accession: str) -> torch.Tensor:
+        if accession not in self.clouds:
+            self.clouds[accession] = torch.tensor(point_cloud(self.files[accession]))
+        return self.clouds[accession]
 
     def can_read(self, sequence: str, accession: str) -> bool:
         known = not self.reads_sequence or self.states is None or not sequence or sequence in self.states
@@ -202,7 +219,10 @@ class Crops(TorchDataset):
             turns, flipped = numbers.integers(4), numbers.integers(2)
             images = [np.rot90(image[:, ::-1] if flipped else image, turns) for image in images]
         nucleus, protein = (torch.tensor(image.copy()).unsqueeze(0) for image in images)
-        sequence = row["sequence"] or str(numbers.choice(self.partners[row["class"]]))
+        sequence = row["sequence"]
+        if not sequence:
+            partners = self.partners[row["class"]]
+            sequence = partners[numbers.integers(len(partners))]
         return {
             "nucleus": nucleus,
             "protein": protein,

@@ -67,10 +67,9 @@ def judge_images(
     rows, shown = [], {}
     places = [(i, time) for i in range(len(crops)) for time in range(args.sequences if not crops.known[i] else 1)]
     picked = set(random.Random(SEED).sample(range(len(places)), min(12, len(places))))
-    drawn_with = [crops[place] for place in places]
-    encoder.add([(row["sequence"], row["accession"]) for row in drawn_with])
-    encoder.add([(shuffled(row["sequence"]), row["accession"]) for row in drawn_with])
-    for number, row in enumerate(tqdm(drawn_with, disable=not sys.stderr.isatty())):
+    for number, place in enumerate(tqdm(places, disable=not sys.stderr.isatty())):
+        row = crops[place]
+        encoder.add([(row["sequence"], row["accession"]), (shuffled(row["sequence"]), row["accession"])])
         nucleus, protein = row["nucleus"], row["protein"][0].numpy()
         inputs = encoder[row["sequence"], row["accession"]]
         regions = find_regions(nucleus[0].numpy(), protein)
@@ -96,7 +95,7 @@ def judge_images(
         if row["label"] in class_means:
             images["mean image of the true class"] = class_means[row["label"]]
         about = {
-            "crop": places[number][0],
+            "crop": place[0],
             "class": known,
             "predicted": predicted,
             "sequence": row["sequence"],
@@ -182,8 +181,15 @@ def cross_assay(
         nuclei, and a row of images for each protein.
     """
     encoder.add([(sequence, "") for sequence, _ in proteins])
-    nuclei = [crops[i]["nucleus"] for i in random.Random(SEED).sample(range(len(crops)), min(NUCLEI, len(crops)))]
-    regions = [find_regions(nucleus[0].numpy()) for nucleus in nuclei]
+    nuclei, regions = [], []
+    for i in random.Random(SEED).sample(range(len(crops)), len(crops)):
+        nucleus = crops[i]["nucleus"]
+        region = find_regions(nucleus[0].numpy())
+        if region.nuclei.any() and region.cytoplasm.any():
+            nuclei.append(nucleus)
+            regions.append(region)
+        if len(nuclei) == NUCLEI:
+            break
     images, ratios = [], []
     for sequence, _ in proteins:
         inputs = encoder[sequence, ""]

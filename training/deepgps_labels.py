@@ -25,7 +25,9 @@ def label_scores(truth: np.ndarray, probabilities: np.ndarray, classes: list[str
         truth (`np.ndarray` of shape `(n,)`): Indices into `classes`.
         probabilities (`np.ndarray` of shape `(n, classes)`): Sum to 1 over the classes.
     """
-    predicted = probabilities.argmax(axis=1)
+    ordered = np.sort(probabilities, axis=1)
+    undecided = ordered[:, -1] == ordered[:, -2]  # another tool's answer that is of no class
+    predicted = np.where(undecided, -1, probabilities.argmax(axis=1))
     matrix = sk.confusion_matrix(truth, predicted, labels=range(len(classes)))
     per_class = {}
     for i, name in enumerate(classes):

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from protloc.metrics import fit_calibration
 
 SEED = 0  # of a diffusion model's noise
-SHOWN = 8
+SHOWN = 8  # crops of the picture
 
 
 @torch.no_grad()
@@ -75,13 +75,13 @@ def label_scores(logits: torch.Tensor, labels: np.ndarray) -> dict[str, float]:
 
 @torch.no_grad()
 def panel(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
-    """Nucleus, real and drawn protein below each other, grey in three colours: `(1, 3 H, n W, 3)`."""
+    """Nucleus, real and drawn protein of a batch below each other, grey in three colours: `(1, 3 H, n W, 3)`."""
     model.eval()
-    some = {name: tensor[:SHOWN] for name, tensor in batch.items()}
-    inputs = {name: some[name] for name in some if name not in ("labels", "protein")}
+    inputs = {name: batch[name] for name in batch if name not in ("labels", "protein")}
     drawn = model.generate(**inputs, generator=torch.Generator().manual_seed(SEED)).protein_image
     model.train()
-    rows = [torch.cat(list(images[:, 0].float().cpu()), dim=1) for images in (some["nucleus"], some["protein"], drawn)]
+    shown = batch["nucleus"], batch["protein"], drawn
+    rows = [torch.cat(list(images[:, 0].float().cpu()), dim=1) for images in shown]
     return np.repeat(torch.cat(rows).numpy()[None, ..., None], 3, axis=-1)
 
 

@@ -117,6 +117,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             truth = np.eye(len(labels), dtype=int)[proteins.labels]
             plots.save(plots.ranking_curves(truth, probabilities, labels), args.figures / "curves_by_protein.png")
             plots.save(plots.confusion(truth, probabilities, labels), args.figures / "matrix_by_protein.png")
+    if model.config.classify and not model.reads_structure and set(INDEPENDENT_CLASSES.values()) <= set(labels):
+        results["independent"] = independent(model, encoder, labels)
     if not args.images:
         return results
 
@@ -136,8 +138,6 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         truth = np.array([labels.index(row["class"]) for row in by_crop])
         probabilities = label_probabilities(model, encoder, [(row["sequence"], row["accession"]) for row in by_crop])
         results["labels_by_crop"] = label_scores(truth, probabilities, labels)
-    if model.config.classify and not model.reads_structure:
-        results["independent"] = independent(model, encoder, labels)
     assayed = [] if model.reads_structure else pick_assay(proteins, crops, labels)
     if assayed:
         results["cross_assay"], nuclei, images = cross_assay(model, encoder, crops, assayed, args)

@@ -38,17 +38,21 @@ def main() -> None:
 
 
 def report(args: argparse.Namespace) -> None:
+    if not args.proteins or not args.images:
+        raise ValueError("the card needs --proteins and --images")
     shipped, runs = Path(args.model), [args.run, *([args.other] if args.other else [])]
     results = {"training": [training_cost(run, args.watts, args.hardware) for run in runs], "evaluations": {}}
     for model in (shipped, *runs[1:]):
         args.model = model
         found = evaluate(args)
+        if found["objective"] in results["evaluations"]:
+            raise ValueError(f"{model} has the objective {found['objective']!r} too: --other is for the other one")
         results["evaluations"][found["objective"]] = {**found, "model": model.name}
     results["parameters"] = results["evaluations"][next(iter(results["evaluations"]))]["parameters"]
-    (CARDS / "deepgps.json").write_text(json.dumps(results, indent=1) + "\n")
-    render_deepgps_card(json.loads((CARDS / "deepgps.json").read_text()), CARDS / "deepgps.md.jinja").save(
-        shipped / "README.md"
-    )
+    written = json.dumps(results, indent=1) + "\n"
+    card = render_deepgps_card(json.loads(written), CARDS / "deepgps.md.jinja")
+    (CARDS / "deepgps.json").write_text(written)
+    card.save(shipped / "README.md")
     print(f"{CARDS / 'deepgps.json'}, {shipped / 'README.md'}")
 
 

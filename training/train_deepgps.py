@@ -12,7 +12,8 @@ Train deepGPS.
     accelerate launch --multi_gpu training/train_deepgps.py training/configs/deepgps_single2.yaml
     # an encoder of 3 or 15 billion parameters that is trained too
     accelerate launch --config_file training/configs/fsdp.yaml training/train_deepgps.py \
-        training/configs/deepgps_single2.yaml backbone=facebook/esm2_t36_3B_UR50D backbone_training=lora states=null
+        training/configs/deepgps_single2.yaml backbone=facebook/esm2_t36_3B_UR50D backbone_training=full states=null \
+        ema_decay=0
     # go on after a stop
     accelerate launch training/train_deepgps.py training/configs/deepgps.yaml resume=true
 
@@ -33,11 +34,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, skip_first_batches
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from backbones import merged, set_backbone_training
 from checkpoints import Progress, checkpoints, save_checkpoint
 from deepgps_data import Crops, CropSampler, ImageSource, LabelledProteins, ProteinReader, hold_out, load_crops
-from deepgps_validation import calibrate, label_scores, panel, protein_logits, validate_images
+from deepgps_validation import SHOWN, calibrate, label_scores, panel, protein_logits, validate_images
 from omegaconf import MISSING, OmegaConf
 from settings import (
     MIXED_PRECISION,
@@ -57,7 +58,7 @@ from transformers import AutoTokenizer, get_scheduler, pipeline
 
 from protloc import ASSETS, DeepGPSConfig, DeepGPSImageProcessor, DeepGPSModel, DeepGPSProcessor
 from protloc.batching import token_budget_batches
-from protloc.embedding import SequenceStates
+from protloc.embedding import SequenceStates, weights_digest
 from protloc.microscopy import DEFAULT_NUCLEUS
 from protloc.prediction import LOAD_ERRORS, reason
 from protloc.taxonomy import IMAGE_CLASSES
@@ -158,9 +159,17 @@ def build_model(config: TrainingConfig) -> tuple[DeepGPSModel, Any]:
         except ValueError as error:
             stop(str(error))
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-        model.unet.enable_gradient_checkpointing()
+        try:
+            model.gradient_checkpointing_enable()
+            model.unet.enable_gradient_checkpointing()
+        except (ValueError, AttributeError):
+            stop("this encoder or image network has no gradient checkpointing: leave gradient_checkpointing out")
     return model, tokenizer
+
+
+def encoder_of(model: DeepGPSModel) -> tuple[int, str]:
+    """Size of its states, and the digest of its weights."""
+    return model.config.sequence_size, weights_digest(model.backbone)
 
 
 def build_schedule(config: TrainingConfig, optimizer, steps_per_epoch: int):
@@ -203,6 +212,13 @@ def main() -> None:
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.proteins is not None)],
     )
     set_seed(config.seed)
+    whole_weights = config.ema_decay or config.backbone_training == "lora"
+    if accelerator.distributed_type == DistributedType.FSDP and whole_weights:
+        stop("moving averages and low-rank updates need whole weights: under FSDP give ema_decay=0 and no lora")
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        if config.proteins:
+            stop("DeepSpeed steps at every backward pass, and proteins need several: use FSDP, or proteins=null")
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
 
     # Model and data
     model, tokenizer = build_model(config)
@@ -212,6 +228,11 @@ def main() -> None:
         reader = ProteinReader(
             model_config, tokenizer, SequenceStates(config.states) if config.states else None, config.structures
         )
+        states = reader.states
+        if states and model.reads_sequence and (states.size, states.weights) != encoder_of(model):
+            raise ValueError(
+                f"{config.states} holds states of other weights than {config.backbone}'s: see protloc embed"
+            )
         if config.proteins:
             proteins = LabelledProteins(config.proteins, "train", config.labels, config.source_weights)
             known = LabelledProteins(config.proteins, "validation", config.labels, human_only=True)
@@ -297,7 +318,7 @@ def main() -> None:
             torch.manual_seed(hash((*place, accelerator.process_index)))
             losses = {}
             with accelerator.accumulate(model):
-                if proteins:
+                if proteins and model_config.classify:
                     losses["train/label_loss"] = learn_labels(
                         config, accelerator, model, proteins, reader, np.random.default_rng(place)
                     )
@@ -324,9 +345,12 @@ def main() -> None:
         scores = validate_images(accelerator, judged, validation_loader)
         if known and model_config.classify:
             scores |= label_scores(protein_logits(accelerator, judged, known, reader), known.labels)
-        accelerator.get_tracker("tensorboard").log_images(
-            {"validation": panel(judged, next(iter(validation_loader)))}, step=progress.step, dataformats="NHWC"
-        )
+        if accelerator.is_main_process:
+            some = validation_set.collate([validation_set[i] for i in range(min(SHOWN, len(validation_set)))])
+            some = {name: tensor.to(accelerator.device) for name, tensor in some.items()}
+            accelerator.get_tracker("tensorboard").log_images(
+                {"validation": panel(judged, some)}, step=progress.step, dataformats="NHWC"
+            )
         progress.seconds += time.monotonic() - clock
         progress.scores.append(scores)
         accelerator.log({f"validation/{name}": value for name, value in scores.items()}, progress.step)
@@ -336,10 +360,16 @@ def main() -> None:
         progress.epochs_since_best += 1
         # By the images alone: the labels are calibrated at the end, and rank the same long before.
         score = -scores["image_loss"]
+        if not math.isfinite(score):
+            stop(f"the image loss is {-score}: lower learning_rate, or raise warmup_fraction")
         if score > progress.best_score:
             progress.best_score, progress.epochs_since_best = score, 0
+            # Gathered from all processes where the weights are cut over them (FSDP); merging and averages are whole.
+            weights = None
+            if accelerator.distributed_type == DistributedType.FSDP:
+                weights = accelerator.get_state_dict(model)
             if accelerator.is_main_process:
-                merged(judged).save_pretrained(output_dir / "best")
+                merged(judged).save_pretrained(output_dir / "best", state_dict=weights)
         save_checkpoint(accelerator, checkpoint_dir, progress, config.checkpoints_kept)
 
     # The best epoch, its labels calibrated on the validation split

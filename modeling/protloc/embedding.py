@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from .models.protein_sequence import clean_sequence, read_text
 from .models.sequence_states_deepgps import encode_sequence, load_backbone
 from .prediction import LOAD_ERRORS, choose_device, reason
 
+# Parts of an encoder that its states don't depend on, and that deepGPS leaves out
+BEHIND_STATES = {"pooler", "contact_head", "decoder", "dense"}
 INDEX = "states.safetensors.index.json"
 _CHUNK = 512  # sequences that are sorted by length together
 
@@ -55,7 +58,7 @@ class SequenceStates:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         index = read_index(folder)
-        self.model: str = index["metadata"]["model"]
+        self.weights: str = index["metadata"]["weights"]  # `weights_digest` of the encoder
         self.size: int = index["metadata"]["sequence_size"]
         self._files: dict[str, str] = index["weight_map"]
         self._open = lru_cache(maxsize=None)(lambda name: safe_open(self.folder / name, "pt"))
@@ -74,51 +77,55 @@ class SequenceStates:
         return SequenceStates, (self.folder,)
 
 
-@torch.inference_mode()
-def states(
-    sequences: Iterable[str], model: str, device: str = "auto", dtype: str = "auto", max_tokens_per_batch: int = 16_384
-) -> Iterator[tuple[str, torch.Tensor]]:
+class Encoder:
     """
-    Sequences with the states of their residues, in any order.
+    A sequence encoder with its tokenizer.
 
     Args:
-        sequences: As `clean_sequence` gives them.
         model (`str`): Folder or Hub name of a transformers encoder or of a DeepLoc.
         device, dtype (`str`): As for `load_model`.
-        max_tokens_per_batch (`int`): The most tokens of a batch, padding included.
-
-    Yields:
-        A sequence, and bfloat16 states of shape `(length, sequence_size)`.
 
     Raises:
-        ValueError: In one sentence, if the model can't be loaded.
+        ValueError: In one sentence, if the model can't be loaded or the device can't be used.
     """
-    device, torch_dtype = choose_device(device, dtype)
-    try:
-        backbone, tokens = load_backbone(model, torch_dtype)
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except LOAD_ERRORS as error:
-        raise ValueError(f"cannot load the model {model!r}: {reason(error)}") from None
-    backbone = backbone.to(device).eval()
-    # A copy, since a configuration that takes another in resets how its attention is computed.
-    config = DeepGPSConfig(backbone_config=copy.deepcopy(backbone.config), **tokens)
-    spaced = len(tokenizer.tokenize("MKV")) == 1  # ProtBert
-    chunk: list[str] = []
 
-    def encoded() -> Iterator[tuple[str, torch.Tensor]]:
-        for batch in token_budget_batches([len(sequence) for sequence in chunk], max_tokens_per_batch):
-            texts = [read_text(chunk[i], [slice(0, len(chunk[i]))], spaced) for i in batch]
-            inputs = tokenizer(texts, padding=True, return_tensors="pt").to(device)
-            found = encode_sequence(backbone, config, inputs["input_ids"], inputs["attention_mask"])
-            for row, i in zip(found, batch, strict=True):
-                yield chunk[i], row[1 : len(chunk[i]) + 1].bfloat16().cpu()
+    def __init__(self, model: str, device: str = "auto", dtype: str = "auto"):
+        self.device, torch_dtype = choose_device(device, dtype)
+        try:
+            backbone, tokens = load_backbone(model, torch_dtype)
+            self.tokenizer = AutoTokenizer.from_pretrained(model)
+        except LOAD_ERRORS as error:
+            raise ValueError(f"cannot load the model {model!r}: {reason(error)}") from None
+        self.digest = weights_digest(backbone)
+        try:
+            self.backbone: Any = backbone.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"cannot use the device {device!r}: {reason(error)}") from None
+        # A copy, since a configuration that takes another in resets how its attention is computed.
+        self.config = DeepGPSConfig(backbone_config=copy.deepcopy(backbone.config), **tokens)
+        self.spaced = len(self.tokenizer.tokenize("MKV")) == 1  # ProtBert
 
-    for sequence in sequences:
-        chunk.append(sequence)
-        if len(chunk) == _CHUNK:
-            yield from encoded()
-            chunk.clear()
-    yield from encoded()
+    def states(self, sequences: Iterable[str], max_tokens_per_batch: int) -> Iterator[tuple[str, torch.Tensor]]:
+        """Clean sequences with bfloat16 states `(length, sequence_size)` of their residues, in any order."""
+        iterator = iter(sequences)
+        while chunk := list(islice(iterator, _CHUNK)):
+            for batch in token_budget_batches([len(sequence) for sequence in chunk], max_tokens_per_batch):
+                texts = [read_text(chunk[i], [slice(0, len(chunk[i]))], self.spaced) for i in batch]
+                inputs = self.tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
+                with torch.inference_mode():
+                    found = encode_sequence(self.backbone, self.config, inputs["input_ids"], inputs["attention_mask"])
+                for row, i in zip(found, batch, strict=True):
+                    yield chunk[i], row[1 : len(chunk[i]) + 1].bfloat16().cpu()
+
+
+def weights_digest(backbone: torch.nn.Module) -> str:
+    """Tells encoders of other weights apart: a digest of the sum and the sum of squares of every parameter."""
+    digest = hashlib.sha1()
+    for name, weight in sorted(backbone.named_parameters()):
+        if name.split(".")[0] not in BEHIND_STATES:
+            rounded = weight.detach().bfloat16().double()
+            digest.update(f"{name} {rounded.sum():.6e} {rounded.square().sum():.6e}".encode())
+    return digest.hexdigest()[:16]
 
 
 def embed(
@@ -143,12 +150,14 @@ def embed(
         ValueError: If `out` holds states of another model, or the model can't be loaded.
     """
     out.mkdir(parents=True, exist_ok=True)
-    index: dict[str, Any] = {"metadata": {"model": model}, "weight_map": {}}
+    encoder = Encoder(model, device, dtype)
+    index: dict[str, Any] = {"metadata": {"model": model, "weights": encoder.digest}, "weight_map": {}}
     if (out / INDEX).exists():
         index = read_index(out)
-        if index["metadata"]["model"] != model:
+        if index["metadata"]["weights"] != encoder.digest:
             raise ValueError(
-                f"{out} holds states of {index['metadata']['model']}, not of {model}: choose another folder"
+                f"{out} holds states of {index['metadata']['model']}, not of these weights of {model}: choose another "
+                "folder"
             )
     weight_map = index["weight_map"]
     unique = dict.fromkeys(map(clean_sequence, sequences))
@@ -166,7 +175,7 @@ def embed(
         shard.clear()
 
     size = 0
-    found_states = states(wanted, model, device, dtype, max_tokens_per_batch)
+    found_states = encoder.states(wanted, max_tokens_per_batch)
     for _, (sequence, found) in zip(progress(wanted), found_states, strict=True):
         index["metadata"]["sequence_size"] = found.shape[1]
         if shard and size + found.nbytes > shard_bytes:

@@ -73,7 +73,8 @@ def draw(
     while chunk := list(islice(iterator, _CHUNK)):
         drawn: list[dict[str, Any]] = [{}] * len(chunk)
         for part in token_budget_batches([len(sequence) for _, sequence in chunk], max_tokens_per_batch):
-            inputs = processor(sequence=[chunk[i][1] for i in part]).to(model.device)
+            tokens = processor.tokenize([chunk[i][1] for i in part])
+            inputs = {name: tensor.to(model.device) for name, tensor in tokens.items()}
             mask = inputs["attention_mask"].bool()
             states = model.encode_sequence(inputs["input_ids"], inputs["attention_mask"])
             for row, i in enumerate(part):

@@ -299,9 +299,9 @@ def read_finished(out: Path, settings: dict[str, Any]) -> Iterator[str]:
             if number > 0:
                 yield content["protein_id"]
             elif content != settings:
-                changed = next(name for name in settings if content.get(name) != settings[name])
+                changed = next((name for name in settings if content.get(name) != settings[name]), "version")
                 raise ValueError(
-                    f"{path} was begun with {changed} {content.get(changed)!r}, not {settings[changed]!r}: "
+                    f"{path} was begun with {changed} {content.get(changed)!r}, not {settings.get(changed)!r}: "
                     "give the settings of the unfinished run, or delete that file to start anew"
                 )
 

@@ -163,7 +163,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         """
         loaded, tokens = load_backbone(backbone)
         model = cls(DeepGPSConfig(backbone_config=loaded.config, **{**tokens, **config_fields}))
-        model.backbone.load_state_dict(loaded.state_dict(), strict=False)  # but for its own heads
+        if model.reads_sequence:
+            model.backbone.load_state_dict(loaded.state_dict(), strict=False)  # but for its own heads
         return model
 
     def encode_sequence(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

@@ -57,14 +57,18 @@ class DeepGPSProcessor(ProcessorMixin):
 
         inputs = dict(self.image_processor(nuclei, channel=channel, page=page))
         if sequences:
-            spaced = len(self.tokenizer.tokenize("MKV")) == 1  # ProtBert
-            cleaned = [clean_sequence(text) for text in sequences]
-            texts = [read_text(text, [slice(0, len(text))], spaced) for text in cleaned]
-            tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
-            inputs |= {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+            inputs |= self.tokenize(sequences)
         if clouds:
             inputs["structure"] = torch.stack([torch.as_tensor(cloud, dtype=torch.float32) for cloud in clouds])
         return BatchFeature(inputs)
+
+    def tokenize(self, sequences: list[str]) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask` `(batch, length)`; `ValueError` for a text that is no sequence."""
+        spaced = len(self.tokenizer.tokenize("MKV")) == 1  # ProtBert
+        cleaned = [clean_sequence(text) for text in sequences]
+        texts = [read_text(text, [slice(0, len(text))], spaced) for text in cleaned]
+        tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
+        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
 
 
 DeepGPSProcessor.register_for_auto_class()
