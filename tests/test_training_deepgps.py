@@ -230,6 +230,17 @@ def test_two_processes_learn_what_one_does(tiny_crops, tiny_proteins, tmp_path):
     train(tmp_path / "one", tiny_crops, *overrides, "batch_size=4", "proteins_per_step=4")
     two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", TRAIN[-1]]
     train(tmp_path / "two", tiny_crops, *overrides, "batch_size=2", "proteins_per_step=2", command=two)
-    one, other = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("one", "two"))
-    for name in one:
-        torch.testing.assert_close(other[name], one[name], rtol=0, atol=1e-4)
+    # Biases in front of a normalization have no gradient but rounding, which Adam enlarges: the answers are the same.
+    answers = []
+    for name in ("one", "two"):
+        model = AutoModel.from_pretrained(tmp_path / name / "best").eval()
+        tokens = {"input_ids": torch.arange(4, 24)[None], "attention_mask": torch.ones(1, 20, dtype=torch.long)}
+        nucleus = torch.rand(1, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+        answers.append(model.generate(nucleus, **tokens))
+    for head in ("logits", "protein_image"):
+        torch.testing.assert_close(answers[0][head], answers[1][head], rtol=0, atol=1e-4)
+    losses = []
+    for name in ("one", "two"):
+        report = json.loads((tmp_path / name / "training.json").read_text())
+        losses.append(report["validation"]["epochs"][-1])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)

@@ -302,3 +302,10 @@ def test_ssim_is_computed_in_full_precision(kind):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = image_loss(logits, protein, kind)
     torch.testing.assert_close(mixed, image_loss(logits, protein, kind), rtol=0, atol=1e-5)
+
+
+def test_a_frozen_encoder_has_no_dropout():
+    model = tiny_deepgps()
+    assert model.train().backbone.training
+    model.backbone.requires_grad_(False)
+    assert not model.train().backbone.training and model.unet.training

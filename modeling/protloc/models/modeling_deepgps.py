@@ -167,6 +167,13 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             model.backbone.load_state_dict(loaded.state_dict(), strict=False)  # but for its own heads
         return model
 
+    def train(self, mode: bool = True) -> "DeepGPSModel":
+        """As always; but a frozen encoder has no dropout, so that it says in training what it says later."""
+        super().train(mode)
+        if self.reads_sequence and not any(weight.requires_grad for weight in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
+
     def encode_sequence(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The encoder's states `(batch, length, sequence_size)`, of sequences of any length."""
         return encode_sequence(self.backbone, self.config, input_ids, attention_mask)
