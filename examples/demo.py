@@ -64,13 +64,17 @@ def draw_all(known: dict[str, dict[str, str]]) -> None:
             imaging.save_image(drawn["image"], folder / drawn["protein_id"])
             gene, label = known[drawn["protein_id"]]["gene"], drawn["label"]
             columns[-1].append((f"{gene}: {label} {drawn['scores'][label]:.2f}", drawn["image"]))
-    figure = Figure(figsize=(1.6 * len(columns[0]), 3.8), layout="constrained")
-    axes = figure.subplots(len(nuclei), len(columns[0]))
-    for row, images in zip(axes, columns, strict=True):
-        for ax, (title, image) in zip(row, images, strict=True):
-            ax.imshow(image, cmap="gray", vmin=0, vmax=image.max())
-            ax.set_title(title, fontsize=7)
-            ax.set_axis_off()
+    half = (len(columns[0]) - 1) // 2  # two rows a nucleus, which stands in front of the first
+    figure = Figure(figsize=(1.6 * (half + 1), 1.75 * 2 * len(nuclei)), layout="constrained")
+    axes = figure.subplots(2 * len(nuclei), half + 1)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for number, images in enumerate(columns):
+        rows = images[: half + 1], images[half + 1 :]
+        for row, some in enumerate(rows):
+            for ax, (title, image) in zip(axes[2 * number + row, row:], some, strict=True):
+                ax.imshow(image, cmap="gray", vmin=0, vmax=image.max())
+                ax.set_title(title, fontsize=7)
     save(figure, OUT / "panel.png")
     print(f"Drawn on two nuclei: see {(OUT / 'panel.png').relative_to(HERE.parent)} and the folders beside it.")
 
