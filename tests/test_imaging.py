@@ -1,6 +1,7 @@
 """`protloc predict --nucleus` and `protloc embed` as people run them."""
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from conftest import ROOT, tiny_deepgps
 from protloc import DeepGPSImageProcessor, DeepGPSProcessor, imaging
 from protloc.embedding import SequenceStates
 from protloc.microscopy import DEFAULT_NUCLEUS
+from protloc.prediction import load_model, partial_path
 
 FASTA = ">sp|P1|A b\nMKTAYIAKQR\n>../x\nMKVLAAGIVGLLLALSAQA\n>C\nMPKKKRKV\n"
 
@@ -134,3 +136,27 @@ def test_embed(protloc_command, fasta, tiny_backbones, tmp_path):
     assert code == 2 and err.startswith("protloc: cannot load the model '/nowhere'")
     code, err = protloc_command("embed", tmp_path / "none.parquet", "-o", out)
     assert code == 2 and "none.parquet" in err and err.count("\n") == 1
+
+
+def test_a_run_goes_on_with_the_same_nucleus_only(protloc_command, fasta, drawer_dir, tiny_model_dir, tmp_path):
+    out = tmp_path / "out.csv"
+    command = ("predict", fasta, "--model", tiny_model_dir, "--image-model", drawer_dir, "-o", out)
+    assert protloc_command(*command, "--nucleus", "default") == (0, "")
+    rows = out.read_text()
+    settings = {
+        "model": str(tiny_model_dir),
+        "dtype": str(load_model(tiny_model_dir)[0].dtype),
+        "length_policy": "middle",
+        "attention": False,
+        "columns": rows.splitlines()[0].split(","),
+        "nucleus": ["default", None, 0],
+        "image_model": str(drawer_dir),
+    }
+    out.unlink()
+    partial_path(out).write_text(json.dumps(settings) + "\n")
+    code, err = protloc_command(*command, "--nucleus", ROOT / "examples" / "nucleus.tif", "--resume")
+    assert code == 2 and "was begun with nucleus ['default', None, 0], not" in err
+    code, err = protloc_command(*command[:4], "-o", out, "--resume")
+    assert code == 2 and "was begun with columns" in err
+    assert protloc_command(*command, "--nucleus", "default", "--resume") == (0, "")
+    assert out.read_text() == rows

@@ -172,10 +172,11 @@ def _predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str],
         "dtype": str(model.dtype),
         "length_policy": policy,
         "attention": args.attention is not None,
-        "nucleus": [args.nucleus, args.nucleus_channel, args.nucleus_page] if args.nucleus else None,
-        "image_model": str(args.image_model) if args.image_model else None,
         "columns": prediction.columns(config, args.signals, args.tree) + (IMAGE_COLUMNS if args.nucleus else []),
     }
+    if args.nucleus:
+        settings["nucleus"] = [args.nucleus, args.nucleus_channel, args.nucleus_page]
+        settings["image_model"] = str(args.image_model or imaging.DEFAULT_MODEL)
     records = _read(inputs, (lambda error: None) if skip else None, longest, args.profiles)
     done = 0
     if out and prediction.partial_path(out).exists():

@@ -299,7 +299,8 @@ def read_finished(out: Path, settings: dict[str, Any]) -> Iterator[str]:
             if number > 0:
                 yield content["protein_id"]
             elif content != settings:
-                changed = next((name for name in settings if content.get(name) != settings[name]), "version")
+                both = {**content, **settings}
+                changed = next(name for name in both if content.get(name) != settings.get(name))
                 raise ValueError(
                     f"{path} was begun with {changed} {content.get(changed)!r}, not {settings.get(changed)!r}: "
                     "give the settings of the unfinished run, or delete that file to start anew"
