@@ -1,6 +1,7 @@
 """Predict and draw the example proteins with the shipped models, and compare with what is known: `make demo`."""
 
 import csv
+import sys
 from pathlib import Path
 
 import transformers
@@ -12,7 +13,7 @@ from protloc.prediction import predict
 from protloc.sequences import read_fasta
 
 HERE = Path(__file__).parent
-OUT = HERE.parent / "demo"
+OUT = Path(sys.argv[1] if len(sys.argv) > 1 else "demo")
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ def draw_all(known: dict[str, dict[str, str]]) -> None:
                 ax.imshow(image, cmap="gray", vmin=0, vmax=image.max())
                 ax.set_title(title, fontsize=7)
     save(figure, OUT / "panel.png")
-    print(f"Drawn on two nuclei: see {(OUT / 'panel.png').relative_to(HERE.parent)} and the folders beside it.")
+    print(f"Drawn on two nuclei: see {OUT / 'panel.png'} and the folders beside it.")
 
 
 if __name__ == "__main__":

@@ -7,24 +7,28 @@ from pathlib import Path
 
 import pytest
 from datasets import load_dataset
+from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import ROOT
 from protloc import ASSETS
+from protloc.image_metrics import find_regions, nuclear_ratio
+from protloc.microscopy import normalize, read_image
 from protloc.prediction import load_config, load_model, predict
 from protloc.sequences import read_fasta
 
 
 def test_shipped_weights_are_bfloat16_and_small():
-    weights = ASSETS / "deeploc" / "model.safetensors"
-    assert {str(tensor.dtype) for tensor in load_file(weights).values()} == {"torch.bfloat16"}
-    assert weights.stat().st_size < 12_000_000
+    for name in ("deeploc", "deepgps"):
+        weights = ASSETS / name / "model.safetensors"
+        assert {str(tensor.dtype) for tensor in load_file(weights).values()} == {"torch.bfloat16"}
+        assert weights.stat().st_size < 12_000_000
     config = load_config(ASSETS / "deeploc")
     assert (config.max_length, config.length_policy, config.decoder_steps) == (1000, "middle", 10)
 
 
-def test_examples():
-    """The demo's proteins: both files agree, and the demo counts what it shows."""
+def test_examples(tmp_path):
+    """The demo's proteins: both files agree, the demo counts what it shows, and draws them where they are."""
     with open(ROOT / "examples" / "proteins.csv") as file:
         known = {row["protein_id"]: row for row in csv.DictReader(file)}
     assert [protein_id for protein_id, _ in read_fasta(ROOT / "examples" / "proteins.fasta")] == list(known)
@@ -33,11 +37,21 @@ def test_examples():
         "Saccharomyces cerevisiae",
         "Arabidopsis thaliana",
     }
-    shown = subprocess.run([sys.executable, ROOT / "examples" / "demo.py"], capture_output=True, text=True, check=True)
+    command = [sys.executable, ROOT / "examples" / "demo.py", tmp_path]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = shown.stdout.splitlines()
-    assert len(lines) == 1 + 12 + 2
+    assert len(lines) == 1 + 12 + 3
     right = sum(line.endswith(" yes") for line in lines[1:13])
-    assert f"12 proteins: first-named compartment right for {right}, " in lines[-1]
+    assert f"12 proteins: first-named compartment right for {right}, " in lines[-2]
+    drawn = {path.name for path in (tmp_path / "default" / "images").iterdir()}
+    assert drawn == {f"{name}.{kind}" for name in known for kind in ("png", "tif")}
+    with Image.open(tmp_path / "panel.png") as panel:
+        assert panel.width > 1000
+    # A nuclear protein lights the nuclei, one of the endoplasmic reticulum far less than what is around them.
+    regions = find_regions(normalize(read_image(ROOT / "examples" / "nucleus.tif")))
+    folder = tmp_path / "example" / "images"
+    ratios = [nuclear_ratio(read_image(folder / f"{name}.png"), regions) for name in ("O24646", "P08684")]
+    assert ratios[0] > 2 * ratios[1]
 
 
 def test_examples_were_not_trained_on(data_dir):

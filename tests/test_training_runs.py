@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 from omegaconf import OmegaConf
 
 from conftest import ROOT
-from protloc import DeepLocConfig
+from protloc import DeepGPSConfig, DeepLocConfig
 from protloc.prediction import load_ensemble, predict
 
 CONFIGS = sorted((ROOT / "training" / "configs").glob("*.yaml"))
@@ -33,9 +34,17 @@ TINY = {
 def test_configurations(path, monkeypatch):
     """Every field of every file exists, in the training's configuration and in the model's."""
     monkeypatch.syspath_prepend(ROOT / "training")
+    from train_deepgps import TrainingConfig as DeepGPSTraining
     from train_deeploc import TrainingConfig
 
     config = OmegaConf.load(path)
+    if path.stem.startswith("deepgps"):
+        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DeepGPSTraining), config))
+        assert DeepGPSConfig(**run.model).model_type == "deepgps" and run.images[0].dataset
+        return
+    if "distributed_type" in config:  # of accelerate, which refuses unknown fields
+        assert load_config_from_file(str(path)).distributed_type == config.distributed_type
+        return
     runs = [config]
     if "training" in config:
         for changes in [{}, *(config.get("variants") or {}).values()]:
