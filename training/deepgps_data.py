@@ -52,7 +52,7 @@ def load_crops(sources: Sequence[ImageSource], split: str, labels: Sequence[str]
         if split not in splits:
             continue
         crops = splits[split]
-        missing = {"nucleus", "protein", "labels", "source_image"} - set(crops.column_names)
+        missing = {*COLUMNS, "labels"} - {"class", "repeats", *crops.column_names}
         if missing:
             raise ValueError(
                 f"{source.dataset} ({source.config}) has no column {min(missing)!r}: it is no set of crops"

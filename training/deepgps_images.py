@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from deepgps_data import UNKNOWN, Crops
-from deepgps_encoder import Encoder, Inputs
+from encoded_proteins import EncodedProteins, Inputs
 from sklearn import metrics as sk
 from tqdm import tqdm
 
@@ -59,7 +59,7 @@ def mean_images(crops: Crops) -> tuple[np.ndarray, dict[int, np.ndarray]]:
 
 
 def judge_images(
-    model: Any, encoder: Encoder, crops: Crops, train: Crops, args: argparse.Namespace
+    model: Any, encoded: EncodedProteins, crops: Crops, train: Crops, args: argparse.Namespace
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """A row for each crop, draw of a sequence, and method; and some images to show."""
     labels = list(model.config.id2label.values())
@@ -69,9 +69,9 @@ def judge_images(
     picked = set(random.Random(SEED).sample(range(len(places)), min(12, len(places))))
     for number, place in enumerate(tqdm(places, disable=not sys.stderr.isatty())):
         row = crops[place]
-        encoder.add([(row["sequence"], row["accession"]), (shuffled(row["sequence"]), row["accession"])])
+        encoded.add([(row["sequence"], row["accession"]), (shuffled(row["sequence"]), row["accession"])])
         nucleus, protein = row["nucleus"], row["protein"][0].numpy()
-        inputs = encoder[row["sequence"], row["accession"]]
+        inputs = encoded[row["sequence"], row["accession"]]
         regions = find_regions(nucleus[0].numpy(), protein)
         predicted = None
         if model.config.classify:
@@ -80,7 +80,7 @@ def judge_images(
         known = labels[row["label"]] if row["label"] != UNKNOWN else None
         samples = draw(model, nucleus, inputs, args.samples, args.steps)
         others = {
-            "sequence shuffled": encoder[shuffled(row["sequence"]), row["accession"]],
+            "sequence shuffled": encoded[shuffled(row["sequence"]), row["accession"]],
             "sequence removed": without_protein(inputs),
         }
         images = {
@@ -126,9 +126,7 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
         by_method[row["method"]].append(row)
 
     def statistics(some: list[dict[str, Any]]) -> dict[str, Any]:
-        names = [
-            name for name in some[0] if name in SCORES or name.startswith(("best_", "sample_", "spread", "within"))
-        ]
+        names = [name for name in [*SCORES, *OF_SAMPLES] if name in some[0]]
         values = {name: np.array([row[name] for row in some]) for name in names}
         return {
             name: {"mean": float(np.nanmean(found)), "sd": float(np.nanstd(found))} for name, found in values.items()
@@ -167,7 +165,7 @@ def right_sides(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def cross_assay(
-    model: Any, encoder: Encoder, crops: Crops, proteins: list[tuple[str, str]], args: argparse.Namespace
+    model: Any, encoded: EncodedProteins, crops: Crops, proteins: list[tuple[str, str]], args: argparse.Namespace
 ) -> tuple[dict[str, Any], list[np.ndarray], list[list[np.ndarray]]]:
     """
     Every sequence on every nucleus (deepGPS, Fig. 2e): the place should follow the sequence, not the nucleus.
@@ -180,7 +178,7 @@ def cross_assay(
         nucleus-to-cytoplasm ratio for nuclear proteins; `share_from_sequence` of the variance of its logarithm. The
         nuclei, and a row of images for each protein.
     """
-    encoder.add([(sequence, "") for sequence, _ in proteins])
+    encoded.add([(sequence, "") for sequence, _ in proteins])
     nuclei, regions = [], []
     for i in random.Random(SEED).sample(range(len(crops)), len(crops)):
         nucleus = crops[i]["nucleus"]
@@ -192,7 +190,7 @@ def cross_assay(
             break
     images, ratios = [], []
     for sequence, _ in proteins:
-        inputs = encoder[sequence, ""]
+        inputs = encoded[sequence, ""]
         images.append([draw(model, nucleus, inputs, args.samples, args.steps).mean(axis=0) for nucleus in nuclei])
         ratios.append([nuclear_ratio(image, region) for image, region in zip(images[-1], regions, strict=True)])
     found = np.array(ratios)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from deepgps_data import LabelledProteins
-from deepgps_encoder import Encoder, label_probabilities
+from encoded_proteins import EncodedProteins, label_probabilities
 from sklearn import metrics as sk
 
 from protloc.metrics import expected_calibration_error
@@ -83,11 +83,11 @@ def restricted(probabilities: np.ndarray, labels: list[str], classes: list[str])
 
 
 def judge_labels(
-    model: Any, encoder: Encoder, proteins: LabelledProteins, labels: list[str]
+    model: Any, encoded: EncodedProteins, proteins: LabelledProteins, labels: list[str]
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Scores by group of classes, and the probabilities `(proteins, labels)`."""
     pairs = [(sequence, "") for sequence in proteins.sequences]
-    probabilities = label_probabilities(model, encoder, pairs)
+    probabilities = label_probabilities(model, encoded, pairs)
     results = {"all": with_intervals(proteins.labels, probabilities, labels)}
     for name, of_class in GROUPS.items():
         classes = list(of_class.values())

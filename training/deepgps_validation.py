@@ -57,7 +57,7 @@ def protein_logits(accelerator: Accelerator, model: Any, proteins: Any, reader: 
     return logits
 
 
-def label_scores(logits: torch.Tensor, labels: np.ndarray) -> dict[str, float]:
+def label_validation_scores(logits: torch.Tensor, labels: np.ndarray) -> dict[str, float]:
     """Cross-entropy, accuracy, mean AUROC of the classes, and AUROC of the first two against each other."""
     truth = torch.tensor(labels)
     probabilities = logits.softmax(dim=-1).numpy()

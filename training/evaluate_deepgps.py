@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from deepgps_data import UNKNOWN, Crops, ImageSource, LabelledProteins, ProteinReader, load_crops
-from deepgps_encoder import Encoder, label_probabilities
 from deepgps_figures import cross_assay_figure, cutoff_figure, examples_figure
 from deepgps_images import EACH, cross_assay, judge_images, summarize
 from deepgps_labels import judge_labels, label_scores
+from encoded_proteins import EncodedProteins, label_probabilities
 from runs import table
 from transformers import AutoTokenizer
 
@@ -35,13 +35,13 @@ INDEPENDENT = Path(__file__).resolve().parents[1] / "examples" / "independent.fa
 INDEPENDENT_CLASSES = {"Q16630": "nucleoplasm", "P33240": "nucleoplasm", "P13639": "cytoplasm"}  # deepGPS, "Website"
 
 
-def load(args: argparse.Namespace) -> tuple[Any, Encoder]:
+def load(args: argparse.Namespace) -> tuple[Any, EncodedProteins]:
     try:
         model = DeepGPSModel.from_pretrained(args.model).to(args.device).eval()
         tokenizer = AutoTokenizer.from_pretrained(args.model)
     except (*LOAD_ERRORS, AssertionError) as error:
         raise ValueError(f"cannot load the model {str(args.model)!r}: {reason(error)}") from None
-    return model, Encoder(model, ProteinReader(model.config, tokenizer, None, args.structures), args.max_tokens)
+    return model, EncodedProteins(model, ProteinReader(model.config, tokenizer, None, args.structures), args.max_tokens)
 
 
 def read_source(text: str) -> ImageSource:
@@ -51,10 +51,10 @@ def read_source(text: str) -> ImageSource:
     return ImageSource(dataset, config)
 
 
-def independent(model: Any, encoder: Encoder, labels: list[str]) -> list[dict[str, Any]]:
+def independent(model: Any, encoded: EncodedProteins, labels: list[str]) -> list[dict[str, Any]]:
     """Labels of the three proteins that the paper tested besides (CPSF6, CSTF2, EEF2)."""
     proteins = dict(read_fasta(INDEPENDENT))
-    found = label_probabilities(model, encoder, [(sequence, "") for sequence in proteins.values()])
+    found = label_probabilities(model, encoded, [(sequence, "") for sequence in proteins.values()])
     return [
         {
             "protein": accession,
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    model, encoder = load(args)
+    model, encoded = load(args)
     labels = list(model.config.id2label.values())
     results: dict[str, Any] = {
         "model": str(args.model),
@@ -112,44 +112,44 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if args.figures:
         args.figures.mkdir(parents=True, exist_ok=True)
     if proteins and model.config.classify and not model.reads_structure:
-        results["labels"], probabilities = judge_labels(model, encoder, proteins, labels)
+        results["labels"], probabilities = judge_labels(model, encoded, proteins, labels)
         if args.figures:
             truth = np.eye(len(labels), dtype=int)[proteins.labels]
             plots.save(plots.ranking_curves(truth, probabilities, labels), args.figures / "curves_by_protein.png")
             plots.save(plots.confusion(truth, probabilities, labels), args.figures / "matrix_by_protein.png")
     if model.config.classify and not model.reads_structure and set(INDEPENDENT_CLASSES.values()) <= set(labels):
-        results["independent"] = independent(model, encoder, labels)
+        results["independent"] = independent(model, encoded, labels)
     if not args.images:
         return results
 
     partners = proteins.partners() if proteins else {}
-    crops = Crops(load_crops(args.images, args.split, labels), partners, encoder.reader, augment=False, seed=0)
+    crops = Crops(load_crops(args.images, args.split, labels), partners, encoded.reader, augment=False, seed=0)
     train_partners = {label: [""] for label in range(len(labels))}  # only the images are read
-    train = Crops(load_crops(args.images, "train", labels), train_partners, encoder.reader, augment=False, seed=0)
+    train = Crops(load_crops(args.images, "train", labels), train_partners, encoded.reader, augment=False, seed=0)
     if args.limit:
         crops.crops = crops.crops.select(range(min(args.limit, len(crops))))
     if not len(crops):
         raise ValueError("no crop has a sequence: cells of unknown proteins need --proteins")
-    rows, shown = judge_images(model, encoder, crops, train, args)
+    rows, shown = judge_images(model, encoded, crops, train, args)
     results["left_out_crops"] = crops.left_out
     results["images"] = summarize(rows)
-    if model.config.classify:
-        by_crop = [row for row in rows if row["method"] == "model" and row["class"]]
+    by_crop = [row for row in rows if row["method"] == "model" and row["class"]]
+    if model.config.classify and by_crop:
         truth = np.array([labels.index(row["class"]) for row in by_crop])
-        probabilities = label_probabilities(model, encoder, [(row["sequence"], row["accession"]) for row in by_crop])
+        probabilities = label_probabilities(model, encoded, [(row["sequence"], row["accession"]) for row in by_crop])
         results["labels_by_crop"] = label_scores(truth, probabilities, labels)
+        if args.figures:
+            truth = np.eye(len(labels), dtype=int)[truth]
+            plots.save(plots.confusion(truth, probabilities, labels), args.figures / "matrix_by_crop.png")
     assayed = [] if model.reads_structure else pick_assay(proteins, crops, labels)
     if assayed:
-        results["cross_assay"], nuclei, images = cross_assay(model, encoder, crops, assayed, args)
+        results["cross_assay"], nuclei, images = cross_assay(model, encoded, crops, assayed, args)
     if args.figures:
         plots.save(examples_figure(shown), args.figures / "examples.png")
         plots.save(cutoff_figure(shown), args.figures / "cutoffs.png")
         if assayed:
             kinds = [kind for _, kind in assayed]
             plots.save(cross_assay_figure(nuclei, images, kinds), args.figures / "cross_assay.png")
-        if model.config.classify:
-            truth = np.eye(len(labels), dtype=int)[truth]
-            plots.save(plots.confusion(truth, probabilities, labels), args.figures / "matrix_by_crop.png")
     return results
 
 

@@ -3,7 +3,7 @@ Train deepGPS.
 
     # a toy run on a CPU, about a minute, on the OpenCell data set of datasets_scripts/build_opencell.py
     accelerate launch --cpu training/train_deepgps.py training/configs/deepgps_toy.yaml
-    # the shipped checkpoint: states of its encoder first, then some hours on a core
+    # the shipped checkpoint: states of its encoder first, then under an hour on a core
     protloc embed data/proteins/data/*.parquet data/opencell/data/*.parquet data/hpa/data/*.parquet -o data/states
     accelerate launch --cpu --num_cpu_threads_per_process 2 training/train_deepgps.py training/configs/deepgps.yaml
     # the published model (Yuan et al. 2025) with ESM-2, on one GPU and on many
@@ -38,7 +38,7 @@ from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 from backbones import merged, set_backbone_training
 from checkpoints import Progress, checkpoints, save_checkpoint
 from deepgps_data import Crops, CropSampler, ImageSource, LabelledProteins, ProteinReader, hold_out, load_crops
-from deepgps_validation import SHOWN, calibrate, label_scores, panel, protein_logits, validate_images
+from deepgps_validation import SHOWN, calibrate, label_validation_scores, panel, protein_logits, validate_images
 from omegaconf import MISSING, OmegaConf
 from settings import (
     MIXED_PRECISION,
@@ -71,9 +71,7 @@ class TrainingConfig:
     output_dir: str = MISSING
     validation_share: float = 0.1  # of the training crops, held out for early stopping
     validation_by: str = "gene"  # or source_image: what is never on both sides
-    proteins: str | None = (
-        None  # labelled sequences: learnt beside the images, and partners of cells without a sequence
-    )
+    proteins: str | None = None  # labelled sequences: learnt too, and partners of cells without a sequence
     source_weights: dict[str, float] = field(default_factory=dict)  # how much likelier proteins of a source are drawn
     states: str | None = None  # folder of `protloc embed`, in place of the encoder
     structures: str | None = None  # folder of PDB or mmCIF files, for models that read them
@@ -344,7 +342,7 @@ def main() -> None:
 
         scores = validate_images(accelerator, judged, validation_loader)
         if known and model_config.classify:
-            scores |= label_scores(protein_logits(accelerator, judged, known, reader), known.labels)
+            scores |= label_validation_scores(protein_logits(accelerator, judged, known, reader), known.labels)
         if accelerator.is_main_process:
             some = validation_set.collate([validation_set[i] for i in range(min(SHOWN, len(validation_set)))])
             some = {name: tensor.to(accelerator.device) for name, tensor in some.items()}

@@ -149,8 +149,8 @@ def embed(
     Raises:
         ValueError: If `out` holds states of another model, or the model can't be loaded.
     """
-    out.mkdir(parents=True, exist_ok=True)
     encoder = Encoder(model, device, dtype)
+    out.mkdir(parents=True, exist_ok=True)
     index: dict[str, Any] = {"metadata": {"model": model, "weights": encoder.digest}, "weight_map": {}}
     if (out / INDEX).exists():
         index = read_index(out)

@@ -11,7 +11,7 @@ from protloc.batching import token_budget_batches
 Inputs = dict[str, torch.Tensor]
 
 
-class Encoder:
+class EncodedProteins:
     """The model's own states of sequences, each computed once."""
 
     def __init__(self, model: Any, reader: ProteinReader, max_tokens: int):
@@ -41,7 +41,7 @@ class Encoder:
 
 
 @torch.inference_mode()
-def label_probabilities(model: Any, encoder: Encoder, proteins: list[tuple[str, str]]) -> np.ndarray:
+def label_probabilities(model: Any, encoded: EncodedProteins, proteins: list[tuple[str, str]]) -> np.ndarray:
     """`(proteins, labels)`."""
-    encoder.add(proteins)
-    return np.concatenate([model(**encoder[protein]).logits.softmax(dim=-1).cpu().numpy() for protein in proteins])
+    encoded.add(proteins)
+    return np.concatenate([model(**encoded[protein]).logits.softmax(dim=-1).cpu().numpy() for protein in proteins])
