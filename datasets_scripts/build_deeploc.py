@@ -29,7 +29,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData
-from tables import check_login, push, read_csv, read_exclusions, sha1
+from tables import add_push_arguments, check_push, push, read_csv, read_exclusions, sha1
 
 from protloc.profiles import protein_profile
 from protloc.sequences import clean_sequence, read_fasta
@@ -312,22 +312,18 @@ def main() -> None:
     )
     parser.add_argument("--test", type=int, nargs="+", default=[], help="partitions kept for a test split")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="publish the folder as this data set repository")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    add_push_arguments(parser)
     args = parser.parse_args()
     if not (args.deeploc2 or args.hpa or args.deeploc1):
         parser.error("give at least one of --deeploc2, --hpa and --deeploc1")
-    if args.push_to_hub:
-        check_login(parser)
+    check_push(parser, args.push_to_hub)
 
     try:
         configs, excluded = build(args)
     except ValueError as error:
         parser.exit(2, f"build_deeploc: {error}\n")
     write(configs, excluded, args.out, args.push_to_hub or str(args.out))
-    if args.push_to_hub:
-        files = [f"{name}/{split}.parquet" for name, splits in configs.items() for split in splits]
-        push(args.out, ["README.md", *files], args.push_to_hub, args.private)
+    push(parser, args.out, args.push_to_hub, args.private)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from typing import NamedTuple
 from download import DownloadError, RemoteFile, fetch
 from fields import Field, add_arguments, build
 from proteins import MAX_LENGTH, UNIPROT_HUMAN, Protein, Proteins, held_out, ramp_split, split_proteins
-from tables import check_login, positive, read_csv, read_exclusions
+from tables import check_push, positive, push, read_csv, read_exclusions
 
 from protloc.taxonomy import HPA_LOCATIONS, KAGGLE_LOCATIONS
 
@@ -244,8 +244,7 @@ def main() -> None:
         parser.error("--fields needs --labels")
     if args.download and not args.fields:
         parser.error("--download needs --fields, the folder to fill")
-    if args.push_to_hub:
-        check_login(parser)
+    check_push(parser, args.push_to_hub)
     try:
         if args.download:
             print(LICENCE, file=sys.stderr)
@@ -268,6 +267,7 @@ def main() -> None:
         parser.exit(2, f"build_hpa: {error}, or leave out --download to build from what is there\n")
     except (ValueError, OSError, EOFError, ImportError, zipfile.BadZipFile) as error:
         parser.exit(2, f"build_hpa: {error}\n")
+    push(parser, args.out, args.push_to_hub, args.private)
 
 
 if __name__ == "__main__":

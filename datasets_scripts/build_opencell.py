@@ -28,7 +28,7 @@ from pathlib import Path
 from download import DownloadError, RemoteFile, fetch, list_bucket
 from fields import Field, add_arguments, build
 from proteins import MAX_LENGTH, UNIPROT_HUMAN, Proteins, split_proteins
-from tables import check_login, positive, read_csv
+from tables import check_push, positive, push, read_csv
 
 from protloc.microscopy import OPENCELL_UM_PER_PX
 from protloc.taxonomy import OPENCELL_CATEGORIES
@@ -192,8 +192,7 @@ def main() -> None:
     parser.add_argument("--download", action="store_true", help="fetch what is missing into the folder of the images")
     add_arguments(parser)
     args = parser.parse_args()
-    if args.push_to_hub:
-        check_login(parser)
+    check_push(parser, args.push_to_hub)
     if not args.download and not (args.annotations and args.sequences):
         parser.error("give --annotations and --sequences, or --download")
     try:
@@ -210,6 +209,7 @@ def main() -> None:
         parser.exit(2, f"build_opencell: {error}, or leave out --download to build from what is there\n")
     except (ValueError, OSError, ImportError) as error:
         parser.exit(2, f"build_opencell: {error}\n")
+    push(parser, args.out, args.push_to_hub, args.private)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from cards import digest
 from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 from proteins import MAX_LENGTH, Protein, Proteins, held_out, read_split
-from tables import check_login, push, read_exclusions
+from tables import add_push_arguments, check_push, push, read_exclusions
 
 from protloc.taxonomy import IMAGE_CLASSES, image_class
 
@@ -78,16 +78,15 @@ def main() -> None:
     parser.add_argument("--split-file", type=Path, required=True, help="which of OpenCell's proteins train and test")
     parser.add_argument("--exclude", type=Path, nargs="+", default=[], help="proteins that only test")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="publish the folder as this data set repository")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    add_push_arguments(parser)
     args = parser.parse_args()
-    if args.push_to_hub:
-        check_login(parser)
+    check_push(parser, args.push_to_hub)
     try:
         rows = build_rows(args)
         write(rows, args)
     except (ValueError, OSError) as error:
         parser.exit(2, f"build_proteins: {error}\n")
+    push(parser, args.out, args.push_to_hub, args.private)
 
 
 def build_rows(args: argparse.Namespace) -> dict[str, list[dict]]:
@@ -162,8 +161,6 @@ def write(rows: dict[str, list[dict]], args: argparse.Namespace) -> None:
     )
     card.save(args.out / "README.md")
     print(f"{args.out}: " + ", ".join(f"{len(members)} {split}" for split, members in rows.items()))
-    if args.push_to_hub:
-        push(args.out, ["README.md", *(f"data/{path.name}" for path in files)], args.push_to_hub, args.private)
 
 
 if __name__ == "__main__":

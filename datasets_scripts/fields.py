@@ -27,7 +27,7 @@ from cards import SPLITS, describe_fields, montage, overlays, render_card
 from datasets import ClassLabel, Features, Image, List, Value
 from PIL import Image as PILImage
 from proteins import MAX_LENGTH, Protein, download_structures
-from tables import positive, push, share
+from tables import add_push_arguments, positive, share
 from tqdm import tqdm
 
 from protloc.microscopy import (
@@ -132,8 +132,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--structures", type=Path, help="folder to download AlphaFold's models of the proteins to")
     parser.add_argument("--parallel", type=positive_int, default=4, help="downloads at a time (default: 4)")
     parser.add_argument("--limit", type=positive_int, help="first fields only, to try")
-    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="publish the folder as this data set repository")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    add_push_arguments(parser)
 
 
 def encode(image: np.ndarray) -> dict[str, Any]:
@@ -353,10 +352,6 @@ def build(
     print(f"{args.out}: {sum(s['crops'] for s in summaries)} crops of {len(readable)} fields", file=sys.stderr)
     if len(readable) < len(fields):
         print(f"{len(fields) - len(readable)} fields can't be read: see {args.out / 'fields.csv'}", file=sys.stderr)
-    if args.push_to_hub:
-        names = [f"data/{path.name}" for paths in shards.values() for path in paths]
-        listed = ["README.md", "overlays.png", "montage.png", "fields.csv", "unmatched.csv"]
-        push(args.out, [*listed, *names], args.push_to_hub, args.private)
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:

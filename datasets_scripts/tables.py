@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
+from httpx2 import HTTPError
 
+from protloc import hub
 from protloc.sequences import open_text, read_lines, read_sequences
 
 
@@ -65,20 +66,26 @@ def share(text: str) -> float:
     return value
 
 
-def check_login(parser: argparse.ArgumentParser) -> None:
-    if get_token() is None:
-        parser.error("--push-to-hub needs you to be logged in: run `hf auth login`, or set HF_TOKEN")
+def add_push_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="publish the folder as this data set repository")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
 
 
-def push(folder: Path, files: list[str], repo_id: str, private: bool) -> None:
-    """Publish these files of a folder, and nothing else that lies in it, in one commit."""
-    api = HfApi()
-    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    commit = api.upload_folder(
-        folder_path=folder,
-        repo_id=repo_id,
-        repo_type="dataset",
-        allow_patterns=files,
-        commit_message=f"Build with datasets_scripts/{Path(sys.argv[0]).name}",
-    )
-    print(commit.commit_url, file=sys.stderr)
+def check_push(parser: argparse.ArgumentParser, repo_id: str | None) -> None:
+    """Before anything is built: could it be pushed?"""
+    if repo_id:
+        try:
+            hub.check_repo_id(repo_id)
+            hub.check_login()
+        except ValueError as error:
+            parser.error(f"--push-to-hub {repo_id}: {error}")
+
+
+def push(parser: argparse.ArgumentParser, folder: Path, repo_id: str | None, private: bool) -> None:
+    """Publish a data set that has been built, where asked to."""
+    if repo_id:
+        try:
+            print(hub.push("dataset", folder, repo_id, private), file=sys.stderr)
+        except (ValueError, OSError, HTTPError) as error:
+            again = f"`protloc push dataset {folder} {repo_id}` tries again"
+            parser.exit(2, f"{Path(parser.prog).stem}: {hub.refusal(error)}; {again}\n")

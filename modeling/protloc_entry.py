@@ -144,6 +144,31 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument(
         "--shard-size", type=positive_int, default=1000, metavar="MB", help="most megabytes of a file (default: 1000)"
     )
+
+    push = commands.add_parser(
+        "push",
+        help="a trained model, a data set or a Space to the Hugging Face Hub",
+        description="Push a folder to the Hugging Face Hub in one commit: all of it arrives, or nothing. A model goes "
+        "with its code, card, evaluation and handler for Inference Endpoints; a Space with a wheel of protloc.",
+    )
+    push.add_argument("kind", choices=["model", "dataset", "space"])
+    push.add_argument("folder", type=Path, metavar="DIR", help="a trained model, a built data set, or a Space")
+    push.add_argument("repo_id", metavar="OWNER/NAME", help="repository on the Hub, made if there is none")
+    push.add_argument("--private", action="store_true", help="make a new repository private")
+    push.add_argument("--create-pr", action="store_true", help="as a pull request to an existing repository")
+    push.add_argument("--revision", metavar="BRANCH", help="push to this branch, made if there is none (default: main)")
+    push.add_argument("--dry-run", action="store_true", help="list what would be pushed, and send nothing")
+    push.add_argument(
+        "--dataset",
+        dest="datasets",
+        action="append",
+        default=[],
+        metavar="OWNER/NAME",
+        help="of a model: a Hub data set that it was trained or evaluated on, for its card; more than once for several",
+    )
+    push.add_argument(
+        "--base-model", metavar="OWNER/NAME", help="of a model: the Hub model that it was built on, for its card"
+    )
     return parser
 
 
@@ -159,9 +184,14 @@ def main() -> None:
             if getattr(args, name):
                 parser.error(f"--{name.replace('_', '-')} needs --nucleus IMAGE, or --nucleus default")
 
+    if args.command == "push" and args.kind != "model" and (args.datasets or args.base_model):
+        parser.error(f"--dataset and --base-model are for models, not for a {args.kind}")
+    if args.command == "push" and args.create_pr and (args.private or args.revision):
+        parser.error("--create-pr goes to an existing repository's main branch: leave --private and --revision out")
+
     from protloc import cli
 
-    sys.exit(cli.predict(args) if args.command == "predict" else cli.embed(args))
+    sys.exit({"predict": cli.predict, "embed": cli.embed, "push": cli.push}[args.command](args))
 
 
 if __name__ == "__main__":

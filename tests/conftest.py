@@ -1,17 +1,27 @@
-"""Fixtures for every test. Caches go to a temporary folder, and the Hub is never asked."""
+"""Fixtures for every test. Caches go to a temporary folder, and the Hub is one of our own, on loopback."""
 
+import contextlib
 import csv
+import io
 import os
 import random
 import runpy
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
 _HOME = tempfile.TemporaryDirectory(prefix="protloc-tests-")
 os.environ["HF_HOME"] = _HOME.name
-os.environ["HF_HUB_OFFLINE"] = "1"
+from hub.local_hub import LocalHub
+
+HUB = LocalHub()
+os.environ["HF_ENDPOINT"] = HUB.url
+os.environ["HF_HUB_DISABLE_XET"] = "1"  # the client then speaks LFS, which is what our Hub understands
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
+    os.environ.pop(name, None)
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
@@ -21,6 +31,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from transformers import BertConfig, BertModel, BertTokenizer, EsmConfig, EsmModel, pipeline
 
+import protloc_entry
 from protloc import ASSETS, DeepGPSConfig, DeepGPSModel, DeepLocConfig, DeepLocForSequenceClassification
 from protloc.microscopy import simulate
 from protloc.models.residue_features import BLOSUM62, RESIDUES
@@ -78,6 +89,15 @@ def tiny_deepgps(**overrides) -> DeepGPSModel:
     return DeepGPSModel(DeepGPSConfig(**{**TINY_DEEPGPS, **overrides})).eval()
 
 
+@pytest.fixture
+def hub(monkeypatch):
+    """Our own Hub, empty, and a token to write to the repositories of `owner`."""
+    HUB.reset()
+    monkeypatch.setenv("HF_TOKEN", "hf_owner")
+    yield HUB
+    HUB.reset()
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return load_model(ASSETS / "deeploc")[1]
@@ -98,6 +118,30 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set PROTLOC_DATA to their folder")
     return folder
+
+
+def run_protloc(*arguments) -> tuple[int, str, str]:
+    """The `protloc` command in this process: exit code, standard output, standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    before = sys.argv
+    sys.argv = ["protloc", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            protloc_entry.main()
+    except SystemExit as stop:
+        return int(stop.code or 0), out.getvalue(), err.getvalue()
+    finally:
+        sys.argv = before
+    raise AssertionError("the command always ends with an exit code")
+
+
+def run_without_protloc(script: str, *arguments, cache: Path, **environment: str) -> str:
+    """Run Python with this environment's packages but not protloc: `-S` leaves the editable install's .pth unread."""
+    env = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib"), "HF_HOME": str(cache), **environment}
+    command = [sys.executable, "-S", "-c", script, *map(str, arguments)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, cwd=cache)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.fixture

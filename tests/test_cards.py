@@ -7,7 +7,7 @@ import pytest
 
 from conftest import ROOT
 from protloc import ASSETS
-from protloc.hub import render_deepgps_card, render_model_card
+from protloc.cards import render_deepgps_card, render_deeploc_card
 
 TEMPLATE = ROOT / "model_cards" / "deeploc.md.jinja"
 DEEPGPS_TEMPLATE = ROOT / "model_cards" / "deepgps.md.jinja"
@@ -15,12 +15,12 @@ DEEPGPS_TEMPLATE = ROOT / "model_cards" / "deepgps.md.jinja"
 
 @pytest.fixture
 def results():
-    return json.loads((ROOT / "model_cards" / "deeploc.json").read_text())
+    return json.loads((ASSETS / "deeploc" / "evaluation.json").read_text())
 
 
 @pytest.fixture
 def deepgps_results():
-    return json.loads((ROOT / "model_cards" / "deepgps.json").read_text())
+    return json.loads((ASSETS / "deepgps" / "evaluation.json").read_text())
 
 
 CUTOFFS = [10, 12, 14, 16, 18, 20]  # dB, of training/deepgps_images.py
@@ -46,12 +46,12 @@ def unmeasured(card: str, results: dict) -> list[str]:
 
 
 def test_the_shipped_card_is_rendered_from_the_scores(results):
-    card = render_model_card(results, TEMPLATE)
+    card = render_deeploc_card(results, TEMPLATE)
     assert (ASSETS / "deeploc" / "README.md").read_text() == str(card)
 
 
 def test_every_figure_is_measured(results):
-    card = str(render_model_card(results, TEMPLATE))
+    card = str(render_deeploc_card(results, TEMPLATE))
     assert unmeasured(card, results) == []
     assert len(re.findall(r"0\.\d{3}", card)) > 100
     micro = results["evaluations"]["hpa"]["localization"]["average"]["micro"]["f1"]
@@ -59,7 +59,7 @@ def test_every_figure_is_measured(results):
 
 
 def test_a_figure_typed_by_hand_is_noticed(results):
-    card = str(render_model_card(results, TEMPLATE)).replace(
+    card = str(render_deeploc_card(results, TEMPLATE)).replace(
         "## Limits", "It reaches 0.9876 on 123457 proteins.\n\n## Limits"
     )
     assert unmeasured(card, results) == ["0.9876", "123457"]
@@ -87,7 +87,7 @@ def test_readme_shows_the_measured_deepgps(deepgps_results):
 
 
 def test_metadata_for_the_hub(results):
-    data = render_model_card(results, TEMPLATE).data
+    data = render_deeploc_card(results, TEMPLATE).data
     assert data.pipeline_tag == "text-classification" and data.library_name == "transformers"
     values = {(result.dataset_type, result.metric_name): result.metric_value for result in data.eval_results}
     micro = results["evaluations"]["hpa"]["localization"]["average"]["micro"]["f1"]

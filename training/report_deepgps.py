@@ -4,9 +4,9 @@ Measure a deepGPS that is to be shipped, and write its card.
     python training/report_deepgps.py --model modeling/protloc/assets/deepgps --run runs/deepgps \
         --proteins data/proteins --images data/hpa:cells
 
-Writes `model_cards/deepgps.json`: the scores that `training/evaluate_deepgps.py` gives for the same options, and what
-the training cost; and renders it into the model's `README.md`. `--other` names a run with the other objective, which
-stands in the card beside it.
+Writes `evaluation.json` beside the weights: the scores that `training/evaluate_deepgps.py` gives for the same options,
+and what the training cost; and renders it into the model's `README.md`. `--other` names a run with the other objective,
+which stands in the card beside it.
 """
 
 import argparse
@@ -17,10 +17,11 @@ from pathlib import Path
 from evaluate_deepgps import add_data_arguments, evaluate
 from runs import training_cost
 
-from protloc.hub import render_deepgps_card
+from protloc.cards import render_deepgps_card
+from protloc.hub import EVALUATION
 from protloc.prediction import LOAD_ERRORS, reason
 
-CARDS = Path(__file__).parents[1] / "model_cards"
+TEMPLATE = Path(__file__).parents[1] / "model_cards" / "deepgps.md.jinja"
 
 
 def main() -> None:
@@ -50,10 +51,10 @@ def report(args: argparse.Namespace) -> None:
         results["evaluations"][found["objective"]] = {**found, "model": model.name}
     results["parameters"] = results["evaluations"][next(iter(results["evaluations"]))]["parameters"]
     written = json.dumps(results, indent=1) + "\n"
-    card = render_deepgps_card(json.loads(written), CARDS / "deepgps.md.jinja")
-    (CARDS / "deepgps.json").write_text(written)
+    card = render_deepgps_card(json.loads(written), TEMPLATE)
+    (shipped / EVALUATION).write_text(written)
     card.save(shipped / "README.md")
-    print(f"{CARDS / 'deepgps.json'}, {shipped / 'README.md'}")
+    print(f"{shipped / EVALUATION}, {shipped / 'README.md'}")
 
 
 if __name__ == "__main__":

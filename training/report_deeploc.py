@@ -3,9 +3,9 @@ Measure a DeepLoc that is to be shipped, and write its card.
 
     python training/report_deeploc.py --dataset data/deeploc --runs runs/deeploc --model modeling/protloc/assets/deeploc
 
-Writes `model_cards/deeploc.json`, the scores on the independent test set and on the validation partition, the length
-policies compared, the ablation (if `--ablation` names its JSON) and what the training cost, and renders it into the
-model's `README.md`.
+Writes `evaluation.json` beside the weights: the scores on the independent test set and on the validation partition, as
+far as the data set has them, the length policies compared, the ablation (if `--ablation` names its JSON) and what the
+training cost; and renders it into the model's `README.md`.
 """
 
 import argparse
@@ -14,15 +14,15 @@ import platform
 from functools import partial
 from pathlib import Path
 
-from datasets import load_dataset
+from datasets import get_dataset_config_names, load_dataset
 from evaluate_deeploc import compare_policies, evaluate_model
-from huggingface_hub import ModelCard
 from runs import training_cost
 
-from protloc.hub import render_model_card
+from protloc.cards import render_deeploc_card
+from protloc.hub import EVALUATION
 from protloc.prediction import LOAD_ERRORS, load_model, reason
 
-CARDS = Path(__file__).parents[1] / "model_cards"
+TEMPLATE = Path(__file__).parents[1] / "model_cards" / "deeploc.md.jinja"
 EVALUATIONS = {
     ("hpa", "test"): (
         "Independent test set: human proteins of the Human Protein Atlas",
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument(
         "--continues",
         action="store_true",
-        help="the runs went on from the model that model_cards/deeploc.json is about",
+        help="the runs went on from the model that its evaluation.json of now is about",
     )
     parser.add_argument("--ablation", type=Path, help="ablation.json of training/ablate.py")
     parser.add_argument("--watts", type=float, default=100, help="assumed power of the machine (default: 100)")
@@ -59,11 +59,15 @@ def main() -> None:
 def report(args: argparse.Namespace) -> None:
     results: dict = {}
     results["ablation"] = json.loads(args.ablation.read_text()) if args.ablation else {}
-    before = json.loads((CARDS / "deeploc.json").read_text())["training"] if args.continues else []
+    before = json.loads((args.model / EVALUATION).read_text())["training"] if args.continues else []
     results["training"] = before + [training_cost(run, args.watts, args.hardware) for run in args.runs]
     model, tokenizer = load_model(args.model, dtype="float32")
     results |= {"parameters": model.num_parameters(), "evaluations": {}}
-    for (config, split), (title, note) in EVALUATIONS.items():
+    known = get_dataset_config_names(args.dataset)
+    wanted = {place: about for place, about in EVALUATIONS.items() if place[0] in known}
+    if not wanted:
+        raise ValueError(f"{args.dataset} has none of the configurations {', '.join(name for name, _ in EVALUATIONS)}")
+    for (config, split), (title, note) in wanted.items():
         proteins = load_dataset(args.dataset, config, split=split)
         figures = args.figures / config if args.figures else None
         scores = evaluate_model(model, tokenizer, proteins, 16_384, None, figures)
@@ -71,10 +75,10 @@ def report(args: argparse.Namespace) -> None:
         results["evaluations"][config] = {**about, **scores}
     load = partial(load_model, args.model, "auto", "float32")
     results["length_policies"], _ = compare_policies(load, proteins, ["middle", "end", "window"], 16_384, None)
-    (CARDS / "deeploc.json").write_text(json.dumps(results, indent=1) + "\n")
-    card: ModelCard = render_model_card(results, CARDS / "deeploc.md.jinja")
+    card = render_deeploc_card(results, TEMPLATE)
+    (args.model / EVALUATION).write_text(json.dumps(results, indent=1) + "\n")
     card.save(args.model / "README.md")
-    print(f"{CARDS / 'deeploc.json'}, {args.model / 'README.md'}")
+    print(f"{args.model / EVALUATION}, {args.model / 'README.md'}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from protloc.prediction import native_bf16, reason
 
 # What may differ when a run goes on
-MAY_CHANGE = "output_dir", "epochs", "early_stopping_patience", "checkpoint_steps", "checkpoints_kept", "resume"
+MAY_CHANGE = ["output_dir", "epochs", "early_stopping_patience", "checkpoint_steps", "checkpoints_kept", "resume"]
+MAY_CHANGE += ["push_to_hub", "private"]
 SETTINGS, REPORT = "training.yaml", "training.json"  # in `output_dir`: written when a run begins and when it has ended
 MIXED_PRECISION = ["auto", "no", "bf16", "fp16"]
 Settings = TypeVar("Settings")

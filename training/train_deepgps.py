@@ -22,7 +22,6 @@ checkpoints to resume from, TensorBoard logs with pictures, and at the end the m
 """
 
 import dataclasses
-import json
 import math
 import shlex
 import sys
@@ -39,10 +38,10 @@ from backbones import merged, set_backbone_training
 from checkpoints import Progress, checkpoints, save_checkpoint
 from deepgps_data import Crops, CropSampler, ImageSource, LabelledProteins, ProteinReader, hold_out, load_crops
 from deepgps_validation import SHOWN, calibrate, label_validation_scores, panel, protein_logits, validate_images
+from finish import check_push, finish
 from omegaconf import MISSING, OmegaConf
 from settings import (
     MIXED_PRECISION,
-    REPORT,
     SETTINGS,
     check_choices,
     check_output_dir,
@@ -104,6 +103,8 @@ class TrainingConfig:
     checkpoint_steps: int = 200
     checkpoints_kept: int = 2
     resume: bool = False
+    push_to_hub: str | None = None  # OWNER/NAME of a model repository that gets the trained model
+    private: bool = False  # where that repository is new
     seed: int = 0
 
 
@@ -134,6 +135,7 @@ def read_config() -> TrainingConfig:
     if config.proteins and "structure" in config.model.get("inputs", ""):
         stop("proteins have sequences and no structures: give proteins=null to a model that reads structures")
     check_output_dir(config)
+    check_push(config.push_to_hub)
     return config
 
 
@@ -392,8 +394,8 @@ def main() -> None:
             "steps": progress.step,
             "validation": {"epochs": progress.scores},
         }
-        (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n")
-        print(f"saved {output_dir}")
+        datasets = [*(source.dataset for source in config.images), config.proteins]
+        finish(config, "deepgps", report, best, datasets, config.backbone)
     accelerator.end_training()
 
 

@@ -16,7 +16,6 @@ The first argument is a YAML file with fields of `TrainingConfig`; `field=value`
 checkpoints to resume from, TensorBoard logs, and at the end the model with calibration and thresholds.
 """
 
-import json
 import math
 import shlex
 import sys
@@ -44,10 +43,10 @@ from deeploc_data import (
     teach,
 )
 from deeploc_validation import fit_decisions, predict_logits, validation_scores
+from finish import check_push, finish
 from omegaconf import MISSING, OmegaConf
 from settings import (
     MIXED_PRECISION,
-    REPORT,
     SETTINGS,
     check_choices,
     check_output_dir,
@@ -108,6 +107,8 @@ class TrainingConfig:
     checkpoint_steps: int = 200
     checkpoints_kept: int = 2
     resume: bool = False
+    push_to_hub: str | None = None  # OWNER/NAME of a model repository that gets the trained model
+    private: bool = False  # where that repository is new
     seed: int = 0
 
 
@@ -132,6 +133,7 @@ def read_config() -> TrainingConfig:
     if config.backbone and config.initial_weights:
         stop("backbone and initial_weights both name weights to begin with: give one of them")
     check_output_dir(config)
+    check_push(config.push_to_hub)
     return config
 
 
@@ -345,8 +347,7 @@ def main() -> None:
             "steps": progress.step,
             "validation": {"best": scores, "epochs": progress.scores},
         }
-        (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n")
-        print(f"saved {output_dir}")
+        finish(config, "deeploc", report, best, [config.dataset], config.backbone or config.initial_weights)
     accelerator.end_training()
 
 

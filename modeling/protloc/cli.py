@@ -18,6 +18,7 @@ from typing import Any
 import huggingface_hub.utils
 import pyarrow.parquet as pq
 import transformers
+from httpx2 import HTTPError
 from tqdm import tqdm
 
 from . import imaging, prediction
@@ -80,6 +81,23 @@ def embed(args: argparse.Namespace) -> int:
         print(f"protloc: stopped; start again to go on with {args.output}", file=sys.stderr)
         return 130
     print(f"{args.output}: {count} sequences added", file=sys.stderr)
+    return 0
+
+
+def push(args: argparse.Namespace) -> int:
+    """`protloc push`: 0, or 2 after one line on standard error."""
+    from . import hub
+
+    _hide_bars()
+    to = {name: getattr(args, name) for name in ("private", "create_pr", "revision", "dry_run")}
+    try:
+        print(hub.push(args.kind, args.folder, args.repo_id, **to, datasets=args.datasets, base_model=args.base_model))
+    except (*prediction.LOAD_ERRORS, HTTPError) as error:
+        print(f"protloc: {hub.refusal(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("protloc: stopped; nothing was committed, so push again", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,15 +1,13 @@
 """What every model family must do. A family joins by adding a tester to `FAMILIES`."""
 
-import os
 import subprocess
 import sys
-import sysconfig
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from conftest import TINY_DEEPGPS, TINY_DEEPLOC, tiny_deepgps, tiny_deeploc
+from conftest import TINY_DEEPGPS, TINY_DEEPLOC, run_without_protloc, tiny_deepgps, tiny_deeploc
 from protloc import DeepGPSConfig, DeepGPSModel, DeepLocConfig, DeepLocForSequenceClassification, DeepLocModel
 
 
@@ -207,15 +205,6 @@ with torch.no_grad():
     result = model(**torch.load(inputs, weights_only=True))
 torch.save({{name: result[name] for name in {names}}}, outputs)
 """
-
-
-def run_without_protloc(script: str, *arguments, cache) -> str:
-    """Run Python with this environment's packages but not protloc: `-S` leaves the editable install's .pth unread."""
-    env = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib"), "HF_HOME": str(cache)}
-    command = [sys.executable, "-S", "-c", script, *map(str, arguments)]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, cwd=cache)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 @torch.no_grad()

@@ -51,6 +51,8 @@ class DeepGPSConfig(PreTrainedConfig):
         classify (`bool`): Whether there is a head for labels.
         classifier_sizes (`list[int]`): Hidden layers of the head's perceptron; with the output layer four in the paper.
         dropout (`float`): In the classifier.
+        label_sharpness (`float`): Above 0, the image network is told the label too: the true one in training, later the
+            head's probabilities to this power. 1 draws the mean of what is possible, more the likeliest compartment.
         unet (`str`): `"condition"` (cross-attention over residues in diffusers' `UNet2DConditionModel`) or `"paper"`
             (the published network, whose attention has a single key).
         unet_channels (`list[int]`): Channels at each scale, from full size down.
@@ -86,6 +88,8 @@ class DeepGPSConfig(PreTrainedConfig):
     classify: bool = True
     classifier_sizes: list[int] | tuple[int, ...] = (512, 256, 128)
     dropout: float | int = 0.1
+
+    label_sharpness: float | int = 0.0
 
     unet: str = "condition"
     unet_channels: list[int] | tuple[int, ...] = (64, 128, 256, 512)
@@ -131,6 +135,12 @@ class DeepGPSConfig(PreTrainedConfig):
         for name in ("dropout", "condition_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        single_label = self.classify and self.problem_type == "single_label_classification"
+        if self.label_sharpness < 0 or (self.label_sharpness and not single_label):
+            raise ValueError(
+                "label_sharpness must be 0, or above 0 with classify=True and single labels, got "
+                f"{self.label_sharpness}"
+            )
         if self.unet == "paper" and self.objective == "diffusion":
             raise ValueError("unet 'paper' draws in one pass: use objective 'regression', or unet 'condition'")
         if self.patch_size < 1:

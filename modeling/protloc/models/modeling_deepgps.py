@@ -124,6 +124,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             for size, following in itertools.pairwise(sizes):
                 layers += [nn.Linear(size, following), nn.ReLU(), nn.Dropout(config.dropout)]
             self.classifier = nn.Sequential(*layers, nn.Linear(sizes[-1], config.num_labels))
+            if config.label_sharpness:
+                self.label_latent = nn.Linear(config.num_labels, config.latent_size, bias=False)
 
         self.unet: Any
         if config.unet == "paper":
@@ -308,6 +310,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         protein_image: Any = None
         if nucleus is not None:
             line = self.known_cell_line(cell_line, nucleus)
+            pooled = self.tell_label(pooled, logits, labels)
             if config.objective == "regression":
                 drawn = self.draw(2 * nucleus.to(self.dtype) - 1, 0, latents, mask, pooled, line).float()
                 protein_image = drawn.sigmoid()
@@ -322,6 +325,20 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             protein_image=protein_image,
             attentions=weights.unsqueeze(1) if weights is not None else None,
         )
+
+    def tell_label(self, pooled: torch.Tensor, logits: Any, labels=None) -> torch.Tensor:
+        """
+        Pooled vectors `(batch, 1 or 2, latent_size)` -> the same with what the image network is told of the label.
+
+        Else it draws the mean of all compartments that a protein may be in, which looks like none of them.
+        """
+        if not self.config.label_sharpness:
+            return pooled
+        told = (self.config.label_sharpness * logits.detach()).softmax(dim=-1)
+        if labels is not None and self.training:
+            known = (labels >= 0).unsqueeze(-1)
+            told = torch.where(known, F.one_hot(labels.clamp(min=0), self.config.num_labels).to(told), told)
+        return pooled + self.label_latent(told.to(pooled)).unsqueeze(1)
 
     def known_cell_line(self, cell_line, nucleus) -> torch.Tensor | None:
         """Indices of cell lines, `unknown` where none is given; `None` for a model that isn't told."""
@@ -377,8 +394,11 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             [`DeepGPSOutput`] with `samples`, their mean as `protein_image`, and `uncertainty`.
         """
         config = self.config
-        protein = self.read_protein(input_ids, attention_mask, sequence_states, sequence_mask, structure)
-        latents, mask, pooled, weights = protein
+        latents, mask, pooled, weights = self.read_protein(
+            input_ids, attention_mask, sequence_states, sequence_mask, structure
+        )
+        logits: Any = self.classifier(pooled.flatten(1)).float() if config.classify else None
+        pooled = self.tell_label(pooled, logits)
         line = self.known_cell_line(cell_line, nucleus)
         samples: Any
         background = 2 * nucleus.to(self.dtype) - 1
@@ -388,9 +408,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         else:
             scale = config.guidance_scale if guidance_scale is None else guidance_scale
             options = scheduler or self.scheduler, num_inference_steps, scale, generator
-            drawn = [self.sample(background, protein, line, *options) for _ in range(num_samples)]
-            samples = torch.stack(drawn, dim=1)
-        logits: Any = self.classifier(pooled.flatten(1)).float() if config.classify else None
+            known = latents, mask, pooled, line
+            samples = torch.stack([self.sample(background, *known, *options) for _ in range(num_samples)], dim=1)
         return DeepGPSOutput(
             logits=logits,
             protein_image=samples.mean(dim=1),
@@ -399,9 +418,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             attentions=weights.unsqueeze(1) if weights is not None else None,
         )
 
-    def sample(self, background, protein, cell_line, scheduler, steps, scale, generator) -> torch.Tensor:
+    def sample(self, background, latents, mask, pooled, cell_line, scheduler, steps, scale, generator) -> torch.Tensor:
         """One image `(batch, 1, H, W)` in [0, 1] for each protein, from noise."""
-        latents, mask, pooled, _ = protein
         scheduler.set_timesteps(steps or self.config.num_inference_steps, device=background.device)
         place = generator.device if generator is not None else background.device
         image = torch.randn(background.shape, generator=generator, device=place, dtype=torch.float32)

@@ -1,0 +1,212 @@
+"""
+What Hugging Face Inference Endpoints run for a DeepLoc or deepGPS repository; it needs that repository's code alone.
+
+DeepLoc answers as `text-classification` does: for each sequence a list of `{"label", "score"}`, most probable first.
+
+    {"inputs": "MKV..."}                                        one sequence, a list of them, or FASTA text
+    {"inputs": "MKV...", "parameters": {"top_k": 3}}            only the first three
+    {"inputs": "MKV...", "parameters": {"details": true}}       what pipeline("protein-localization") gives
+
+deepGPS answers with JSON, images as base64 of PNG files; or as `image-to-image` does, with the image alone.
+
+    {"inputs": {"sequence": "MKV...", "nucleus": "<base64 of an image>"}}       or a list; without a nucleus the default
+    {"inputs": "MKV..."}                                                        or FASTA text: on the default nucleus
+    {"inputs": "<base64 of a nucleus>", "parameters": {"prompt": "MKV..."}}     the image
+
+`parameters` of deepGPS: `num_samples`, `num_inference_steps`, `guidance_scale`, `seed`, `channel` (of a colour image).
+Whatever can't be answered raises `ValueError` with one sentence.
+"""
+
+import base64
+import binascii
+import io
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import pipeline
+
+MAX_SEQUENCES = 64  # of DeepLoc, in a request
+MAX_IMAGES = 16  # of deepGPS, samples counted
+MAX_RESIDUES = 40_000  # of a protein; titin, the longest human one, has 35,000
+MAX_TOTAL_RESIDUES = 200_000
+MAX_IMAGE_BYTES = 20_000_000
+MAX_PIXELS = 1024 * 1024
+MAX_STEPS = 100
+# Parameters of deepGPS, their type, and the range of numbers
+NUMBERS: dict[str, tuple[type, float, float]] = {
+    "num_samples": (int, 1, MAX_IMAGES),
+    "num_inference_steps": (int, 1, MAX_STEPS),
+}
+NUMBERS |= {"guidance_scale": (float, 0, 20), "seed": (int, 0, 2**63 - 1)}
+IGNORED = {"negative_prompt", "target_size", "strength"}  # what InferenceClient may send and this model has no use for
+
+
+class EndpointHandler:
+    """Called with the JSON of a request as a `dict`; gives what goes back as JSON, or a PIL image."""
+
+    def __init__(self, path: str = ""):
+        model_type = json.loads((Path(path) / "config.json").read_text())["model_type"]
+        self.task = {"deeploc": "protein-localization", "deepgps": "protein-imaging"}[model_type]
+        device = 0 if torch.cuda.is_available() else -1
+        self.pipeline = pipeline(self.task, model=str(path), trust_remote_code=True, device=device)
+
+    def __call__(self, data: dict[str, Any]) -> Any:
+        if not isinstance(data, dict) or "inputs" not in data:
+            raise ValueError('the request must be a JSON object with "inputs"')
+        inputs, parameters = data["inputs"], data.get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise ValueError(f'"parameters" must be an object, got {shortened(parameters)}')
+        if self.task == "protein-localization":
+            return self.localize(inputs, dict(parameters))
+        return self.draw(inputs, dict(parameters))
+
+    def localize(self, inputs: Any, parameters: dict[str, Any]) -> list[Any]:
+        details, top_k = parameters.pop("details", False), parameters.pop("top_k", None)
+        parameters.pop("function_to_apply", None)  # the probabilities are calibrated: there is no other
+        refuse_unknown(parameters, ["details", "top_k"])
+        if not isinstance(details, bool):
+            raise ValueError(f'"details" must be true or false, got {shortened(details)}')
+        if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
+            raise ValueError(f'"top_k" must be a whole number of 1 or more, got {shortened(top_k)}')
+        sequences = read_sequences(inputs)
+        limit_count(len(sequences), MAX_SEQUENCES, "sequences")
+        found = self.pipeline(sequences, return_attention=details)
+        if details:
+            return found
+        ranked = [sorted(row["scores"].items(), key=lambda pair: -pair[1])[:top_k] for row in found]
+        return [[{"label": label, "score": score} for label, score in row] for row in ranked]
+
+    def draw(self, inputs: Any, parameters: dict[str, Any]) -> Any:
+        prompt = parameters.pop("prompt", None)
+        for name in IGNORED:
+            parameters.pop(name, None)
+        for name, (kind, low, high) in NUMBERS.items():
+            value = parameters.get(name)
+            if value is not None:
+                fits = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+                if not fits or not low <= value <= high:
+                    article = "a whole number" if kind is int else "a number"
+                    raise ValueError(f'"{name}" must be {article} from {low} to {high}, got {shortened(value)}')
+        refuse_unknown(parameters, ["prompt", *NUMBERS, "channel"])
+        parameters = {name: value for name, value in parameters.items() if value is not None}
+        if isinstance(inputs, Image.Image) or prompt is not None:  # the task image-to-image
+            if prompt is None:
+                raise ValueError('an image needs the protein\'s sequence: send it as "prompt" in "parameters"')
+            (protein,) = limit_length([sequence_of(prompt)])
+            drawn = self.pipeline({"sequence": protein, "nucleus": read_nucleus(inputs)}, **parameters)
+            return drawn["image"]
+        rows = inputs if isinstance(inputs, list) else [inputs]
+        if isinstance(inputs, str):
+            rows = read_sequences(inputs)
+        proteins = [read_protein(row) for row in rows]
+        limit_length([protein["sequence"] for protein in proteins])
+        samples = parameters.get("num_samples", 1)
+        limit_count(len(proteins) * samples, MAX_IMAGES, "images")
+        answers = [
+            {
+                **drawn,
+                "image": encode(drawn["image"]),
+                "uncertainty": drawn["uncertainty"] and encode(drawn["uncertainty"]),
+            }
+            for drawn in self.pipeline(proteins, **parameters)
+        ]
+        return answers[0] if isinstance(inputs, dict) or (isinstance(inputs, str) and len(rows) == 1) else answers
+
+
+def read_sequences(inputs: Any) -> list[str]:
+    """A sequence, a list of sequences, or FASTA text -> sequences."""
+    if isinstance(inputs, str) and inputs.lstrip().startswith(">"):
+        records = inputs.strip().removeprefix(">").split("\n>")
+        found = []
+        for record in records:
+            header, _, sequence = record.partition("\n")
+            if not sequence.strip():
+                raise ValueError(f"the FASTA record {shortened(header.strip())} has no sequence")
+            found.append("".join(sequence.split()))
+    else:
+        found = [sequence_of(row) for row in (inputs if isinstance(inputs, list) else [inputs])]
+    return limit_length(found)
+
+
+def sequence_of(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"a sequence must be text, got {shortened(value)}")
+    return value
+
+
+def limit_length(sequences: list[str]) -> list[str]:
+    for sequence in sequences:
+        if len(sequence) > MAX_RESIDUES:
+            raise ValueError(f"a sequence of {len(sequence):,} residues is too long: {MAX_RESIDUES:,} are the most")
+    total = sum(map(len, sequences))
+    if total > MAX_TOTAL_RESIDUES:
+        raise ValueError(f"{total:,} residues are too many for a request: send at most {MAX_TOTAL_RESIDUES:,}")
+    return sequences
+
+
+def limit_count(count: int, most: int, of: str) -> None:
+    if not count:
+        raise ValueError('"inputs" is empty: send a sequence')
+    if count > most:
+        raise ValueError(f"{count} {of} are too many for a request: send at most {most}")
+
+
+def read_protein(row: Any) -> dict[str, Any]:
+    """`{"sequence", "nucleus"}`, or a sequence, of a request."""
+    if isinstance(row, str):
+        return {"sequence": row, "nucleus": None}
+    if not isinstance(row, dict) or "sequence" not in row:
+        raise ValueError(f'a protein must be {{"sequence": ..., "nucleus": ...}}, got {shortened(row)}')
+    refuse_unknown({name: value for name, value in row.items() if name not in ("sequence", "nucleus")}, [])
+    nucleus = row.get("nucleus")
+    return {"sequence": sequence_of(row["sequence"]), "nucleus": None if nucleus is None else read_nucleus(nucleus)}
+
+
+def read_nucleus(value: Any) -> Image.Image:
+    """An image from its base64 text (never a path or an address), small enough to draw on."""
+    if isinstance(value, Image.Image):  # the server has opened it
+        image = value
+    else:
+        if not isinstance(value, str):
+            raise ValueError(f"a nucleus must be the base64 text of an image, got {shortened(value)}")
+        text = value.partition(",")[2] if value.startswith("data:") else value
+        if len(text) > MAX_IMAGE_BYTES * 4 // 3:
+            raise ValueError(f"the nucleus has more than {MAX_IMAGE_BYTES:,} bytes")
+        try:
+            data = base64.b64decode(text, validate=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its size is looked at below
+                image = Image.open(io.BytesIO(data))
+        except (binascii.Error, ValueError):
+            raise ValueError(f"the nucleus is no base64 text of an image: {shortened(value)}") from None
+        except (OSError, Image.DecompressionBombError):
+            raise ValueError("the nucleus is no image that can be read: send a PNG or TIFF file") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(
+            f"a nucleus of {image.width} x {image.height} pixels is too large: cut a region of at most "
+            f"{MAX_PIXELS:,} pixels around it"
+        )
+    return image
+
+
+def encode(image: Image.Image) -> str:
+    """PNG as base64 text."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def refuse_unknown(rest: dict[str, Any], known: list[str]) -> None:
+    for name in rest:
+        if name not in known:
+            hint = f": known are {', '.join(known)}" if known else ""
+            raise ValueError(f"{shortened(name)} is no parameter of this model{hint}")
+
+
+def shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
