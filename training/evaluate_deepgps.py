@@ -107,6 +107,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         "unet": model.config.unet,
         "parameters": model.num_parameters(),
         "split": args.split,
+        "samples": args.samples,
+        "steps": args.steps or model.config.num_inference_steps,
     }
     proteins = LabelledProteins(args.proteins, args.split, labels) if args.proteins else None
     if args.figures:

@@ -5,8 +5,11 @@ Measure a deepGPS that is to be shipped, and write its card.
         --proteins data/proteins --images data/hpa:cells
 
 Writes `evaluation.json` beside the weights: the scores that `training/evaluate_deepgps.py` gives for the same options,
-and what the training cost; and renders it into the model's `README.md`. `--other` names a run with the other objective,
-which stands in the card beside it.
+and what the training cost; and renders it into the model's `README.md`. A run with the other objective stands in the
+card beside it, if `--other` names it and `--other-scores` what the evaluation script wrote of it:
+
+    python training/evaluate_deepgps.py --model runs/deepgps_diffusion --proteins data/proteins \
+        --images data/hpa:cells --samples 4 --steps 5 --out runs/deepgps_diffusion/scores.json
 """
 
 import argparse
@@ -29,6 +32,7 @@ def main() -> None:
     add_data_arguments(parser)
     parser.add_argument("--run", type=Path, required=True, help="the run that trained the model")
     parser.add_argument("--other", type=Path, help="a run with the other objective")
+    parser.add_argument("--other-scores", type=Path, help="JSON of evaluate_deepgps.py for that run")
     parser.add_argument("--watts", type=float, default=100, help="assumed power of the machine (default: 100)")
     parser.add_argument("--hardware", default=f"{platform.machine()} CPU", help="what it was trained on")
     args = parser.parse_args()
@@ -41,15 +45,18 @@ def main() -> None:
 def report(args: argparse.Namespace) -> None:
     if not args.proteins or not args.images:
         raise ValueError("the card needs --proteins and --images")
+    if (args.other is None) != (args.other_scores is None):
+        raise ValueError("--other and --other-scores go together")
     shipped, runs = Path(args.model), [args.run, *([args.other] if args.other else [])]
     results = {"training": [training_cost(run, args.watts, args.hardware) for run in runs], "evaluations": {}}
-    for model in (shipped, *runs[1:]):
-        args.model = model
-        found = evaluate(args)
+    found = evaluate(args)
+    results["evaluations"][found["objective"]] = {**found, "model": shipped.name}
+    results["parameters"] = found["parameters"]
+    if args.other:
+        found = json.loads(args.other_scores.read_text())
         if found["objective"] in results["evaluations"]:
-            raise ValueError(f"{model} has the objective {found['objective']!r} too: --other is for the other one")
-        results["evaluations"][found["objective"]] = {**found, "model": model.name}
-    results["parameters"] = results["evaluations"][next(iter(results["evaluations"]))]["parameters"]
+            raise ValueError(f"{args.other} has the objective {found['objective']!r} too: --other is for the other one")
+        results["evaluations"][found["objective"]] = {**found, "model": args.other.name}
     written = json.dumps(results, indent=1) + "\n"
     card = render_deepgps_card(json.loads(written), TEMPLATE)
     (shipped / EVALUATION).write_text(written)

@@ -183,7 +183,9 @@ def read_nucleus(value: Any) -> Image.Image:
                 image = Image.open(io.BytesIO(data))
         except (binascii.Error, ValueError):
             raise ValueError(f"the nucleus is no base64 text of an image: {shortened(value)}") from None
-        except (OSError, Image.DecompressionBombError):
+        except Image.DecompressionBombError:
+            raise ValueError(f"the nucleus is too large: cut a region of at most {MAX_PIXELS:,} pixels") from None
+        except OSError:
             raise ValueError("the nucleus is no image that can be read: send a PNG or TIFF file") from None
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(

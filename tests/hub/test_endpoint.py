@@ -1,0 +1,213 @@
+"""`handler.py` of pushed repositories: called directly, and over HTTP in an environment without protloc."""
+
+import base64
+import importlib.util
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import InferenceClient, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from PIL import Image
+from transformers import pipeline
+
+from conftest import HUB, ROOT, run_protloc
+from protloc import ASSETS
+from protloc.cards import INSULIN, SV40_SIGNAL
+
+NUCLEUS = (ROOT / "examples" / "nucleus.tif").read_bytes()
+ENDPOINTS = ROOT / "modeling" / "protloc" / "endpoints"
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def png(width: int, height: int, mode: str = "L") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (width, height)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory) -> dict[str, Path]:
+    """Both shipped models, pushed and downloaded, as an endpoint finds them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", "hf_owner")
+        folders = {}
+        for family in ("deeploc", "deepgps"):
+            assert run_protloc("push", "model", ASSETS / family, f"owner/endpoint-{family}")[0] == 0
+            folder = tmp_path_factory.mktemp("repository") / family
+            folders[family] = Path(snapshot_download(f"owner/endpoint-{family}", local_dir=folder))
+        HUB.reset()
+    return folders
+
+
+@pytest.fixture(scope="module")
+def handlers(repositories):
+    found = {}
+    for family, folder in repositories.items():
+        spec = importlib.util.spec_from_file_location(f"handler_{family}", folder / "handler.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found[family] = module.EndpointHandler(str(folder))
+    return found
+
+
+def test_deeploc_answers_as_text_classification_does(handlers):
+    expected = pipeline("protein-localization")([INSULIN, SV40_SIGNAL])
+    ranked = [sorted(row["scores"].items(), key=lambda pair: -pair[1]) for row in expected]
+    expected_lists = [[{"label": label, "score": score} for label, score in row] for row in ranked]
+    handler = handlers["deeploc"]
+    assert handler({"inputs": INSULIN}) == expected_lists[:1]
+    assert handler({"inputs": [INSULIN, SV40_SIGNAL]}) == expected_lists
+    fasta = f">insulin human\n{INSULIN[:50]}\n{INSULIN[50:]}\n>signal\n{SV40_SIGNAL}\n"
+    assert handler({"inputs": fasta, "parameters": {"top_k": 2}}) == [row[:2] for row in expected_lists]
+    assert handler({"inputs": [INSULIN, SV40_SIGNAL], "parameters": {"details": True}}) == expected
+
+
+def test_deepgps_draws(handlers):
+    expected = pipeline("protein-imaging")({"sequence": INSULIN, "nucleus": str(ROOT / "examples" / "nucleus.tif")})
+    handler = handlers["deepgps"]
+    found = handler({"inputs": {"sequence": INSULIN, "nucleus": b64(NUCLEUS)}})
+    image = Image.open(io.BytesIO(base64.b64decode(found.pop("image"))))
+    assert image.format == "PNG" and np.array_equal(np.asarray(image), np.asarray(expected["image"]))
+    assert found == {"label": expected["label"], "scores": expected["scores"], "uncertainty": None}
+    as_image = handler({"inputs": b64(NUCLEUS), "parameters": {"prompt": INSULIN}})
+    assert np.array_equal(np.asarray(as_image), np.asarray(expected["image"]))
+    # What the toolkit makes of an image in the body
+    as_image = handler({"inputs": Image.open(io.BytesIO(NUCLEUS)), "parameters": {"prompt": INSULIN}})
+    assert np.array_equal(np.asarray(as_image), np.asarray(expected["image"]))
+    several = handler({"inputs": [{"sequence": INSULIN}, {"sequence": SV40_SIGNAL, "nucleus": None}]})
+    assert len(several) == 2 and len(handler({"inputs": f">a\n{INSULIN}\n>b\n{SV40_SIGNAL}"})) == 2
+    assert several[0] == handler({"inputs": INSULIN})
+
+
+LONG = "M" * 40_001
+BAD = [
+    ("deeploc", {}, 'the request must be a JSON object with "inputs"'),
+    ("deeploc", [INSULIN], 'the request must be a JSON object with "inputs"'),
+    ("deeploc", {"inputs": []}, '"inputs" is empty: send a sequence'),
+    ("deeploc", {"inputs": ""}, "the sequence is empty"),
+    ("deeploc", {"inputs": 5}, "a sequence must be text, got 5"),
+    ("deeploc", {"inputs": [INSULIN, None]}, "a sequence must be text, got None"),
+    ("deeploc", {"inputs": "MKV1"}, "'1'"),
+    ("deeploc", {"inputs": ">only a header"}, "the FASTA record 'only a header' has no sequence"),
+    ("deeploc", {"inputs": ["MKV"] * 65}, "65 sequences are too many for a request: send at most 64"),
+    ("deeploc", {"inputs": LONG}, "a sequence of 40,001 residues is too long: 40,000 are the most"),
+    ("deeploc", {"inputs": [LONG[:-1]] * 6}, "240,000 residues are too many for a request: send at most 200,000"),
+    ("deeploc", {"inputs": "MKV", "parameters": 3}, '"parameters" must be an object, got 3'),
+    ("deeploc", {"inputs": "MKV", "parameters": {"top_k": 0}}, '"top_k" must be a whole number of 1 or more, got 0'),
+    ("deeploc", {"inputs": "MKV", "parameters": {"details": "y"}}, "\"details\" must be true or false, got 'y'"),
+    ("deeploc", {"inputs": "MKV", "parameters": {"topk": 1}}, "'topk' is no parameter of this model: known are"),
+    ("deepgps", {"inputs": {"nucleus": "AAAA"}}, 'a protein must be {"sequence": ..., "nucleus": ...}, got'),
+    ("deepgps", {"inputs": {"sequence": "MKV", "cell": 1}}, "'cell' is no parameter of this model"),
+    ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": "/etc/passwd"}}, "the nucleus is no "),
+    ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": "https://a.b/c.png"}}, "the nucleus is no base64 text of an"),
+    ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": b64(b"GIF89a but no")}}, "the nucleus is no image that can"),
+    ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": 7}}, "a nucleus must be the base64 text of an image, got 7"),
+    ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": b64(png(1025, 1024))}}, "1025 x 1024 pixels is too large"),
+    ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": b64(png(16_000, 16_000))}}, "too large"),
+    ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": b64(png(64, 64))}}, "the image is empty"),
+    ("deepgps", {"inputs": b64(NUCLEUS), "parameters": {"prompt": 5}}, "a sequence must be text, got 5"),
+    ("deepgps", {"inputs": "MKV", "parameters": {"num_samples": 17}}, '"num_samples" must be a whole number from 1 to'),
+    ("deepgps", {"inputs": ["MKV"] * 5, "parameters": {"num_samples": 4}}, "20 images are too many for a request"),
+    ("deepgps", {"inputs": "MKV", "parameters": {"seed": 1.5}}, '"seed" must be a whole number from 0'),
+    ("deepgps", {"inputs": Image.new("L", (8, 8))}, 'send it as "prompt" in "parameters"'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "data", "said"), BAD, ids=range(len(BAD)))
+def test_bad_requests_get_a_sentence(handlers, family, data, said):
+    with pytest.raises(ValueError) as error:
+        handlers[family](data)
+    assert said in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 200
+
+
+@contextmanager
+def serving(folder: Path, tmp_path: Path):
+    """`serve.py` as the Dockerfile starts it, without protloc; gives its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, "PYTHONPATH": f"{sysconfig.get_path('purelib')}:{ENDPOINTS}", "HF_HUB_OFFLINE": "1"}
+    env |= {"MODEL_DIR": str(folder), "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-S", "-m", "uvicorn", "serve:app", "--port", str(port)]
+    with open(tmp_path / "log", "w") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as server:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            for _ in range(300):
+                assert server.poll() is None, (tmp_path / "log").read_text()
+                try:
+                    urllib.request.urlopen(f"{url}/health")
+                    break
+                except urllib.error.URLError:
+                    time.sleep(0.2)
+            yield url
+        finally:
+            server.terminate()
+
+
+def post(url: str, body: bytes, kind: str = "application/json", **headers: str) -> tuple[int, str, bytes]:
+    request = urllib.request.Request(url, body, {"Content-Type": kind, **headers})
+    try:
+        with urllib.request.urlopen(request) as response:
+            return response.status, response.headers["Content-Type"], response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers["Content-Type"], error.read()
+
+
+@pytest.mark.slow
+def test_deeploc_over_http(repositories, handlers, tmp_path):
+    with serving(repositories["deeploc"], tmp_path) as url:
+        expected = handlers["deeploc"]({"inputs": INSULIN})
+        status, _, body = post(url, json.dumps({"inputs": INSULIN}).encode())
+        assert status == 200 and json.loads(body) == expected
+        found = InferenceClient(model=url).text_classification(INSULIN, top_k=3)
+        assert [{"label": row.label, "score": row.score} for row in found] == expected[0][:3]
+        for content, said in {
+            b"{": "the request is no JSON",
+            b"[" * 100_000: "the request is no JSON",
+            b'{"inputs": "MKV!"}': "'!'",
+            b'{"sequence": "MKV"}': "must be a JSON object with",
+        }.items():
+            status, _, body = post(url, content)
+            assert status == 400 and said in json.loads(body)["error"]
+        assert post(url, b"x" * 50_000_001)[0] == 400
+        assert post(url, b"MKV", "text/plain")[0] == 400
+        with pytest.raises(HfHubHTTPError, match="'1' at position 4 is not an amino-acid code"):
+            InferenceClient(model=url).text_classification("MKV1")
+        assert post(url, json.dumps({"inputs": INSULIN}).encode())[0] == 200  # the server is still up
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.slow
+def test_deepgps_over_http(repositories, handlers, tmp_path):
+    with serving(repositories["deepgps"], tmp_path) as url:
+        data = {"inputs": {"sequence": INSULIN, "nucleus": b64(NUCLEUS)}}
+        expected = handlers["deepgps"](data)
+        image = base64.b64decode(expected["image"])
+        status, kind, body = post(url, json.dumps(data).encode())
+        assert (status, kind) == (200, "application/json") and json.loads(body) == expected
+        status, kind, body = post(url, json.dumps(data).encode(), Accept="image/png")
+        assert (status, kind, body) == (200, "image/png", image)
+        drawn = InferenceClient(model=url).image_to_image(NUCLEUS, prompt=INSULIN)
+        assert np.array_equal(np.asarray(drawn), np.asarray(Image.open(io.BytesIO(image))))
+        status, kind, body = post(f"{url}/?prompt={INSULIN}", NUCLEUS, "image/tiff", Accept="image/png")
+        assert (status, kind, body) == (200, "image/png", image)
+        status, _, body = post(url, NUCLEUS, "image/tiff")
+        assert status == 400 and 'send it as "prompt"' in json.loads(body)["error"]
+        status, _, body = post(url, b"no image", "image/png")
+        assert status == 400 and json.loads(body)["error"] == "the image can't be read: send a PNG or TIFF file"
+    assert "Traceback" not in (tmp_path / "log").read_text()
