@@ -74,7 +74,9 @@ def report(args: argparse.Namespace) -> None:
         about = {"title": title, "note": note, "config": config, "split": split}
         results["evaluations"][config] = {**about, **scores}
     load = partial(load_model, args.model, "auto", "float32")
-    results["length_policies"], _ = compare_policies(load, proteins, ["middle", "end", "window"], 16_384, None)
+    results["length_policies"] = {}
+    if max(map(len, proteins["sequence"])) > model.config.max_length:
+        results["length_policies"], _ = compare_policies(load, proteins, ["middle", "end", "window"], 16_384, None)
     card = render_deeploc_card(results, TEMPLATE)
     (args.model / EVALUATION).write_text(json.dumps(results, indent=1) + "\n")
     card.save(args.model / "README.md")

@@ -228,9 +228,10 @@ class Handler(BaseHTTPRequestHandler):
             data = yaml.safe_load(found[1]) if found else {}
         except yaml.YAMLError as error:
             data, errors = {}, [{"message": str(error)}]
-        known = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "other", None}
-        if data.get("license") not in known:
-            errors.append({"message": f'"license" must be one of {sorted(filter(None, known))}'})
+        known = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-sa-4.0", "other"}
+        licences = data.get("license") or []
+        if not set([licences] if isinstance(licences, str) else licences) <= known:
+            errors.append({"message": f'"license" must be one of {sorted(known)}'})
         if data.get("pipeline_tag") not in {"text-classification", "image-to-image", None}:
             errors.append({"message": f'"pipeline_tag" {data["pipeline_tag"]!r} is unknown'})
         self.reply(400 if errors else 200, {"errors": errors, "warnings": []})
