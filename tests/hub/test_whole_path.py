@@ -15,70 +15,67 @@ from conftest import ROOT, run_protloc
 from protloc.cards import INSULIN, SV40_SIGNAL
 
 PROTEINS = [INSULIN, SV40_SIGNAL]
+ENVIRONMENT = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+SECTION = (ROOT / "README.md").read_text().split("## On the Hugging Face Hub")[1].split("\n## ")[0]
 
 
-def run(script: str, *arguments) -> str:
-    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, env=env)
+def run_commands(commands: str, folder: Path) -> None:
+    """Commands of the README, in a folder that looks like a clone."""
+    for name in ("training", "datasets_scripts", "model_cards"):
+        (folder / name).symlink_to(ROOT / name)
+    commands = commands.replace(".venv/bin/", f"{Path(sys.executable).parent}/").replace("OWNER", "owner")
+    options = {"capture_output": True, "text": True, "cwd": folder, "env": {**os.environ, **ENVIRONMENT}}
+    result = subprocess.run(["bash", "-ec", commands], **options)
     assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 @pytest.mark.slow
 def test_from_a_data_set_to_a_prediction_elsewhere(hub, tiny_dataset, tmp_path):
-    assert run_protloc("push", "dataset", tiny_dataset, "owner/toy-deeploc")[0] == 0
-    folder = tmp_path / "run"
-    settings = [
-        "dataset=owner/toy-deeploc",
-        f"output_dir={folder}",
-        "epochs=1",
-        "push_to_hub=owner/toy",
-        "private=true",
-    ]
-    out = run("training/train_deeploc.py", ROOT / "training" / "configs" / "toy.yaml", *settings)
-    repo = hub.repo("owner/toy")
-    assert f"/owner/toy/commit/{repo.refs['main']}" in out and repo.private
-    first = ModelCard(repo.files()["README.md"].decode())
-    assert "not been judged yet" in first.text and first.data.datasets == ["owner/toy-deeploc"]
-
-    options = ["--model", folder, "--dataset", "owner/toy-deeploc", "--runs", folder]
-    run("training/report_deeploc.py", *options)
-    assert run_protloc("push", "model", folder, "owner/toy", "--dataset", "owner/toy-deeploc")[0] == 0
-    files = repo.files()
+    """The commands of the README's section, one after the other, and its snippet in an empty environment."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "deeploc").symlink_to(tiny_dataset)
+    run_commands(re.findall(r"```bash\n(.*?)```", SECTION, flags=re.DOTALL)[0], tmp_path)
+    files = hub.repo("owner/deeploc").files()
     evaluation = json.loads(files["evaluation.json"])["evaluations"]["deeploc2"]
     micro = evaluation["localization"]["average"]["micro"]["f1"]
     card = ModelCard(files["README.md"].decode())
     assert re.search(rf"^\| micro average \|.* {micro:.3f} \|", card.text, re.MULTILINE)
     assert card.data.eval_results[0].metric_value == round(micro, 3)
+    assert card.data.datasets == ["owner/protloc-deeploc"]
 
     # An environment with what the repository asks for, and nothing else
-    there = Path(snapshot_download("owner/toy", local_dir=tmp_path / "there"))
+    there = Path(snapshot_download("owner/deeploc", local_dir=tmp_path / "there"))
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     pip = [tmp_path / "env" / "bin" / "pip", "install", "-q", "-c", ROOT / "constraints.txt"]
     subprocess.run([*pip, "-r", there / "requirements.txt"], check=True)
-    script = (
-        "import json, sys\nfrom transformers import pipeline\n"
-        "locate = pipeline(model='owner/toy', trust_remote_code=True)\n"
-        "print(json.dumps(locate(json.loads(sys.argv[1]))))"
-    )
+    snippet = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)[0].replace("OWNER", "owner")
+    script = f"{snippet}\nimport json, sys\nprint(json.dumps(locate(json.loads(sys.argv[1]))))"
     command = [tmp_path / "env" / "bin" / "python", "-c", script, json.dumps(PROTEINS)]
     env = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
     found = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
-    locate = pipeline("protein-localization", model=str(folder), trust_remote_code=True)
-    assert json.loads(found.stdout) == locate(PROTEINS)
+    locate = pipeline("protein-localization", model=str(tmp_path / "runs" / "toy"), trust_remote_code=True)
+    assert json.loads(found.stdout.splitlines()[-1]) == locate(PROTEINS)
 
 
 @pytest.mark.slow
 def test_deepgps_trains_from_and_pushes_to_the_hub(hub, tiny_crops, tmp_path):
     assert run_protloc("push", "dataset", tiny_crops / "known", "owner/crops")[0] == 0
     images = "images=[{dataset: owner/crops, config: known}]"
+    script, toy = ROOT / "training" / "train_deepgps.py", ROOT / "training" / "configs" / "deepgps_toy.yaml"
     settings = [images, f"output_dir={tmp_path / 'run'}", "limit=null", "epochs=1", "push_to_hub=owner/toy-deepgps"]
-    run("training/train_deepgps.py", ROOT / "training" / "configs" / "deepgps_toy.yaml", *settings)
-    files = hub.repo("owner/toy-deepgps").files()
+    env = {**os.environ, **ENVIRONMENT}
+    result = subprocess.run([sys.executable, script, toy, *settings], capture_output=True, text=True, env=env)
+    assert result.returncode == 0, result.stderr
+    repo = hub.repo("owner/toy-deepgps")
+    assert f"/owner/toy-deepgps/commit/{repo.refs['main']}" in result.stdout
+    files = repo.files()
     card = ModelCard(files["README.md"].decode())
-    assert card.data.datasets == ["owner/crops"] and card.data.pipeline_tag == "image-to-image"
+    assert (
+        "not been judged yet" in card.text
+        and card.data.datasets == ["owner/crops"]
+        and card.data.pipeline_tag == "image-to-image"
+    )
     draw = pipeline("protein-imaging", model="owner/toy-deepgps", trust_remote_code=True)
     assert draw({"sequence": INSULIN, "nucleus": None})["image"].size == (208, 208)
 
