@@ -169,7 +169,7 @@ def test_killed_and_started_again(opencell, built, tmp_path, run_script):
         (["--images", "nowhere"], "no image belongs to a protein of the build"),
         (["--annotations", "nowhere.csv"], "nowhere.csv"),
         (["--cluster-identity", "0.3"], "needs MMseqs2"),
-        (["--push-to-hub", "me/data"], "needs you to be logged in"),
+        (["--push-to-hub", "me/data"], "you are not logged in to the Hub"),
     ],
 )
 def test_bad_input(opencell, tmp_path, run_script, options, message):

@@ -89,7 +89,7 @@ def test_readme_shows_the_measured_deepgps(deepgps_results):
 def test_metadata_for_the_hub(results):
     data = render_deeploc_card(results, TEMPLATE).data
     assert data.pipeline_tag == "text-classification" and data.library_name == "transformers"
-    values = {(result.dataset_type, result.metric_name): result.metric_value for result in data.eval_results}
+    values = {(result.dataset_config, result.metric_name): result.metric_value for result in data.eval_results}
     micro = results["evaluations"]["hpa"]["localization"]["average"]["micro"]["f1"]
     assert values["hpa", "F1 (micro)"] == round(micro, 3)
 

@@ -9,7 +9,7 @@ from httpx2 import HTTPError
 from settings import REPORT, stop
 
 from protloc.cards import render_run_card
-from protloc.hub import check_login, check_repo_id, push, refusal
+from protloc.hub import EVALUATION, check_login, check_repo_id, push, refusal
 from protloc.prediction import LOAD_ERRORS
 
 TEMPLATE = Path(__file__).parents[1] / "model_cards" / "run.md.jinja"
@@ -36,6 +36,7 @@ def finish(
         *(family, report, model.num_parameters(), TEMPLATE), datasets=on_hub or None, base_model=base_model
     )
     card.save(output_dir / "README.md")
+    (output_dir / EVALUATION).unlink(missing_ok=True)  # of an earlier end of this run
     (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n")
     print(f"saved {output_dir}")
     if config.push_to_hub:

@@ -96,7 +96,7 @@ def push(args: argparse.Namespace) -> int:
         print(f"protloc: {hub.refusal(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("protloc: stopped; nothing was committed, so push again", file=sys.stderr)
+        print("protloc: stopped; push again, a whole push changes nothing", file=sys.stderr)
         return 130
     return 0
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -40,6 +40,7 @@ from transformers import (
     AutoTokenizer,
     pipeline,
 )
+from yaml import YAMLError
 
 from .cards import CARD_REPO
 from .prediction import LOAD_ERRORS, reason
@@ -49,11 +50,14 @@ EVALUATION = "evaluation.json"
 # What `requirements.txt` of a model repository names: all that its remote code and handler import
 REMOTE_CODE_NEEDS = {"deeploc": ["numpy", "torch", "transformers"]}
 REMOTE_CODE_NEEDS["deepgps"] = [*REMOTE_CODE_NEEDS["deeploc"], "diffusers", "pillow"]
-# Files of an earlier push that would be loaded beside the new ones, or that nobody should load
-STALE = (".safetensors", ".safetensors.index.json", ".py", ".parquet", ".whl", ".bin", ".pt", ".pkl", ".ckpt")
+EVAL_RESULTS = ".eval_results/protloc.yaml"
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+# What an earlier push left and this one doesn't bring: it would be loaded, or say what is not true of the new files
+STALE = (".safetensors", ".index.json", ".py", ".parquet", ".whl", *PICKLES, EVALUATION, EVAL_RESULTS, "tokenizer.json")
 DATA_FILES = {".parquet", ".csv", ".png", ".md"}
-SECRET = re.compile(r"hf_[A-Za-z0-9]{30,}")
-MAX_TEXT_FILE = 10_000_000  # bytes of a file of a Space: larger ones are models or data, which have repositories
+SPACE_FILES = {".py", ".md", ".txt", ".css", ".csv", ".fasta", ".json", ".yaml", ".png", ".jpg", ".svg", ".tif"}
+SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY")
+MAX_SPACE_FILE = 10_000_000  # bytes: larger ones are models or data, which have repositories of their own
 
 
 @dataclass
@@ -74,7 +78,9 @@ def refusal(error: Exception) -> str:
         said = error.server_message or f"status {error.response.status_code}"
         return f"the Hub refused: {said.splitlines()[0]}"
     if isinstance(error, HTTPError):
-        return f"the connection to {constants.ENDPOINT} broke, nothing was committed: {reason(error)}"
+        return (
+            f"the connection to {constants.ENDPOINT} broke ({reason(error)}): push again, a whole push changes nothing"
+        )
     return reason(error)
 
 
@@ -106,7 +112,7 @@ def push(
     base_model: str | None = None,
 ) -> str:
     """
-    Push a folder in one commit: either all of it arrives, or the repository stays as it was.
+    Push a folder in one commit: either all of it arrives, or a repository's files stay as they were.
 
     Args:
         kind (`str`): `"model"`, `"dataset"` or `"space"`.
@@ -134,25 +140,30 @@ def push(
         raise ValueError(f"there is no folder {str(folder)!r}")
     with tempfile.TemporaryDirectory() as staging:
         upload = STAGE[kind](folder, repo_id, Path(staging), private=private, datasets=datasets, base_model=base_model)
+        refuse_secrets(upload)
         if dry_run:
             return upload.describe()
+        operations: list[Any] = [CommitOperationAdd(name, path) for name, path in upload.files.items()]
         api = HfApi()
         if not create_pr:
             sdk = "gradio" if kind == "space" else None
             api.create_repo(repo_id, repo_type=kind, private=private or None, space_sdk=sdk, exist_ok=True)
         if revision:
             api.create_branch(repo_id, branch=revision, repo_type=kind, exist_ok=True)
-        there = api.list_repo_files(repo_id, repo_type=kind, revision=revision)
-        stale = [name for name in there if name.endswith(STALE) and name not in upload.files]
+        there: Any = api.repo_info(repo_id, repo_type=kind, revision=revision)
+        if private and not there.private:
+            raise ValueError(f"{repo_id} is there already and is public: push without --private, or to another name")
+        names = [file.rfilename for file in there.siblings or []]
+        operations += [
+            CommitOperationDelete(name) for name in names if name.endswith(STALE) and name not in upload.files
+        ]
         commit = api.create_commit(
             repo_id,
             repo_type=kind,
             revision=revision,
             create_pr=create_pr,
-            operations=[
-                *(CommitOperationAdd(name, path) for name, path in upload.files.items()),
-                *(CommitOperationDelete(name) for name in stale),
-            ],
+            parent_commit=there.sha,  # of what was just listed: nobody else's commit gets mixed in
+            operations=operations,
             commit_message=f"Push with protloc {importlib.metadata.version('protloc')}",
         )
     return commit.pr_url or commit.commit_url
@@ -189,19 +200,21 @@ def stage_model(
     files = {path.name: path for path in (staging / "rest").iterdir() if not path.name.startswith("model.safetensors")}
     files |= weights
 
-    if not (folder / "README.md").is_file():
+    written = files_below(folder, {".md", ".json"})
+    if "README.md" not in written:
         raise ValueError(f"{str(folder)!r} has no model card README.md: training and training/report_*.py write one")
-    card: Any = ModelCard((folder / "README.md").read_text(encoding="utf-8").replace(CARD_REPO, repo_id))
+    card = read_card(ModelCard, written["README.md"], lambda text: text.replace(CARD_REPO, repo_id))
     if base_model:
         card.data.base_model = base_model
     if datasets:
-        card.data.datasets = list(datasets)
-        (staging / "eval_results.yaml").write_text(name_datasets(card, datasets))
-        files[".eval_results/protloc.yaml"] = staging / "eval_results.yaml"
+        card.data.datasets = sorted({*(card.data.datasets or []), *datasets})
+        if scores := name_datasets(card, datasets):
+            (staging / "eval_results.yaml").write_text(yaml.safe_dump(scores, sort_keys=False))
+            files[EVAL_RESULTS] = staging / "eval_results.yaml"
     card.save(staging / "README.md")
     files["README.md"] = staging / "README.md"
-    if (folder / EVALUATION).exists():
-        files[EVALUATION] = folder / EVALUATION
+    if EVALUATION in written:
+        files[EVALUATION] = written[EVALUATION]
     files["handler.py"] = ENDPOINTS / "handler.py"
     (staging / "requirements.txt").write_text(requirements(REMOTE_CODE_NEEDS[config.model_type]))
     files["requirements.txt"] = staging / "requirements.txt"
@@ -210,9 +223,10 @@ def stage_model(
 
 def stage_weights(folder: Path, model: Any, staging: Path, max_shard_size: str) -> dict[str, Path]:
     """The safetensors as they are, or cut into files of at most `max_shard_size`; their tensors must be the model's."""
-    found = sorted(folder.glob("model*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    found = sorted(folder.glob("model-*-of-*.safetensors" if index.exists() else "model.safetensors"))
     if not found:
-        pickled = [path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+        pickled = [path.name for path in folder.iterdir() if path.suffix in PICKLES]
         other = f", only the pickle {pickled[0]}, which is never pushed" if pickled else ""
         raise ValueError(
             f"{str(folder)!r} holds no model.safetensors{other}: save the model with `save_pretrained` first"
@@ -229,8 +243,7 @@ def stage_weights(folder: Path, model: Any, staging: Path, max_shard_size: str) 
                 f"and should be {wanted.get(name, 'missing')}"
             )
     if all(path.stat().st_size <= size_in_bytes(max_shard_size) for path in found):
-        index = folder / "model.safetensors.index.json"
-        return {path.name: path for path in [*found, *([index] if len(found) > 1 else [])]}
+        return {path.name: path for path in [*found, *([index] if index.exists() else [])]}
     (staging / "weights").mkdir()
     state = {name: tensor for path in found for name, tensor in load_file(path).items()}
     save_torch_state_dict(state, staging / "weights", max_shard_size=max_shard_size, metadata={"format": "pt"})
@@ -243,23 +256,23 @@ def size_in_bytes(text: str) -> int:
     return int(number) * {"KB": 10**3, "MB": 10**6, "GB": 10**9}[unit]
 
 
-def name_datasets(card: Any, datasets: Sequence[str]) -> str:
+def name_datasets(card: Any, datasets: Sequence[str]) -> list[dict[str, Any]]:
     """
     Give the scores in a card's metadata the Hub names of their data sets: `me/protloc-hpa` is that of scores on `hpa`.
 
     Returns:
-        `str`: The same scores in the form of the Hub's `.eval_results/`.
+        `list`: The same scores in the form of the Hub's `.eval_results/`.
     """
     entries = []
     for result in card.data.eval_results or []:
         for dataset in datasets:
-            if re.split(r"[/_-]", dataset)[-1] == result.dataset_type:
+            if result.dataset_type in re.split(r"[/_-]", dataset):
                 result.dataset_type = dataset
                 task = f"{result.dataset_config} {result.dataset_split} {result.metric_name}".lower()
                 task_id = re.sub(r"[^a-z0-9]+", "_", task).strip("_")
                 entries.append(EvalResultEntry(dataset, task_id, result.metric_value))
                 break
-    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+    return eval_result_entries_to_yaml(entries)
 
 
 def requirements(names: list[str]) -> str:
@@ -273,11 +286,15 @@ def stage_dataset(folder: Path, repo_id: str, staging: Path, **_: Any) -> Upload
     files = files_below(folder, DATA_FILES)
     if "README.md" not in files:
         raise ValueError(f"{str(folder)!r} has no data set card README.md: build it with a script of datasets_scripts/")
-    card = RepoCard.load(files["README.md"])
-    listed = [
-        data_file["path"] for config in card.data.to_dict().get("configs", []) for data_file in config["data_files"]
-    ]
-    listed = [path for paths in listed for path in ([paths] if isinstance(paths, str) else paths)]
+    # In the card's snippet stands the folder that it was built in.
+    card = read_card(
+        RepoCard, files["README.md"], lambda text: re.sub(r'load_dataset\("[^"]*"', f'load_dataset("{repo_id}"', text)
+    )
+    try:
+        entries = [entry["path"] for config in card.data.to_dict()["configs"] for entry in config["data_files"]]
+        listed = [path for paths in entries for path in ([paths] if isinstance(paths, str) else paths)]
+    except (KeyError, TypeError):  # another of the forms that the Hub knows, or none
+        listed = []
     if not listed:
         raise ValueError(f"{folder / 'README.md'} lists no data files: build it with a script of datasets_scripts/")
     for pattern in listed:
@@ -288,7 +305,7 @@ def stage_dataset(folder: Path, repo_id: str, staging: Path, **_: Any) -> Upload
         for name, path in files.items()
         if path.suffix != ".parquet" or any(PurePosixPath(name).match(pattern) for pattern in listed)
     }
-    (staging / "README.md").write_text(files["README.md"].read_text(encoding="utf-8").replace(str(folder), repo_id))
+    card.save(staging / "README.md")
     return Upload(wanted | {"README.md": staging / "README.md"})
 
 
@@ -296,16 +313,14 @@ def stage_space(folder: Path, repo_id: str, staging: Path, private: bool, **_: A
     """The Space's files, and a wheel of protloc that its requirements install."""
     if private:
         raise ValueError("a Space installs protloc from its own repository, which it can't read when it is private")
-    files = files_below(folder, None)
-    if "README.md" not in files or RepoCard.load(files["README.md"]).data.to_dict().get("sdk") != "gradio":
+    files = files_below(folder, SPACE_FILES)
+    if "README.md" not in files or read_card(RepoCard, files["README.md"]).data.to_dict().get("sdk") != "gradio":
         raise ValueError(f"{str(folder)!r} is no Gradio Space: its README.md must begin with metadata, sdk: gradio")
     for name, path in files.items():
-        if path.stat().st_size > MAX_TEXT_FILE:
+        if path.stat().st_size > MAX_SPACE_FILE:
             raise ValueError(
                 f"{name} has {path.stat().st_size:,} bytes: models and data have repositories of their own"
             )
-        if SECRET.search(path.read_text(encoding="utf-8", errors="ignore")):
-            raise ValueError(f"{name} holds what looks like an access token: make it a secret in the Space's settings")
     wheel = build_wheel(staging)
     files[wheel.name] = wheel
     # By address, because a Space installs its requirements before it copies its other files. The digest makes it build
@@ -336,13 +351,27 @@ def build_wheel(folder: Path) -> Path:
     return next(folder.glob("protloc-*.whl"))
 
 
-def files_below(folder: Path, endings: set[str] | None) -> dict[str, Path]:
-    """Files of a folder, by their path in it; hidden ones, caches and other endings are left out."""
+def read_card(kind: Any, path: Path, change: Callable[[str], str] = str) -> Any:
+    """A card, its text changed first; `ValueError` if its metadata can't be read."""
+    try:
+        return kind(change(path.read_text(encoding="utf-8")), ignore_metadata_errors=False)
+    except (YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: its metadata can't be read: {reason(error)}") from None
+
+
+def refuse_secrets(upload: Upload) -> None:
+    for name, path in upload.files.items():
+        if not name.endswith((".safetensors", ".parquet", ".whl", ".png", ".tif")) and SECRET.search(path.read_bytes()):
+            raise ValueError(f"{name} holds what looks like an access token or a private key: take it out")
+
+
+def files_below(folder: Path, endings: set[str]) -> dict[str, Path]:
+    """Files of a folder with these endings, by their path in it; hidden ones and caches are left out."""
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         hidden = any(part.startswith(".") or part == "__pycache__" for part in PurePosixPath(name).parts)
-        if hidden or not path.is_file() or (endings is not None and path.suffix not in endings):
+        if hidden or not path.is_file() or path.suffix not in endings:
             continue
         if not path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{name} is a link out of {str(folder)!r}: copy the file, or remove the link")

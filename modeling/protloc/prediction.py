@@ -41,7 +41,7 @@ def reason(error: Exception) -> str:
     """What an error says, in one line: errors of validation and YAML go on below their first, others leave advice."""
     if isinstance(error, StrictDataclassError | YAMLError):
         return " ".join(str(error).split())
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def native_bf16(device: str) -> bool:

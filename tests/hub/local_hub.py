@@ -97,7 +97,8 @@ class LocalHub:
     def reset(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.blobs: dict[str, bytes] = {}  # by SHA-256, uploaded but perhaps in no commit
-        self.faults: list[tuple[str, str, Any]] = []  # method, pattern of the path, and "drop", or a status
+        # Method, pattern of the path, and a status, or "drop" (the connection), or "deafen" (only after the work)
+        self.faults: list[tuple[str, str, Any]] = []
         self.requests: list[tuple[str, str, str | None]] = []  # method, path, token
 
     def repo(self, name: str, kind: str = "model") -> Repo:
@@ -133,8 +134,9 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return
+        self.deaf = fault is not None and fault[2] == "deafen"
         try:
-            if fault:
+            if fault and not self.deaf:
                 raise Refused(fault[2], "", "made to fail")
             self.route(unquote(parts.path))
         except Refused as refused:
@@ -155,6 +157,10 @@ class Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def reply(self, status: int, content: Any = None, headers: dict[str, str] | None = None) -> None:
+        if self.deaf:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in ({"Content-Type": "application/json"} | (headers or {})).items():

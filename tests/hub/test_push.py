@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 import struct
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
@@ -15,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 from conftest import ROOT, run_protloc, tiny_deeploc
 from protloc import ASSETS
 from protloc.hub import stage_model
+from protloc.prediction import load_model
 
 CARD = "---\nlicense: apache-2.0\n---\n# A model\n\n`OWNER/NAME`\n"
 
@@ -64,9 +67,21 @@ def test_nothing_pickled_is_pushed(trained, hub):
 def test_nothing_pickled_is_loaded():
     """No source of ours opens a pickle; the tests' own exchange of tensors is not shipped."""
     pattern = re.compile(r"torch\.load\(|pickle\.|joblib|allow_pickle=True|weights_only=False")
-    for folder in ("modeling", "training", "datasets_scripts"):
+    for folder in ("modeling", "training", "datasets_scripts", "spaces"):
         for path in (ROOT / folder).rglob("*.py"):
             assert not pattern.search(path.read_text()), path
+
+
+def test_pickled_weights_are_not_loaded(tiny_model_dir, tmp_path):
+    """Neither by our own commands nor by the Auto classes."""
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_model_dir, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        load_model(folder)
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        AutoModelForSequenceClassification.from_pretrained(folder)
 
 
 def test_pushed_again_nothing_changes(trained, hub):
@@ -76,11 +91,37 @@ def test_pushed_again_nothing_changes(trained, hub):
 
 
 def test_what_an_earlier_push_left_goes(trained, hub):
-    old = {"pytorch_model.bin": b"pickle", "model-00001-of-00002.safetensors": b"old", "notes.txt": b"kept"}
-    hub.add("owner/deeploc", old)
+    old = ["pytorch_model.bin", "pytorch_model.bin.index.json", "model-00001-of-00002.safetensors", "evaluation.json"]
+    old += [".eval_results/protloc.yaml", "tokenizer.json", "weights.pth"]
+    hub.add("owner/deeploc", {"notes.txt": b"kept"} | dict.fromkeys(old, b"of other weights"))
     assert run_protloc("push", "model", trained, "owner/deeploc")[0] == 0
     files = hub.repo("owner/deeploc").files()
-    assert "notes.txt" in files and not {"pytorch_model.bin", "model-00001-of-00002.safetensors"} & set(files)
+    assert "notes.txt" in files and not set(old) & set(files)
+
+
+def test_private_does_not_publish(trained, hub):
+    hub.add("owner/public", {"README.md": b"before"})
+    code, _, err = run_protloc("push", "model", trained, "owner/public", "--private")
+    assert code == 2 and "owner/public is there already and is public: push without --private" in err
+    assert len(hub.repo("owner/public").messages) == 2
+
+
+def test_secrets_and_links_stay_here(trained, hub, tmp_path):
+    def refused() -> str:
+        code, _, err = run_protloc("push", "model", trained, "owner/x", "--dry-run")
+        assert code == 2 and err.count("\n") == 1
+        return err
+
+    (trained / "evaluation.json").write_text(f'{{"token": "hf_{"a" * 34}"}}')
+    assert "evaluation.json holds what looks like an access token" in refused()
+    (trained / "evaluation.json").unlink()
+    (trained / "README.md").unlink()
+    (tmp_path / "secret.md").write_text("---\nlicense: mit\n---\n")
+    (trained / "README.md").symlink_to(tmp_path / "secret.md")
+    assert "README.md is a link out of" in refused()
+    (trained / "README.md").unlink()
+    (trained / "README.md").write_text("---\nlicense: [mit\n---\n")
+    assert "README.md: its metadata can't be read: " in refused()
 
 
 def test_dry_run_sends_nothing(trained, hub, monkeypatch):
@@ -125,6 +166,16 @@ def test_cut_off_half_way_leaves_the_repository_as_it_was(trained, hub, fault):
     hub.faults = []
     assert run_protloc("push", "model", trained, "owner/deeploc")[0] == 0
     assert "model.safetensors" in hub.repo("owner/deeploc").files()
+
+
+def test_a_commit_whose_answer_gets_lost(trained, hub):
+    hub.faults = [("POST", "/commit/", "deafen")]
+    code, _, err = run_protloc("push", "model", trained, "owner/deeploc")
+    assert code == 2 and "push again, a whole push changes nothing" in err
+    arrived = dict(hub.repo("owner/deeploc").refs)
+    assert "model.safetensors" in hub.repo("owner/deeploc").files()
+    assert run_protloc("push", "model", trained, "owner/deeploc")[0] == 0
+    assert hub.repo("owner/deeploc").refs == arrived
 
 
 def test_a_short_failure_is_survived(trained, hub):
@@ -223,10 +274,13 @@ def test_a_data_set_takes_only_its_own_files(tiny_crops, hub, tmp_path):
         (folder / path.relative_to(tiny_crops / "known")).write_bytes(path.read_bytes())
     (folder / "data" / "other.parquet").write_bytes(b"of another build")
     (folder / ".env").write_text("HF_TOKEN=hf_secret")
+    with open(folder / "README.md", "a") as card:
+        card.write(f'\n```python\nload_dataset("{folder}", "known")\n```\n')
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "montage.png")
     assert run_protloc("push", "dataset", folder, "owner/crops")[0] == 0
     files = hub.repo("owner/crops", "dataset").files()
     assert set(files) == {".gitattributes", "README.md", "data/train.parquet", "data/test.parquet", "montage.png"}
+    assert b'load_dataset("owner/crops", "known")' in files["README.md"]
     (folder / "fields.csv").symlink_to(ROOT / "pyproject.toml")
     code, _, err = run_protloc("push", "dataset", folder, "owner/crops")
     assert code == 2 and "fields.csv is a link out of" in err
@@ -238,6 +292,7 @@ def space(tmp_path):
     folder.mkdir()
     (folder / "README.md").write_text("---\ntitle: openGPS\nsdk: gradio\napp_file: app.py\n---\n# openGPS\n")
     (folder / "app.py").write_text("import protloc\n")
+    (folder / "model.pkl").write_bytes(b"pickle")
     (folder / "requirements.txt").write_text("gradio>=6.0\n")
     return folder
 
@@ -251,6 +306,8 @@ def test_what_no_space_should_hold(space, hub):
     assert "which it can't read when it is private" in refused("--private")
     (space / "app.py").write_text(f"TOKEN = 'hf_{'a' * 34}'\n")
     assert "app.py holds what looks like an access token" in refused()
+    (space / "app.py").write_text("KEY = '-----BEGIN RSA PRIVATE KEY-----'")
+    assert "app.py holds what looks like" in refused()
     (space / "README.md").write_text("# openGPS\n")
     assert "is no Gradio Space" in refused()
 
@@ -264,4 +321,4 @@ def test_a_space_carries_protloc(space, hub):
     (wheel,) = [name for name in files if name.endswith(".whl")]
     first, *own = files["requirements.txt"].decode().splitlines()
     assert first.startswith(f"protloc[space] @ {hub.url}/spaces/owner/opengps/resolve/main/{wheel}#sha256=")
-    assert own == ["gradio>=6.0"] and files[wheel].startswith(b"PK")
+    assert own == ["gradio>=6.0"] and files[wheel].startswith(b"PK") and "model.pkl" not in files

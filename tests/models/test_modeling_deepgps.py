@@ -26,6 +26,8 @@ VARIANTS = {
     "patches": {"patch_size": 2},
     "deeploc": {"backbone_config": {"model_type": "deeploc", **TINY_DEEPLOC}},
     "one scale": {"unet_channels": [8]},
+    "told the label": {"label_sharpness": 2.0},
+    "told the label, both": {"label_sharpness": 2.0, "inputs": "sequence+structure"},
 }
 
 
@@ -148,6 +150,28 @@ def test_cell_lines():
     images = [model(**inputs, cell_line=torch.full((3,), i)).protein_image for i in range(3)]
     assert not torch.allclose(images[0], images[1])
     torch.testing.assert_close(model(**inputs).protein_image, images[2])  # unknown
+
+
+@torch.no_grad()
+def test_the_image_is_told_the_label():
+    """The true one in training, so that the head's mistakes teach it nothing; later what the head says, sharpened."""
+    model = tiny_deepgps(label_sharpness=2.0)
+    inputs = TESTER.inputs()
+    as_predicted = model(**inputs).protein_image
+    torch.testing.assert_close(model.generate(**inputs).protein_image, as_predicted)
+    assert model(**inputs, labels=torch.tensor([0, 1, 0])).protein_image.equal(as_predicted)
+    model.train()
+    model.classifier.eval()  # without dropout, so that only the label differs
+    drawn = [model(**inputs, labels=torch.tensor(labels)).protein_image for labels in ([0, 0, 0], [1, 0, -100])]
+    assert not drawn[0][0].allclose(drawn[1][0]) and drawn[0][1].allclose(drawn[1][1])
+    torch.testing.assert_close(drawn[1][2], as_predicted[2])
+    model.eval().config.label_sharpness = 1e6
+    certain = model(**inputs)
+    told = torch.nn.functional.one_hot(certain.logits.argmax(dim=-1), 2).float()
+    latents, mask, pooled, _ = model.read_protein(inputs["input_ids"], inputs["attention_mask"], None, None, None)
+    pooled = pooled + model.label_latent(told).unsqueeze(1)
+    by_hand = model.draw(2 * inputs["nucleus"] - 1, 0, latents, mask, pooled).sigmoid()
+    torch.testing.assert_close(certain.protein_image, by_hand)
 
 
 @torch.no_grad()
@@ -287,6 +311,8 @@ def test_the_paper_s_size():
         ({"unet": "paper", "objective": "diffusion"}, "draws in one pass"),
         ({"unet": "paper", "cell_lines": ["U2OS"]}, "knows no cell lines"),
         ({"problem_type": "regression"}, "problem_type must be"),
+        ({"label_sharpness": -1}, "label_sharpness must be 0, or above 0 with classify=True and single labels, got -1"),
+        ({"label_sharpness": 1, "classify": False}, "label_sharpness must be 0, or above 0 with classify=True"),
     ],
 )
 def test_bad_configurations(overrides, message):

@@ -36,6 +36,8 @@ MAX_TOTAL_RESIDUES = 200_000
 MAX_IMAGE_BYTES = 20_000_000
 MAX_PIXELS = 1024 * 1024
 MAX_STEPS = 100
+MAX_WORK = 20_000_000  # pixels times passes of the image network
+FORMATS = ["PNG", "TIFF", "JPEG"]  # what microscopes give; every other decoder is one more way in
 # Parameters of deepGPS, their type, and the range of numbers
 NUMBERS: dict[str, tuple[type, float, float]] = {
     "num_samples": (int, 1, MAX_IMAGES),
@@ -96,16 +98,16 @@ class EndpointHandler:
         if isinstance(inputs, Image.Image) or prompt is not None:  # the task image-to-image
             if prompt is None:
                 raise ValueError('an image needs the protein\'s sequence: send it as "prompt" in "parameters"')
-            (protein,) = limit_length([sequence_of(prompt)])
-            drawn = self.pipeline({"sequence": protein, "nucleus": read_nucleus(inputs)}, **parameters)
-            return drawn["image"]
+            (sequence,) = limit_length([sequence_of(prompt)])
+            protein = {"sequence": sequence, "nucleus": read_nucleus(inputs)}
+            self.limit_work([protein], parameters)
+            return self.pipeline(protein, **parameters)["image"]
         rows = inputs if isinstance(inputs, list) else [inputs]
         if isinstance(inputs, str):
             rows = read_sequences(inputs)
         proteins = [read_protein(row) for row in rows]
         limit_length([protein["sequence"] for protein in proteins])
-        samples = parameters.get("num_samples", 1)
-        limit_count(len(proteins) * samples, MAX_IMAGES, "images")
+        self.limit_work(proteins, parameters)
         answers = [
             {
                 **drawn,
@@ -115,6 +117,23 @@ class EndpointHandler:
             for drawn in self.pipeline(proteins, **parameters)
         ]
         return answers[0] if isinstance(inputs, dict) or (isinstance(inputs, str) and len(rows) == 1) else answers
+
+    def limit_work(self, proteins: list[dict[str, Any]], parameters: dict[str, Any]) -> None:
+        """`ValueError` for more images, or larger ones in more steps, than a request should take."""
+        config = self.pipeline.model.config
+        samples = parameters.get("num_samples", 1)
+        limit_count(len(proteins) * samples, MAX_IMAGES, "images")
+        passes = 1
+        if config.objective == "diffusion":
+            passes = samples * parameters.get("num_inference_steps", config.num_inference_steps)
+            passes *= 2 if parameters.get("guidance_scale", config.guidance_scale) != 1 else 1
+        sizes = [protein["nucleus"].size if protein["nucleus"] else (config.image_size,) * 2 for protein in proteins]
+        work = passes * sum(width * height for width, height in sizes)
+        if work > MAX_WORK:
+            raise ValueError(
+                f"{work:,} pixels times steps are too many for a request (at most {MAX_WORK:,}): fewer samples or "
+                "steps, or smaller images"
+            )
 
 
 def read_sequences(inputs: Any) -> list[str]:
@@ -177,21 +196,25 @@ def read_nucleus(value: Any) -> Image.Image:
         if len(text) > MAX_IMAGE_BYTES * 4 // 3:
             raise ValueError(f"the nucleus has more than {MAX_IMAGE_BYTES:,} bytes")
         try:
-            data = base64.b64decode(text, validate=True)
+            data = base64.b64decode("".join(text.split()), validate=True)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its size is looked at below
-                image = Image.open(io.BytesIO(data))
+                image = Image.open(io.BytesIO(data), formats=FORMATS)
         except (binascii.Error, ValueError):
             raise ValueError(f"the nucleus is no base64 text of an image: {shortened(value)}") from None
         except Image.DecompressionBombError:
             raise ValueError(f"the nucleus is too large: cut a region of at most {MAX_PIXELS:,} pixels") from None
-        except OSError:
+        except Exception:
             raise ValueError("the nucleus is no image that can be read: send a PNG or TIFF file") from None
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(
             f"a nucleus of {image.width} x {image.height} pixels is too large: cut a region of at most "
             f"{MAX_PIXELS:,} pixels around it"
         )
+    try:
+        image.load()
+    except Exception:  # decoders of damaged files fail in every way
+        raise ValueError("the nucleus is damaged or cut off: send it again as PNG or TIFF") from None
     return image
 
 

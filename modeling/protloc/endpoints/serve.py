@@ -13,18 +13,21 @@ import io
 import json
 import logging
 import os
+import re
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from PIL import Image
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 MAX_BODY = 50_000_000  # bytes
+MAX_WAITING = 64  # requests
+FORMATS = ["PNG", "TIFF", "JPEG"]
 logger = logging.getLogger("protloc.serve")
 
 
@@ -35,6 +38,7 @@ async def lifespan(app: Starlette):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     app.state.handler = module.EndpointHandler(str(folder))
+    app.state.limiter = CapacityLimiter(1)  # one model, one computation
     yield
 
 
@@ -43,17 +47,20 @@ async def health(request: Request) -> Response:
 
 
 async def read_request(request: Request) -> Any:
-    body = b""
+    too_large = f"the request has more than {MAX_BODY:,} bytes"
+    if int(request.headers.get("content-length", 0)) > MAX_BODY:
+        raise ValueError(too_large)
+    body = bytearray()
     async for part in request.stream():
-        body += part
+        body.extend(part)
         if len(body) > MAX_BODY:
-            raise ValueError(f"the request has more than {MAX_BODY:,} bytes")
+            raise ValueError(too_large)
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind.startswith("image/"):
         parameters = {name: number(value) for name, value in request.query_params.items()}
         try:
-            return {"inputs": Image.open(io.BytesIO(body)), "parameters": parameters}
-        except (OSError, Image.DecompressionBombError):
+            return {"inputs": Image.open(io.BytesIO(body), formats=FORMATS), "parameters": parameters}
+        except Exception:  # decoders fail in every way
             raise ValueError("the image can't be read: send a PNG or TIFF file") from None
     if kind != "application/json":
         raise ValueError(f"content of type {kind!r} is not read: send application/json, or an image")
@@ -64,22 +71,28 @@ async def read_request(request: Request) -> Any:
 
 
 def number(text: str) -> Any:
-    """Numbers of an address are text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    """Parameters of an address are text, whole numbers too."""
+    return int(text) if re.fullmatch(r"\d{1,18}", text) else text
 
 
 async def predict(request: Request) -> Response:
+    one_at_a_time: CapacityLimiter = request.app.state.limiter
+    if one_at_a_time.statistics().tasks_waiting >= MAX_WAITING:
+        return JSONResponse({"error": "too many requests are waiting: try again later"}, status_code=503)
     try:
         data = await read_request(request)
-        answer = await run_in_threadpool(request.app.state.handler, data)
+        answer = await to_thread.run_sync(request.app.state.handler, data, limiter=one_at_a_time)
+        return respond(request, answer)
     except ValueError as error:
         return JSONResponse({"error": str(error)}, status_code=400)
+    except ClientDisconnect:
+        return Response(status_code=499)
     except Exception:
         logger.exception("a request failed")
         return JSONResponse({"error": "this request could not be answered"}, status_code=500)
+
+
+def respond(request: Request, answer: Any) -> Response:
     wants_image = request.headers.get("accept", "").startswith("image/")
     if wants_image and isinstance(answer, dict) and "image" in answer:
         return Response(base64.b64decode(answer["image"]), media_type="image/png")

@@ -84,6 +84,11 @@ class DeepGPSPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     _keep_in_fp32_modules_strict = {"forward_lstm", "backward_lstm"}  # noqa: RUF012
 
+    @classmethod
+    def from_pretrained(cls, *args, use_safetensors: bool = True, **kwargs):
+        """As always, but from safetensors alone: loading a pickle would run what it says."""
+        return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module):
         if isinstance(module, DeepGPSModel) and module.config.unet == "condition":

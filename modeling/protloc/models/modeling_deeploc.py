@@ -189,6 +189,11 @@ class DeepLocPreTrainedModel(PreTrainedModel):
     # up to 0.02 in trials, all the rest in bfloat16 by less than 0.001.
     _keep_in_fp32_modules_strict = {"forward_lstm", "backward_lstm"}  # noqa: RUF012
 
+    @classmethod
+    def from_pretrained(cls, *args, use_safetensors: bool = True, **kwargs):
+        """As always, but from safetensors alone: loading a pickle would run what it says."""
+        return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module):
         # torch's own initialization, as the recurrent layers need it; transformers' N(0, 0.02) trains slowly here.
@@ -364,7 +369,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             **config_fields,
         )
         model = cls(config)
-        model.deeploc.backbone = without_heads(AutoModel.from_pretrained(backbone))
+        model.deeploc.backbone = without_heads(AutoModel.from_pretrained(backbone, use_safetensors=True))
         return model
 
     def prepare_sequence(self, text: str) -> tuple[str, list[list[slice]]]:

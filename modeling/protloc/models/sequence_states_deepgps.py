@@ -23,7 +23,8 @@ def load_backbone(name: str, dtype: torch.dtype = torch.float32) -> tuple[PreTra
         return model, {"cls_token_id": model.config.cls_token_id, "eos_token_id": model.config.eos_token_id}
     tokenizer = AutoTokenizer.from_pretrained(name)
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-    return AutoModel.from_pretrained(name, dtype=dtype), {"cls_token_id": tokenizer.cls_token_id, "eos_token_id": eos}
+    loaded = AutoModel.from_pretrained(name, dtype=dtype, use_safetensors=True)
+    return loaded, {"cls_token_id": tokenizer.cls_token_id, "eos_token_id": eos}
 
 
 def encode_sequence(
