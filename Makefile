@@ -51,7 +51,7 @@ ship-deepgps: .venv/.installed
 	  [part.pop(key, None) for part in parts for key in ('auto_map', 'custom_pipelines', '_name_or_path')]; \
 	  json.dump(config, open(sys.argv[2], 'w'), indent=2, sort_keys=True)" \
 	  $(RUN)/$$name.json $(DEEPGPS)/$$name.json || exit 1; done
-	$(BIN)/python training/report_deepgps.py --model $(DEEPGPS) --run $(RUN) --proteins $(PROTEINS) --images $(IMAGES) $(REPORT)
+	$(BIN)/python training/report_deepgps.py --model $(DEEPGPS) --runs $(RUNS) --proteins $(PROTEINS) --images $(IMAGES) $(REPORT)
 
 # DeepLoc 1.0's own benchmark, from the published files to the table:
 #   make deeploc1 DEEPLOC1="deeploc_train.fasta deeploc_test.fasta" DEEPLOC2=Swissprot_Train_Validation_dataset.csv \

@@ -1,7 +1,7 @@
 """
 Measure a deepGPS that is to be shipped, and write its card.
 
-    python training/report_deepgps.py --model modeling/protloc/assets/deepgps --run runs/deepgps \
+    python training/report_deepgps.py --model modeling/protloc/assets/deepgps --runs runs/deepgps \
         --proteins data/proteins --images data/hpa:cells
 
 Writes `evaluation.json` beside the weights: the scores that `training/evaluate_deepgps.py` gives for the same options,
@@ -30,7 +30,7 @@ TEMPLATE = Path(__file__).parents[1] / "model_cards" / "deepgps.md.jinja"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_arguments(parser)
-    parser.add_argument("--run", type=Path, required=True, help="the run that trained the model")
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="the runs that trained it, in order")
     parser.add_argument("--other", type=Path, help="a run with the other objective")
     parser.add_argument("--other-scores", type=Path, help="JSON of evaluate_deepgps.py for that run")
     parser.add_argument("--watts", type=float, default=100, help="assumed power of the machine (default: 100)")
@@ -47,7 +47,7 @@ def report(args: argparse.Namespace) -> None:
         raise ValueError("the card needs --proteins and --images")
     if (args.other is None) != (args.other_scores is None):
         raise ValueError("--other and --other-scores go together")
-    shipped, runs = Path(args.model), [args.run, *([args.other] if args.other else [])]
+    shipped, runs = Path(args.model), [*args.runs, *([args.other] if args.other else [])]
     results = {"training": [training_cost(run, args.watts, args.hardware) for run in runs], "evaluations": {}}
     found = evaluate(args)
     results["evaluations"][found["objective"]] = {**found, "model": shipped.name}

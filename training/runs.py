@@ -85,4 +85,5 @@ def training_cost(folder: Path, watts: float, hardware: str) -> dict[str, Any]:
         "watts": watts,
         "kilowatt_hours": hours * watts / 1000,
         "processes": report["processes"],
+        **({"remark": report["remark"]} if "remark" in report else {}),
     }

@@ -156,7 +156,7 @@ def serving(folder: Path, tmp_path: Path):
                     time.sleep(0.2)
             yield url
         finally:
-            server.terminate()
+            server.kill()
 
 
 def post(url: str, body: bytes, kind: str = "application/json", **headers: str) -> tuple[int, str, bytes]:
