@@ -190,9 +190,9 @@ def test_from_a_sequence_to_a_picture_for_a_slide(browser, site, tmp_path):
 
 def test_an_example_is_one_click_away(browser, site):
     page, _ = open_page(browser, site)
-    page.get_by_text("nuclear: PCNA").click()
+    page.get_by_text("nuclear: HY5").click()
     proteins = dict(read_fasta(ROOT / "examples" / "proteins.fasta"))
-    expect(page.locator("#sequence textarea")).to_have_value(f">P12004 nuclear: PCNA\n{proteins['P12004']}")
+    expect(page.locator("#sequence textarea")).to_have_value(f">O24646 nuclear: HY5\n{proteins['O24646']}")
     page.close()
 
 
