@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -60,16 +59,11 @@ SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY")
 MAX_SPACE_FILE = 10_000_000  # bytes: larger ones are models or data, which have repositories of their own
 
 
-@dataclass
-class Upload:
-    """Files of a commit: where they go -> where they lie."""
-
-    files: dict[str, Path]
-
-    def describe(self) -> str:
-        lines = [f"{path.stat().st_size:>13,}  {name}" for name, path in sorted(self.files.items())]
-        total = sum(path.stat().st_size for path in self.files.values())
-        return "\n".join([*lines, f"{total:>13,}  bytes in {len(lines)} files"])
+def describe(upload: dict[str, Path]) -> str:
+    """A line for each file, with its size in bytes."""
+    lines = [f"{path.stat().st_size:>13,}  {name}" for name, path in sorted(upload.items())]
+    total = sum(path.stat().st_size for path in upload.values())
+    return "\n".join([*lines, f"{total:>13,}  bytes in {len(lines)} files"])
 
 
 def refusal(error: Exception) -> str:
@@ -142,8 +136,8 @@ def push(
         upload = STAGE[kind](folder, repo_id, Path(staging), private=private, datasets=datasets, base_model=base_model)
         refuse_secrets(upload)
         if dry_run:
-            return upload.describe()
-        operations: list[Any] = [CommitOperationAdd(name, path) for name, path in upload.files.items()]
+            return describe(upload)
+        operations: list[Any] = [CommitOperationAdd(name, path) for name, path in upload.items()]
         api = HfApi()
         if not create_pr:
             sdk = "gradio" if kind == "space" else None
@@ -154,9 +148,7 @@ def push(
         if private and not there.private:
             raise ValueError(f"{repo_id} is there already and is public: push without --private, or to another name")
         names = [file.rfilename for file in there.siblings or []]
-        operations += [
-            CommitOperationDelete(name) for name in names if name.endswith(STALE) and name not in upload.files
-        ]
+        operations += [CommitOperationDelete(name) for name in names if name.endswith(STALE) and name not in upload]
         commit = api.create_commit(
             repo_id,
             repo_type=kind,
@@ -177,7 +169,7 @@ def stage_model(
     base_model: str | None = None,
     max_shard_size: str = "5GB",
     **_: Any,
-) -> Upload:
+) -> dict[str, Path]:
     """Weights, configuration, remote code, tokenizer, processors, card, evaluation, handler and requirements."""
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -218,7 +210,7 @@ def stage_model(
     files["handler.py"] = ENDPOINTS / "handler.py"
     (staging / "requirements.txt").write_text(requirements(REMOTE_CODE_NEEDS[config.model_type]))
     files["requirements.txt"] = staging / "requirements.txt"
-    return Upload(files)
+    return files
 
 
 def stage_weights(folder: Path, model: Any, staging: Path, max_shard_size: str) -> dict[str, Path]:
@@ -281,7 +273,7 @@ def requirements(names: list[str]) -> str:
     return "".join(f"{needed_.name}{needed_.specifier}\n" for needed_ in needed if needed_.name in names)
 
 
-def stage_dataset(folder: Path, repo_id: str, staging: Path, **_: Any) -> Upload:
+def stage_dataset(folder: Path, repo_id: str, staging: Path, **_: Any) -> dict[str, Path]:
     """Card, Parquet files, and the tables and pictures that the build scripts write beside them."""
     files = files_below(folder, DATA_FILES)
     if "README.md" not in files:
@@ -306,10 +298,10 @@ def stage_dataset(folder: Path, repo_id: str, staging: Path, **_: Any) -> Upload
         if path.suffix != ".parquet" or any(PurePosixPath(name).match(pattern) for pattern in listed)
     }
     card.save(staging / "README.md")
-    return Upload(wanted | {"README.md": staging / "README.md"})
+    return wanted | {"README.md": staging / "README.md"}
 
 
-def stage_space(folder: Path, repo_id: str, staging: Path, private: bool, **_: Any) -> Upload:
+def stage_space(folder: Path, repo_id: str, staging: Path, private: bool, **_: Any) -> dict[str, Path]:
     """The Space's files, and a wheel of protloc that its requirements install."""
     if private:
         raise ValueError("a Space installs protloc from its own repository, which it can't read when it is private")
@@ -330,7 +322,7 @@ def stage_space(folder: Path, repo_id: str, staging: Path, private: bool, **_: A
     own = (folder / "requirements.txt").read_text() if (folder / "requirements.txt").exists() else ""
     (staging / "requirements.txt").write_text(f"protloc[space] @ {address}\n{own}")
     files["requirements.txt"] = staging / "requirements.txt"
-    return Upload(files)
+    return files
 
 
 def build_wheel(folder: Path) -> Path:
@@ -359,8 +351,8 @@ def read_card(kind: Any, path: Path, change: Callable[[str], str] = str) -> Any:
         raise ValueError(f"{path}: its metadata can't be read: {reason(error)}") from None
 
 
-def refuse_secrets(upload: Upload) -> None:
-    for name, path in upload.files.items():
+def refuse_secrets(upload: dict[str, Path]) -> None:
+    for name, path in upload.items():
         if not name.endswith((".safetensors", ".parquet", ".whl", ".png", ".tif")) and SECRET.search(path.read_bytes()):
             raise ValueError(f"{name} holds what looks like an access token or a private key: take it out")
 

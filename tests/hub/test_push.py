@@ -204,11 +204,11 @@ def test_large_weights_are_cut_into_files(tmp_path, tokenizer):
     (folder / "README.md").write_text(CARD)
     (tmp_path / "staging").mkdir()
     upload = stage_model(folder, "owner/deeploc", tmp_path / "staging", max_shard_size="20KB")
-    shards = [path for name, path in upload.files.items() if name.endswith(".safetensors")]
-    assert len(shards) > 1 and "model.safetensors.index.json" in upload.files
+    shards = [path for name, path in upload.items() if name.endswith(".safetensors")]
+    assert len(shards) > 1 and "model.safetensors.index.json" in upload
     there = tmp_path / "there"
     there.mkdir()
-    for name, path in upload.files.items():
+    for name, path in upload.items():
         (there / name).write_bytes(path.read_bytes())
     loaded = AutoModelForSequenceClassification.from_pretrained(there)
     for name, tensor in model.state_dict().items():
