@@ -77,6 +77,14 @@ def test_a_file_for_a_program(client):
         assert len([name for name in files.namelist() if name.endswith(".tif")]) == 12
 
 
+def test_the_snippet_of_the_readme(site, monkeypatch, tmp_path, capsys):
+    snippet = (ROOT / "spaces" / "opengps" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    shutil.copy(ROOT / "examples" / "proteins.fasta", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet.replace("OWNER/opengps", site), {})
+    assert "['Nucleus']" in capsys.readouterr().out
+
+
 def test_the_defaults_are_documented(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert set(endpoints) == {"/predict", "/predict_batch"}
