@@ -6,7 +6,9 @@ openGPS: where a protein is found in the cell, and how it looks there.
 """
 
 import argparse
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,10 @@ LIMITS = """
 **What this can't know.** Both models read the sequence alone, so they say where a protein can go, not where it is in
 your cells today. Most proteins that they learnt from are animal, fewer are of plants and fungi, none of bacteria. The
 picture is what proteins of a compartment look like on average: it has not been seen in any microscope, has no fine
-structure, and is no evidence. Sequences and images that you send for a prediction are not kept.
+structure, and is no evidence. What you send for a prediction is used for nothing else; its files are deleted when an
+hour has passed and somebody visits.
 """
+KEPT = 3600  # seconds that files of a visit stay on the server
 CSS = """
 /* Never wider than the window, whatever a table holds: it scrolls inside. */
 .gradio-container {max-width: min(1200px, 100vw) !important; margin: auto}
@@ -97,11 +101,19 @@ def pick(rows, gain, event: gr.SelectData) -> list[Any]:
     return [protein_id, *show(rows, protein_id, gain)]
 
 
+def new_folder() -> Path:
+    """A folder for files to take home; those of earlier visits go."""
+    for old in Path(tempfile.gettempdir()).glob("opengps-*"):
+        if time.time() - old.stat().st_mtime > KEPT:
+            shutil.rmtree(old, ignore_errors=True)  # another request may be at it
+    return Path(tempfile.mkdtemp(prefix="opengps-"))
+
+
 def downloads(rows: list[dict[str, Any]]) -> list[Any]:
     """Files of what has been done so far, also after a stop."""
     if not rows:
         return [gr.DownloadButton(visible=False)] * 2
-    folder = Path(tempfile.mkdtemp(prefix="opengps-"))
+    folder = new_folder()
     (folder / "predictions.csv").write_text(pictures.write_csv(rows), encoding="utf-8")
     pictures.write_archive(rows, folder / "openGPS.zip")
     files = folder / "predictions.csv", folder / "openGPS.zip"
@@ -133,6 +145,12 @@ def describe(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def analyze(proteins, nucleus, model, threshold, samples) -> list[dict[str, Any]]:
+    """All proteins, on the middle of an image file."""
+    image = service.read_nucleus(nucleus)
+    return list(service.analyze(proteins, None if image is None else service.cut(image), model, threshold, samples))
+
+
 def predict(
     text: str, nucleus: str | None = None, model: str = "default", threshold: float | None = None, samples: int = 1
 ) -> tuple[dict[str, Any], Any]:
@@ -153,9 +171,7 @@ def predict(
         proteins = service.read_proteins(text)
         if len(proteins) > 1:
             raise InputError(f"{len(proteins)} proteins: /predict takes one, /predict_batch takes a file of them.")
-        image = service.read_nucleus(nucleus)
-        options = {"threshold": threshold, "samples": int(samples)}
-        (found,) = service.analyze(proteins, None if image is None else service.cut(image), model, **options)
+        (found,) = analyze(proteins, nucleus, model, threshold, samples)
     except InputError as error:
         raise gr.Error(str(error)) from None
     return describe(found), pictures.grey(found["image"]) if "image" in found else None
@@ -179,12 +195,10 @@ def predict_batch(
     """
     try:
         proteins = service.read_proteins("", file)
-        image = service.read_nucleus(nucleus)
-        options = {"threshold": threshold, "samples": int(samples)}
-        rows = list(service.analyze(proteins, None if image is None else service.cut(image), model, **options))
+        rows = analyze(proteins, nucleus, model, threshold, samples)
     except InputError as error:
         raise gr.Error(str(error)) from None
-    archive = Path(tempfile.mkdtemp(prefix="opengps-")) / "openGPS.zip"
+    archive = new_folder() / "openGPS.zip"
     pictures.write_archive(rows, archive)
     return [describe(found) for found in rows], str(archive)
 
@@ -192,7 +206,7 @@ def predict_batch(
 def build() -> gr.Blocks:
     hidden: dict[str, Any] = {"api_visibility": "private"}
     proteins = list(read_fasta(EXAMPLES, full_header=True))
-    with gr.Blocks(title="openGPS", analytics_enabled=False, fill_width=False) as demo:
+    with gr.Blocks(title="openGPS", analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)) as demo:
         gr.Markdown(INTRO)
         rows, point, chosen = gr.State([]), gr.State(None), gr.State(None)
         with gr.Tab("Predict"), gr.Row():
@@ -226,7 +240,9 @@ def build() -> gr.Blocks:
                     model = gr.Dropdown(service.MODELS, value=service.DEFAULT_MODEL, label="Model")
                     own = gr.Checkbox(False, label="One threshold for all compartments, in place of the model's own")
                     threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold")
-                    samples = gr.Slider(1, 8, 1, step=1, label="Pictures a protein (diffusion models)")
+                    samples = gr.Slider(
+                        1, service.MAX_SAMPLES, 1, step=1, label="Pictures a protein (diffusion models)"
+                    )
             with gr.Column(scale=3, min_width=320):
                 status = gr.Markdown(elem_id="status")
                 results = gr.Dataframe(

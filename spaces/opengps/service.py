@@ -21,6 +21,8 @@ MAX_CHARACTERS = 1_000_000
 MAX_RESIDUES = 20_000  # of a protein
 MAX_IMAGE_PIXELS = 16_000_000
 MAX_IMAGE_BYTES = 50_000_000
+MAX_SAMPLES = 8
+FORMATS = ["PNG", "TIFF", "JPEG"]  # what microscopes give; every other decoder is one more way in
 CROP = 208  # pixels of the picture that deepGPS draws on
 
 SHIPPED = {"DeepLoc: compartments": (None, None), "DeepLoc and deepGPS: compartments and picture": (None, "deepgps")}
@@ -79,10 +81,12 @@ def read_nucleus(file: str | None, channel: str | None = None, page: int = 0) ->
     try:
         if Path(file).stat().st_size > MAX_IMAGE_BYTES:
             raise ValueError(f"the file is larger than {MAX_IMAGE_BYTES // 1_000_000} MB")
-        return read_image(file, channel, page, MAX_IMAGE_PIXELS)
-    except (ValueError, OSError, Image.DecompressionBombError) as error:
-        said = str(error).replace(str(file), "the image").removeprefix("the image: ")
-        raise InputError(f"The image of the nucleus: {said}.") from None
+        with Image.open(file, formats=FORMATS) as image:
+            return read_image(image, channel, page, MAX_IMAGE_PIXELS)
+    except ValueError as error:
+        raise InputError(f"The image of the nucleus: {str(error).removeprefix('the image: ')}.") from None
+    except Exception:  # decoders of damaged and of hostile files fail in every way
+        raise InputError("The image of the nucleus: it can't be read, send a PNG, TIFF or JPEG file.") from None
 
 
 def cut(image: np.ndarray, x: int | None = None, y: int | None = None) -> np.ndarray:
@@ -141,6 +145,10 @@ def analyze(
         `dict`: `id`, `sequence`, `localizations`, `scores`, `thresholds`, `membrane` (probability), `attention`; with a
         deepGPS also `image_label`, `image_scores`, `image` and `nucleus` `(H, W)` in [0, 1], `uncertainty` or `None`.
     """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise InputError(f"The threshold must be from 0 to 1, got {threshold:g}.")
+    if not 1 <= samples <= MAX_SAMPLES:
+        raise InputError(f"The number of pictures must be from 1 to {MAX_SAMPLES}, got {samples}.")
     (localizer, tokenizer), drawer = choose(model)
     labels = list(localizer.config.id2label.values())
     own = dict(zip(labels, localizer.config.thresholds, strict=True))

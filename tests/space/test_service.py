@@ -2,7 +2,9 @@
 
 import gzip
 import io
+import os
 import sys
+import tempfile
 import zipfile
 
 import numpy as np
@@ -14,6 +16,7 @@ from protloc.cards import INSULIN, SV40_SIGNAL
 from protloc.sequences import read_fasta
 
 sys.path.insert(0, str(ROOT / "spaces" / "opengps"))
+import app
 import pictures
 import service
 from service import InputError
@@ -72,7 +75,7 @@ def test_bad_files_get_a_sentence(tmp_path):
     with pytest.raises(InputError):
         service.read_proteins("", str(tmp_path / "binary.fasta"))
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(InputError, match="The image of the nucleus: no image that can be read"):
+    with pytest.raises(InputError, match="The image of the nucleus: it can't be read, send a PNG, TIFF or JPEG file"):
         service.read_nucleus(str(tmp_path / "text.png"))
     Image.new("L", (5000, 5000)).save(tmp_path / "large.png")
     with pytest.raises(InputError, match="5000 x 5000 pixels are more than 16,000,000"):
@@ -96,8 +99,21 @@ def test_a_protein_on_a_nucleus():
     assert set(found["localizations"]) == {name for name, score in found["scores"].items() if score >= 0.05}
     with pytest.raises(InputError, match="There is no model 'someone/else' here"):
         next(service.analyze([("ins", INSULIN)], model="someone/else"))
+    for options in ({"threshold": 1.5}, {"threshold": float("nan")}, {"samples": 0}, {"samples": 10**9}):
+        with pytest.raises(InputError, match="must be from"):
+            next(service.analyze([("ins", INSULIN)], **options))
     with pytest.raises(InputError, match="the image is empty"):
         next(service.analyze([("ins", INSULIN)], np.zeros((208, 208), np.float32)))
+
+
+def test_files_of_earlier_visits_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first = app.new_folder()
+    second = app.new_folder()
+    assert first.is_dir()
+    os.utime(first, (0, 0))
+    app.new_folder()
+    assert not first.exists() and second.is_dir()
 
 
 def test_files_to_take_home(tmp_path):
