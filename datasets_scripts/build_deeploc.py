@@ -27,12 +27,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from arguments import add_push_arguments, check_push, push
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData
-from tables import add_push_arguments, check_push, push, read_csv, read_exclusions, sha1
 
 from protloc.profiles import protein_profile
 from protloc.sequences import clean_sequence, read_fasta
+from protloc.tables import read_csv, read_exclusions, sha1
 from protloc.taxonomy import COMBINED_LABELS, COMPARTMENTS, KINGDOMS, SORTING_SIGNALS
 
 FEATURES = Features(

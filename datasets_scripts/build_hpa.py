@@ -36,11 +36,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from arguments import check_push, positive, push
 from download import DownloadError, RemoteFile, fetch
 from fields import Field, add_arguments, build
 from proteins import MAX_LENGTH, UNIPROT_HUMAN, Protein, Proteins, held_out, ramp_split, split_proteins
-from tables import check_push, positive, push, read_csv, read_exclusions
 
+from protloc.tables import read_csv, read_exclusions
 from protloc.taxonomy import HPA_LOCATIONS, KAGGLE_LOCATIONS
 
 U2OS = "U-2 OS"

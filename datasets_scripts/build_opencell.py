@@ -25,12 +25,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from arguments import check_push, positive, push
 from download import DownloadError, RemoteFile, fetch, list_bucket
 from fields import Field, add_arguments, build
 from proteins import MAX_LENGTH, UNIPROT_HUMAN, Proteins, split_proteins
-from tables import check_push, positive, push, read_csv
 
 from protloc.microscopy import OPENCELL_UM_PER_PX
+from protloc.tables import read_csv
 from protloc.taxonomy import OPENCELL_CATEGORIES
 
 BUCKET = "https://czb-opencell.s3.us-west-2.amazonaws.com"

@@ -15,14 +15,15 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from arguments import add_push_arguments, check_push, push
 from build_deeploc import read_deeploc2
 from build_opencell import major_localizations, read_annotations
 from cards import digest
 from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 from proteins import MAX_LENGTH, Protein, Proteins, held_out, read_split
-from tables import add_push_arguments, check_push, push, read_exclusions
 
+from protloc.tables import read_exclusions
 from protloc.taxonomy import IMAGE_CLASSES, image_class
 
 VALIDATION_PARTITION = 3

@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import multiprocessing
 import os
@@ -23,13 +22,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from arguments import add_push_arguments, positive, share
 from cards import SPLITS, describe_fields, montage, overlays, render_card
-from datasets import ClassLabel, Features, Image, List, Value
-from PIL import Image as PILImage
+from datasets import Features
 from proteins import MAX_LENGTH, Protein, download_structures
-from tables import add_push_arguments, positive, share
 from tqdm import tqdm
 
+from protloc.crops import crop_features, encode_image
 from protloc.microscopy import (
     OPENCELL_UM_PER_PX,
     SEGMENTERS,
@@ -70,27 +69,6 @@ class Settings:
     um_per_px: float
     segmenter: str
     max_overlap: float
-
-
-def crop_features(labels: list[str]) -> Features:
-    return Features(
-        {
-            "nucleus": Image(),
-            "protein": Image(),
-            "sequence": Value("string"),
-            "uniprot_id": Value("string"),
-            "gene": Value("string"),
-            "labels": List(ClassLabel(names=labels)),
-            "grade": Value("int8"),
-            "cell_line": Value("string"),
-            "field_id": Value("string"),
-            "source_image": Value("string"),
-            "crop_box": List(Value("int32"), length=4),  # left, top, right, bottom at um_per_px
-            "um_per_px": Value("float32"),
-            "focus": Value("float32"),
-            "saturation": Value("float32"),
-        }
-    )
 
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -135,13 +113,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_push_arguments(parser)
 
 
-def encode(image: np.ndarray) -> dict[str, Any]:
-    """An image in [0, 1] as a TIFF of 16 bit: noise leaves little to compress, and a PNG takes twenty times as long."""
-    buffer = io.BytesIO()
-    PILImage.fromarray(np.round(image * 65535).astype(np.uint16)).save(buffer, "TIFF")
-    return {"bytes": buffer.getvalue(), "path": None}
-
-
 def read_field(field: Field, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Nucleus and protein, float32 `(H, W)` at the pixel size of the crops."""
     if field.protein_image is None:
@@ -182,8 +153,8 @@ def process(field: Field, settings: Settings, folder: Path) -> dict[str, Any]:
     }
     rows = [
         {
-            "nucleus": encode(crop.nucleus),
-            "protein": encode(crop.protein),
+            "nucleus": encode_image(crop.nucleus),
+            "protein": encode_image(crop.protein),
             "crop_box": crop.box,
             "focus": crop.focus,
             "saturation": crop.saturation,

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from download import DownloadError, RemoteFile, fetch
-from tables import read_csv, read_exclusions, sha1
 
 from protloc.sequences import clean_sequence, open_text, read_fasta
+from protloc.tables import read_csv, read_exclusions, sha1
 
 MAX_LENGTH = 2700  # residues; deepGPS, "Image data": AlphaFold cuts longer proteins into pieces
 UNIPROT_HUMAN = RemoteFile(

@@ -35,7 +35,8 @@ from build_hpa import read_antibodies, read_labels  # noqa: E402
 from build_opencell import major_localizations, read_annotations  # noqa: E402
 from download import RemoteFile  # noqa: E402
 from proteins import Protein, Proteins, clusters, ramp_split, split_proteins  # noqa: E402
-from tables import sha1  # noqa: E402
+
+from protloc.tables import sha1  # noqa: E402
 
 PROTEINS = {  # gene: category
     "AAA1": "cytoplasmic",

@@ -1,0 +1,51 @@
+"""Arguments that the build scripts share, and the way of what they built to the Hub."""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+from httpx2 import HTTPError
+
+from protloc import hub
+
+
+def positive(text: str) -> float:
+    """For argparse: a number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def share(text: str) -> float:
+    """For argparse: above 0, at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
+    return value
+
+
+def add_push_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="publish the folder as this data set repository")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+
+
+def check_push(parser: argparse.ArgumentParser, repo_id: str | None) -> None:
+    """Before anything is built: could it be pushed?"""
+    if repo_id:
+        try:
+            hub.check_repo_id(repo_id)
+            hub.check_login()
+        except ValueError as error:
+            parser.error(f"--push-to-hub {repo_id}: {error}")
+
+
+def push(parser: argparse.ArgumentParser, folder: Path, repo_id: str | None, private: bool) -> None:
+    """Publish a data set that has been built, where asked to."""
+    if repo_id:
+        try:
+            print(hub.push("dataset", folder, repo_id, private), file=sys.stderr)
+        except (ValueError, OSError, HTTPError) as error:
+            again = f"`protloc push dataset {folder} {repo_id}` tries again"
+            parser.exit(2, f"{Path(parser.prog).stem}: {hub.refusal(error)}; {again}\n")
