@@ -101,6 +101,19 @@ def push(args: argparse.Namespace) -> int:
     return 0
 
 
+def submissions(args: argparse.Namespace) -> int:
+    """`protloc submissions`: 0, or 2 after one line on standard error."""
+    from . import hub, submissions
+
+    _hide_bars()
+    try:
+        print(submissions.review(args.action, args.where, args.ids, args.exclude, args.preview))
+    except (ValueError, OSError, HTTPError) as error:
+        print(f"protloc: {hub.refusal(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def _hide_bars() -> bool:
     """Loading bars only on a terminal; whether this is one."""
     show_bars = sys.stderr.isatty()

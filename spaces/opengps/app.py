@@ -3,6 +3,7 @@ openGPS: where a protein is found in the cell, and how it looks there.
 
     python spaces/opengps/app.py                                # http://127.0.0.1:7860, on the shipped models, offline
     OPENGPS_MODELS="me/deeploc me/deepgps" python spaces/opengps/app.py      # Hub models that people may choose too
+    OPENGPS_SUBMISSIONS=me/cells HF_TOKEN=... python spaces/opengps/app.py   # a Hub data set for what people submit
 """
 
 import argparse
@@ -16,12 +17,17 @@ from typing import Any
 import gradio as gr
 import pictures
 import service
+import submit
+import submit_tab
+from httpx2 import HTTPError
 from service import InputError
 
+from protloc.hub import refusal
 from protloc.sequences import read_fasta
 
 CONCURRENCY = 4  # requests of a kind at a time; the others queue
 QUEUE = 200  # that may wait
+MAX_COMPARED = 20  # pictures side by side
 EXAMPLES = Path(__file__).with_name("examples.fasta")
 INTRO = f"""
 # openGPS
@@ -72,7 +78,7 @@ def run(
             header, lines = pictures.table(rows)
             yield rows, gr.Dataframe(lines, headers=header, visible=True), f"{len(rows)} of {len(proteins)} done."
     except InputError as error:
-        raise gr.Error(str(error), title="Please check the input", duration=None) from None
+        raise gr.Error(str(error), title="Please check the input", duration=None, print_exception=False) from None
 
 
 def show(rows: list[dict[str, Any]], protein_id: str | None, gain: float) -> list[Any]:
@@ -101,6 +107,13 @@ def pick(rows, gain, event: gr.SelectData) -> list[Any]:
     return [protein_id, *show(rows, protein_id, gain)]
 
 
+def compare(rows: list[dict[str, Any]], gain: float) -> Any:
+    """The first proteins side by side on their nucleus (deepGPS, Fig. 2e)."""
+    drawn = [row for row in rows if "image" in row][:MAX_COMPARED]
+    shown = [(pictures.overlay(row["nucleus"], row["image"], gain), row["id"]) for row in drawn]
+    return gr.Gallery(shown, visible=len(shown) > 1)
+
+
 def new_folder() -> Path:
     """A folder for files to take home; those of earlier visits go."""
     for old in Path(tempfile.gettempdir()).glob("opengps-*"):
@@ -127,7 +140,7 @@ def preview(image: str | None, channel: str, page: float) -> Any:
     try:
         pixels = service.read_nucleus(image, None if channel == "grey" else channel, int(page or 0))
     except InputError as error:
-        raise gr.Error(str(error), title="Please check the image", duration=None) from None
+        raise gr.Error(str(error), title="Please check the image", duration=None, print_exception=False) from None
     assert pixels is not None
     return gr.Image(pictures.grey(pixels - pixels.min()), visible=True), None
 
@@ -173,7 +186,7 @@ def predict(
             raise InputError(f"{len(proteins)} proteins: /predict takes one, /predict_batch takes a file of them.")
         (found,) = analyze(proteins, nucleus, model, threshold, samples)
     except InputError as error:
-        raise gr.Error(str(error)) from None
+        raise gr.Error(str(error), print_exception=False) from None
     return describe(found), pictures.grey(found["image"]) if "image" in found else None
 
 
@@ -197,7 +210,7 @@ def predict_batch(
         proteins = service.read_proteins("", file)
         rows = analyze(proteins, nucleus, model, threshold, samples)
     except InputError as error:
-        raise gr.Error(str(error)) from None
+        raise gr.Error(str(error), print_exception=False) from None
     archive = new_folder() / "openGPS.zip"
     pictures.write_archive(rows, archive)
     return [describe(found) for found in rows], str(archive)
@@ -220,11 +233,13 @@ def build() -> gr.Blocks:
                 )
                 start = gr.Button("Predict", variant="primary", elem_id="predict")
                 stop = gr.Button("Stop", visible=False)
+                examples = {header.partition(" ")[2]: f">{header}\n{sequence}" for header, sequence in proteins}
+                examples["cross-assay: all of them on one nucleus"] = "\n".join(examples.values())
                 gr.Examples(
-                    [[f">{header}\n{sequence}"] for header, sequence in proteins],
+                    [[fasta] for fasta in examples.values()],
                     text,
                     label="Examples: click one",
-                    example_labels=[header.partition(" ")[2] for header, _ in proteins],
+                    example_labels=list(examples),
                 )
                 with gr.Accordion("A file of proteins", open=False):
                     file = gr.File(label="FASTA, CSV or TSV, also .gz", type="filepath", height=120)
@@ -257,11 +272,21 @@ def build() -> gr.Blocks:
                     nucleus = gr.Image(format="png", label="Nucleus", interactive=False)
                     spread = gr.Image(format="png", label="Uncertainty", interactive=False, visible=False)
                 gain = gr.Slider(0.5, 4, 1, step=0.1, label="Brightness of the protein")
+                assay = gr.Gallery(
+                    format="png",
+                    visible=False,
+                    columns=5,
+                    height="auto",
+                    label="Cross-assay: several proteins on one nucleus",
+                    elem_id="assay",
+                )
                 chart = gr.Plot(label="Compartments")
                 along = gr.Plot(label="Which residues the answer rests on")
                 with gr.Row():
                     as_csv = gr.DownloadButton("Table (CSV)", visible=False, elem_id="csv")
                     as_zip = gr.DownloadButton("All pictures and the table (ZIP)", visible=False, elem_id="zip")
+        with gr.Tab("Submit"):
+            submit_tab.build()
         gr.Markdown(LIMITS)
 
         details = [over, protein, nucleus, spread, chart, along, title]
@@ -271,6 +296,7 @@ def build() -> gr.Blocks:
             run, inputs, [rows, results, status], concurrency_limit=CONCURRENCY, concurrency_id="predict", **hidden
         )
         ended = going.then(show, [rows, chosen, gain], details, **hidden)
+        ended.then(compare, [rows, gain], assay, **hidden)
         ended.then(downloads, rows, [as_csv, as_zip], **hidden)
         ended.then(lambda: gr.Button(visible=False), None, stop, queue=False, **hidden)
         halted = stop.click(
@@ -313,11 +339,15 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="port (default: 7860)")
     args = parser.parse_args()
     service.choose("default")  # loaded once, before anybody waits for it
+    try:
+        submit.open_store()
+    except (ValueError, OSError, HTTPError) as error:
+        parser.exit(2, f"openGPS: {refusal(error)}\n")
     build().launch(
         server_name=args.host,
         server_port=args.port,
         mcp_server=True,
-        max_file_size=service.MAX_IMAGE_BYTES,
+        max_file_size=submit.MAX_ARCHIVE_BYTES,
         show_error=False,
         # System fonts: nothing is loaded from elsewhere.
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from protloc import crops
 from protloc.cli import safe_name
 from protloc.plots import attention_along
 
@@ -36,10 +37,8 @@ def picture(pixels: np.ndarray) -> Image.Image:
 
 
 def overlay(nucleus: np.ndarray, protein: np.ndarray, gain: float = 1.0) -> Image.Image:
-    """The nucleus in blue and the protein in yellow, which add up to white, on black."""
-    blue, yellow = stretched(nucleus), stretched(protein, gain)
-    colours = np.stack([yellow, 0.35 * blue + 0.9 * yellow, blue], axis=-1)
-    return picture(colours)
+    """The nucleus in blue and the protein in yellow."""
+    return picture(crops.overlay(stretched(nucleus), stretched(protein, gain)))
 
 
 def grey(image: np.ndarray, gain: float = 1.0) -> Image.Image:

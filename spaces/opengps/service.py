@@ -30,7 +30,7 @@ DEFAULT_MODEL = list(SHIPPED)[1]
 # Hub names that the owner of the Space lets people choose, in a variable of the Space: OPENGPS_MODELS="me/a me/b"
 ALLOWED = os.environ.get("OPENGPS_MODELS", "").split()
 MODELS = [*SHIPPED, *ALLOWED]
-_computing = threading.Semaphore(2)  # requests that compute at a time; the others wait
+computing = threading.Semaphore(2)  # requests that compute at a time; the others wait
 
 
 class InputError(ValueError):
@@ -70,23 +70,32 @@ def read_proteins(text: str, file: str | None = None) -> list[tuple[str, str]]:
 
 
 def read_nucleus(file: str | None, channel: str | None = None, page: int = 0) -> np.ndarray | None:
+    """The image that a protein is to be drawn on, as `read_channel` gives it; `None` without a file."""
+    return read_channel(file, "nucleus", channel, page) if file else None
+
+
+def read_channel(source: Any, shows: str, channel: str | None = None, page: int = 0) -> np.ndarray:
     """
-    One channel of an uploaded image, float32 `(H, W)` in its own unit; `None` without a file.
+    One channel of an image, float32 `(H, W)` in its own unit.
+
+    Args:
+        source: Path of an uploaded file, or an open binary file.
+        shows (`str`): What it shows, for messages.
+        channel, page: As for `protloc.microscopy.read_image`.
 
     Raises:
         InputError: In one sentence.
     """
-    if not file:
-        return None
     try:
-        if Path(file).stat().st_size > MAX_IMAGE_BYTES:
+        if isinstance(source, str) and Path(source).stat().st_size > MAX_IMAGE_BYTES:
             raise ValueError(f"the file is larger than {MAX_IMAGE_BYTES // 1_000_000} MB")
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(source, formats=FORMATS) as image:
             return read_image(image, channel, page, MAX_IMAGE_PIXELS)
     except ValueError as error:
-        raise InputError(f"The image of the nucleus: {str(error).removeprefix('the image: ')}.") from None
+        said = str(error).removeprefix("the image: ").replace("holds the nucleus", f"holds the {shows}")
+        raise InputError(f"The image of the {shows}: {said}.") from None
     except Exception:  # decoders of damaged and of hostile files fail in every way
-        raise InputError("The image of the nucleus: it can't be read, send a PNG, TIFF or JPEG file.") from None
+        raise InputError(f"The image of the {shows}: it can't be read, send a PNG, TIFF or JPEG file.") from None
 
 
 def cut(image: np.ndarray, x: int | None = None, y: int | None = None) -> np.ndarray:
@@ -158,7 +167,7 @@ def analyze(
         except ValueError as error:
             raise InputError(f"The image of the nucleus: {error}.") from None
     for protein in proteins:
-        with _computing:
+        with computing:
             (row,) = prediction.predict([protein], localizer, tokenizer, attention=True)
             scores = {label: row[label] for label in labels}
             localizations = row["localizations"].split("|")

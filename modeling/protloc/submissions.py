@@ -1,0 +1,432 @@
+"""
+Images that people send: out of sight until a maintainer has looked at them, then rows of a data set of crops.
+
+A submission is one Parquet file. In a folder it lies in `pending/` and, once approved, in `data/`; on the Hub in a
+private data set `OWNER/NAME-pending`, and in `OWNER/NAME`.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, Value
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    CommitScheduler,
+    DatasetCardData,
+    HfApi,
+    hf_hub_download,
+)
+from huggingface_hub.errors import RepositoryNotFoundError
+from PIL import Image
+
+from .crops import crop_features, decode_image, encode_image, overlay
+from .hub import check_repo_id
+from .microscopy import OPENCELL_UM_PER_PX, Crop, normalize, nucleus_crops, rescale, segment_nuclei
+from .tables import read_exclusions, sha1
+from .taxonomy import HPA_LOCATIONS
+
+LICENCE = "CC BY 4.0"
+LABELS = [name for name in HPA_LOCATIONS if name not in ("Negative", "Vesicles and punctate cytosolic patterns")]
+SIZE = 208  # pixels of a crop
+MAX_CROPS = 100  # of one submission
+MAX_PIXELS = 16_000_000  # of an image at the crops' pixel size
+FEATURES = Features(
+    {
+        **crop_features(LABELS),
+        "submission_id": Value("string"),
+        "received": Value("string"),  # ISO 8601
+        "licence": Value("string"),
+        "credit": Value("string"),
+    }
+)
+RETRY_MINUTES = 5
+CARD = """---
+{metadata}
+---
+
+# Cells and proteins sent to openGPS
+
+{count} submissions of microscope images, each with a nuclear stain, a protein and its sequence, cut into crops of
+{size} x {size} pixels of {um} micrometres around the nuclei. People sent them under {licence} (column `credit` says
+whom to name); a maintainer looked at each before it came here (`protloc submissions`). Labels are the submitters' own;
+an empty list means that they gave none. Columns are those of the other crops that protloc trains deepGPS with, so this
+is one more line in the `images` of a training configuration. Proteins that only test stand in the split `test`.
+"""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """
+    One field of view: nuclear stain and protein, `(H, W)` in the camera's unit, and what is known of them.
+
+    Raises:
+        ValueError: In one sentence, for what can't be a submission.
+    """
+
+    nucleus: np.ndarray
+    protein: np.ndarray
+    sequence: str
+    cell_line: str
+    gene: str = ""
+    uniprot_id: str = ""
+    labels: tuple[str, ...] = ()
+    credit: str = ""
+    um_per_px: float = OPENCELL_UM_PER_PX
+
+    def __post_init__(self):
+        if self.nucleus.shape != self.protein.shape:
+            raise ValueError(
+                f"the image of the nucleus has {size(self.nucleus)} pixels and that of the protein "
+                f"{size(self.protein)}: send two images of one field"
+            )
+        if np.array_equal(self.nucleus, self.protein):
+            raise ValueError("nucleus and protein are the same image: choose another file, channel or page for one")
+        if not 0.02 <= self.um_per_px <= 2:
+            raise ValueError(f"a pixel of {self.um_per_px:g} micrometres: give a size from 0.02 to 2")
+        if self.nucleus.size * (self.um_per_px / OPENCELL_UM_PER_PX) ** 2 > MAX_PIXELS:
+            raise ValueError(
+                f"{size(self.nucleus)} pixels of {self.um_per_px:g} micrometres are more than is read at once: send a "
+                "part"
+            )
+        if not self.cell_line:
+            raise ValueError("no cell line: say which cells these are, such as U-2 OS or HEK293T")
+        for name in ("cell_line", "gene", "uniprot_id", "credit"):
+            text = getattr(self, name)
+            if len(text) > 100 or not text.isprintable():
+                raise ValueError(f"{name} {text[:30]!r}... must be at most 100 printable letters")
+        for label in self.labels:
+            if label not in LABELS:
+                raise ValueError(f"there is no location {label[:50]!r}; known are {', '.join(LABELS)}")
+
+    @property
+    def id(self) -> str:
+        """A digest of both images: the same pixels are the same submission, whatever file they come in."""
+        digest = hashlib.sha1(repr(self.nucleus.shape).encode())
+        for image in (self.nucleus, self.protein):
+            digest.update(np.ascontiguousarray(image, dtype=np.float32).tobytes())
+        return digest.hexdigest()[:16]
+
+    def crops(self) -> list[Crop]:
+        """
+        The first `MAX_CROPS` cells whose nucleus is seen whole.
+
+        Raises:
+            ValueError: If there is none, or an image is empty.
+        """
+        nucleus, protein = (
+            rescale(image, self.um_per_px, OPENCELL_UM_PER_PX) for image in (self.nucleus, self.protein)
+        )
+        labels = segment_nuclei(nucleus)
+        images = normalize(nucleus), normalize(protein), labels
+        # A picture of one cell is smaller than a crop.
+        crops = nucleus_crops(*images, SIZE) or nucleus_crops(*images, SIZE, pad=True)
+        if not crops:
+            raise ValueError(
+                f"no whole nucleus was found among {int(labels.max())} bright regions: is the pixel size of "
+                f"{self.um_per_px:g} micrometres right, and is this the nuclear stain?"
+            )
+        return crops[:MAX_CROPS]
+
+
+def size(image: np.ndarray) -> str:
+    return f"{image.shape[1]} x {image.shape[0]}"
+
+
+def to_table(submission: Submission, crops: list[Crop], scores: Mapping[str, float]) -> pa.Table:
+    """
+    Rows of the data set; for the maintainer a summary, with `scores` of the model's drawing, in the table's metadata.
+    """
+    known = {
+        "sequence": submission.sequence,
+        "uniprot_id": submission.uniprot_id,
+        "gene": submission.gene,
+        "labels": [LABELS.index(label) for label in submission.labels],
+        "grade": 0,
+        "cell_line": submission.cell_line,
+        "field_id": submission.id,
+        "source_image": submission.id,
+        "um_per_px": OPENCELL_UM_PER_PX,
+        "submission_id": submission.id,
+        "received": datetime.now(UTC).isoformat(timespec="seconds"),
+        "licence": LICENCE,
+        "credit": submission.credit,
+    }
+    rows = [
+        known
+        | {
+            "nucleus": encode_image(crop.nucleus),
+            "protein": encode_image(crop.protein),
+            "crop_box": crop.box,
+            "focus": crop.focus,
+            "saturation": crop.saturation,
+        }
+        for crop in crops
+    ]
+    summary = {name: known[name] for name in ("received", "gene", "uniprot_id", "cell_line", "credit")} | {
+        "residues": len(submission.sequence),
+        "labels": "|".join(submission.labels),
+        "cells": len(crops),
+        **{name: round(score, 3) for name, score in scores.items()},
+    }
+    schema = FEATURES.arrow_schema
+    metadata = {**schema.metadata, b"summary": json.dumps(summary).encode()}
+    return pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata))
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    return json.loads(pq.read_schema(path).metadata[b"summary"])
+
+
+def preview(path: Path, columns: int = 5) -> Image.Image:
+    """A picture of the first cells of a submission: nuclei in blue, protein in yellow."""
+    rows = pq.read_table(path, columns=["nucleus", "protein"]).slice(0, 4 * columns).to_pylist()
+    sheet = np.ones((-(-len(rows) // columns) * (SIZE + 4), min(len(rows), columns) * (SIZE + 4), 3))
+    for number, row in enumerate(rows):
+        top, left = (place * (SIZE + 4) for place in divmod(number, columns))
+        sheet[top : top + SIZE, left : left + SIZE] = overlay(*(decode_image(row[n]) for n in ("nucleus", "protein")))
+    return Image.fromarray(np.round(sheet * 255).astype(np.uint8))
+
+
+def write_whole(table: pa.Table, path: Path) -> None:
+    """The file is there whole, on disk, when this returns; before that it isn't there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with open(partial, "wb") as file:
+        pq.write_table(table, file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def card(data_files: Iterable[str]) -> str:
+    """The card of the approved submissions, from the names of their files."""
+    names = sorted(data_files)
+    splits = [split for split in ("train", "test") if any(name.startswith(f"data/{split}-") for name in names)]
+    metadata = DatasetCardData(
+        pretty_name="Cells and proteins sent to openGPS",
+        license="cc-by-4.0",
+        task_categories=["image-to-image", "image-classification"],
+        tags=["biology", "protein", "subcellular-localization", "microscopy"],
+        configs=[
+            {
+                "config_name": "default",
+                # `load_dataset` caches a local folder by its name and this metadata; the names are digests of content
+                "description": f"Content {sha1(' '.join(names))[:12]}.",
+                "data_files": [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits],
+            }
+        ],
+    )
+    return CARD.format(metadata=metadata.to_yaml(), count=len(names), size=SIZE, um=OPENCELL_UM_PER_PX, licence=LICENCE)
+
+
+def split_of(path: Path, excluded: tuple[set[str], set[str]]) -> str:
+    """`test` for a protein of `read_exclusions`, else `train`."""
+    row = pq.read_table(path, columns=["sequence", "uniprot_id"]).slice(0, 1).to_pylist()[0]
+    return "test" if row["uniprot_id"] in excluded[0] or sha1(row["sequence"]) in excluded[1] else "train"
+
+
+class FolderStore:
+    """Submissions in a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def pending(self) -> list[str]:
+        """Ids, the oldest first."""
+        paths = (self.folder / "pending").glob("*.parquet")
+        return [path.stem for path in sorted(paths, key=lambda path: path.stat().st_mtime)]
+
+    def fetch(self, name: str) -> Path:
+        """The file of a pending submission."""
+        return self.folder / "pending" / f"{name}.parquet"
+
+    def holds(self, ids: Iterable[str]) -> set[str]:
+        """Which of them are pending or approved."""
+        approved = {path.stem.rpartition("-")[2] for path in (self.folder / "data").glob("*.parquet")}
+        return set(ids) & {*approved, *self.pending()}
+
+    def waiting_bytes(self) -> int:
+        return sum(path.stat().st_size for path in (self.folder / "pending").glob("*.parquet"))
+
+    def add(self, tables: Mapping[str, pa.Table]) -> bool:
+        """Keep submissions; `True`, since they lie where they belong."""
+        for name, table in tables.items():
+            write_whole(table, self.fetch(name))
+        return True
+
+    def approve(self, paths: Mapping[str, Path], splits: Mapping[str, str]) -> None:
+        data = self.folder / "data"
+        data.mkdir(exist_ok=True)
+        for name, path in paths.items():
+            path.rename(data / f"{splits[name]}-{name}.parquet")
+        partial = self.folder / "README.md.partial"
+        partial.write_text(card(f"data/{path.name}" for path in data.glob("*.parquet")), encoding="utf-8")
+        partial.rename(self.folder / "README.md")
+
+    def reject(self, ids: Iterable[str]) -> None:
+        for name in ids:
+            self.fetch(name).unlink()
+
+
+class Spool(CommitScheduler):
+    """Commits what lies in a folder, and takes it away once the Hub has it."""
+
+    def push_to_hub(self) -> CommitInfo | None:
+        paths = sorted(self.folder_path.glob("*.parquet"))
+        if not paths:
+            return None
+        commit = self.api.create_commit(
+            self.repo_id,
+            repo_type="dataset",
+            operations=[CommitOperationAdd(f"pending/{path.name}", path) for path in paths],
+            commit_message=f"{len(paths)} submissions to look at",
+        )
+        for path in paths:
+            path.unlink()
+        return commit
+
+
+class HubStore:
+    """
+    Submissions on the Hub.
+
+    Args:
+        dataset (`str`): OWNER/NAME of the data set of approved ones.
+        spool (`Path`, *optional*): Folder for those that have not reached the Hub yet; needed to `add`.
+
+    Raises:
+        ValueError: For a name that is none, and if the data set of pending ones is public.
+        huggingface_hub.errors.HfHubHTTPError: If the Hub refuses.
+    """
+
+    def __init__(self, dataset: str, spool: Path | None = None):
+        check_repo_id(dataset)
+        self.dataset, self.inbox = dataset, f"{dataset}-pending"
+        self.api = HfApi()
+        if spool:
+            self.spool = Spool(
+                repo_id=self.inbox, folder_path=spool, every=RETRY_MINUTES, repo_type="dataset", private=True
+            )
+            if not self.api.repo_info(self.inbox, repo_type="dataset").private:
+                self.spool.stop()
+                raise ValueError(f"{self.inbox} is public, and would show what nobody has looked at: make it private")
+
+    def _files(self, repo: str, folder: str) -> list[str]:
+        try:
+            files = self.api.list_repo_files(repo, repo_type="dataset")
+        except RepositoryNotFoundError:
+            return []
+        return [name for name in files if name.startswith(f"{folder}/") and name.endswith(".parquet")]
+
+    def pending(self) -> list[str]:
+        return [Path(name).stem for name in self._files(self.inbox, "pending")]
+
+    def fetch(self, name: str) -> Path:
+        return Path(hf_hub_download(self.inbox, f"pending/{name}.parquet", repo_type="dataset"))
+
+    def holds(self, ids: Iterable[str]) -> set[str]:
+        """Which of them are on their way, pending or approved."""
+        files = [*self._files(self.inbox, "pending"), *self._files(self.dataset, "data")]
+        files += [path.name for path in self.spool.folder_path.glob("*.parquet")]
+        return set(ids) & {Path(name).stem.rpartition("-")[2] for name in files}
+
+    def waiting_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.spool.folder_path.glob("*.parquet"))
+
+    def add(self, tables: Mapping[str, pa.Table]) -> bool:
+        """Keep submissions; whether the Hub has them already, or will be asked again every `RETRY_MINUTES`."""
+        for name, table in tables.items():
+            write_whole(table, self.spool.folder_path / f"{name}.parquet")
+        try:
+            self.spool.trigger().result(timeout=60)
+        except Exception:  # whatever keeps the Hub from answering: the files stay
+            return False
+        return True
+
+    def approve(self, paths: Mapping[str, Path], splits: Mapping[str, str]) -> None:
+        files = {f"data/{splits[name]}-{name}.parquet": path for name, path in paths.items()}
+        self.api.create_repo(self.dataset, repo_type="dataset", exist_ok=True)
+        operations: list[Any] = [CommitOperationAdd(name, path) for name, path in files.items()]
+        text = card({*self._files(self.dataset, "data"), *files})
+        self.api.create_commit(
+            self.dataset,
+            repo_type="dataset",
+            operations=[*operations, CommitOperationAdd("README.md", text.encode())],
+            commit_message=f"{len(files)} submissions approved",
+        )
+        self.reject(paths)  # killed before this, they are pending still, and approved once more as the same files
+
+    def reject(self, ids: Iterable[str]) -> None:
+        names = [f"pending/{name}.parquet" for name in ids]
+        self.api.create_commit(
+            self.inbox,
+            repo_type="dataset",
+            operations=[CommitOperationDelete(name) for name in names],
+            commit_message=f"{len(names)} submissions looked at",
+        )
+
+
+def find_store(where: str) -> FolderStore | HubStore:
+    """
+    The store of a folder, or of a data set on the Hub.
+
+    Raises:
+        ValueError: If there is neither.
+    """
+    if Path(where).is_dir():
+        return FolderStore(Path(where))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", where):
+        raise ValueError(f"there is no folder {where!r}, and OWNER/NAME of a data set it is not")
+    return HubStore(where)
+
+
+def review(action: str, where: str, ids: list[str], exclude: list[Path], preview_folder: Path | None) -> str:
+    """
+    What `protloc submissions` does: list, approve or reject.
+
+    Returns:
+        `str`: What to print: a table of the pending ones, tab-separated, or a sentence.
+
+    Raises:
+        ValueError: In one sentence.
+        huggingface_hub.errors.HfHubHTTPError: If the Hub refuses.
+    """
+    store = find_store(where)
+    if action == "list":
+        lines: list[str] = []
+        for name in store.pending():
+            path = store.fetch(name)
+            summary = read_summary(path)
+            lines = lines or ["\t".join(["id", *summary])]
+            lines.append("\t".join([name, *(str(value) for value in summary.values())]))
+            if preview_folder:
+                preview_folder.mkdir(parents=True, exist_ok=True)
+                preview(path).save(preview_folder / f"{name}.png")
+        return "\n".join(lines) if lines else f"{where}: nothing is pending"
+    ids = list(dict.fromkeys(ids))
+    unknown = set(ids) - set(store.pending())
+    if unknown:
+        raise ValueError(
+            f"no submission {min(unknown)!r} is pending in {where}: `protloc submissions list` shows those that are"
+        )
+    if action == "reject":
+        store.reject(ids)
+        return f"{where}: {len(ids)} rejected and deleted"
+    excluded = read_exclusions(exclude)
+    chosen = {name: store.fetch(name) for name in ids}
+    splits = {name: split_of(path, excluded) for name, path in chosen.items()}
+    store.approve(chosen, splits)
+    testing = list(splits.values()).count("test")
+    return f"{where}: {len(chosen)} approved" + (f", {testing} of them only to test with" if testing else "")

@@ -1,0 +1,263 @@
+"""What the site makes of microscopy that people send: read, checked, compared with what deepGPS draws, and kept."""
+
+import csv
+import io
+import os
+import re
+import struct
+import threading
+import zipfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import service
+from huggingface_hub import get_token
+from service import InputError
+
+from protloc import imaging
+from protloc.image_metrics import find_regions, image_scores
+from protloc.submissions import LICENCE, FolderStore, HubStore, Submission, to_table
+
+MAX_PAIRS = 50  # of a ZIP
+MAX_ARCHIVE_BYTES = 200_000_000
+MAX_LIST_BYTES = 1_000_000  # of a manifest, and of a ZIP's table of contents
+MAX_WAITING_BYTES = 5_000_000_000  # of submissions that nobody has looked at
+COMPARED = 4  # crops of a submission
+MANIFEST = "manifest.csv"
+REQUIRED = ["nucleus_image", "protein_image", "sequence", "cell_line"]
+OPTIONAL = ["gene", "uniprot_id", "labels", "credit", "um_per_px"]
+OPTIONAL += ["nucleus_channel", "nucleus_page", "protein_channel", "protein_page"]
+SHOWN_SCORES = ["psnr", "ssim", "pearson"]
+# Where submissions go: OPENGPS_SUBMISSIONS is a folder, or OWNER/NAME of a data set on the Hub if there is a token.
+WHERE = os.environ.get("OPENGPS_SUBMISSIONS", "submissions")
+_keeping = threading.Lock()
+
+
+@cache
+def open_store() -> FolderStore | HubStore:
+    """
+    Raises:
+        ValueError: If the data set of pending submissions is public.
+        huggingface_hub.errors.HfHubHTTPError: If the Hub refuses.
+    """
+    if get_token() is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", WHERE):
+        return HubStore(WHERE, Path("submissions-on-their-way"))
+    return FolderStore(Path(WHERE))
+
+
+def read_submission(given: dict[str, Any], nucleus: Any, protein: Any) -> Submission:
+    """
+    Two images and what is said of them.
+
+    Args:
+        given: Texts and numbers by the names of `REQUIRED` and `OPTIONAL`; `labels` joined by `|`.
+        nucleus, protein: As for `service.read_channel`; they may be the same file.
+
+    Raises:
+        InputError: In one sentence.
+    """
+    texts = {name: str(given.get(name) or "").strip() for name in (*REQUIRED, *OPTIONAL)}
+    proteins = service.read_proteins(texts["sequence"])
+    if len(proteins) > 1:
+        raise InputError(f"{len(proteins)} proteins: an image shows one, send its sequence alone.")
+    try:
+        pages = [int(texts[f"{name}_page"] or 0) for name in ("nucleus", "protein")]
+        um_per_px = float(texts["um_per_px"] or 0.206)
+    except ValueError as error:
+        raise InputError(f"A page and a pixel size are numbers: {error}.") from None
+    if min(pages) < 0:
+        raise InputError(f"Page {min(pages)}: pages are counted from 0.")
+    images = []
+    for name, source, page in (("nucleus", nucleus, pages[0]), ("protein", protein, pages[1])):
+        channel = texts[f"{name}_channel"]
+        images.append(service.read_channel(source, name, None if channel in ("", "grey") else channel, page))
+    known = {name: texts[name] for name in ("cell_line", "gene", "uniprot_id", "credit")}
+    labels = tuple(label.strip() for label in texts["labels"].split("|") if label.strip())
+    try:
+        return Submission(*images, sequence=proteins[0][1], labels=labels, um_per_px=um_per_px, **known)
+    except ValueError as error:
+        raise InputError(f"{sentence(error)}.") from None
+
+
+def sentence(error: Exception) -> str:
+    text = str(error)
+    return text[:1].upper() + text[1:]
+
+
+def check_contents(file: io.BufferedIOBase) -> None:
+    """Refuse a ZIP whose table of contents would fill the memory, by its end record (APPNOTE 4.3.16)."""
+    file.seek(0, io.SEEK_END)
+    file.seek(max(0, file.tell() - 65_557))  # the record and the longest comment
+    tail = file.read()
+    start = tail.rfind(b"PK\5\6")
+    if b"PK\6\7" in tail or start < 0 or len(tail) - start < 22:  # ZIP64 is for more than we take
+        raise InputError("The ZIP file can't be read: pack the images and the manifest as an ordinary ZIP file.")
+    if struct.unpack_from("<L", tail, start + 12)[0] > MAX_LIST_BYTES:
+        raise InputError(f"The ZIP file lists too many files: send at most {MAX_PAIRS} pairs of images at a time.")
+
+
+def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> io.BytesIO:
+    """A file of a ZIP in memory; nothing is ever written to a path that a ZIP names."""
+    try:
+        if archive.getinfo(name).file_size > limit:
+            raise InputError(f"{name[:80]} in the ZIP file unpacks to more than {limit // 1_000_000} MB.")
+        with archive.open(name) as member:
+            return io.BytesIO(member.read(limit))
+    except KeyError:
+        raise InputError(f"There is no file {name[:80]!r} in the ZIP file.") from None
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError) as error:
+        raise InputError(f"{name[:80]} in the ZIP file can't be unpacked: {str(error)[:100]}.") from None
+    except Exception:  # what a damaged stream does to a decompressor
+        raise InputError(f"{name[:80]} in the ZIP file is damaged.") from None
+
+
+def read_manifest(archive: zipfile.ZipFile) -> list[dict[str, str]]:
+    """
+    Rows of the ZIP's manifest, which may lie in a folder together with the images.
+
+    Raises:
+        InputError: In one sentence.
+    """
+    paths = [name for name in archive.namelist() if PurePosixPath(name).name == MANIFEST]
+    if len(paths) != 1:
+        raise InputError(f"The ZIP file must hold one {MANIFEST}, it holds {len(paths)}.")
+    text = read_member(archive, paths[0], MAX_LIST_BYTES).read().decode("utf-8-sig", "replace")
+    header = text.partition("\n")[0]
+    try:
+        rows = list(csv.DictReader(io.StringIO(text), restval="", delimiter=max(",;\t", key=header.count)))
+    except csv.Error as error:
+        raise InputError(f"{MANIFEST} is no CSV table: {error}.") from None
+    columns = list(rows[0]) if rows else []
+    missing = [name for name in REQUIRED if name not in columns]
+    unknown = [name for name in columns if name not in (*REQUIRED, *OPTIONAL)]
+    if missing:
+        raise InputError(f"{MANIFEST} has no column {missing[0]!r}, or no rows.")
+    if unknown:
+        raise InputError(
+            f"{MANIFEST} has a column {str(unknown[0])[:80]!r}; known are {', '.join(REQUIRED + OPTIONAL)}."
+        )
+    if len(rows) > MAX_PAIRS:
+        raise InputError(f"{MANIFEST} has {len(rows)} rows: send at most {MAX_PAIRS} pairs of images at a time.")
+    for row in rows:
+        for key in REQUIRED[:2]:
+            row[key] = str(PurePosixPath(paths[0]).parent / row[key])
+    return rows
+
+
+def read_archive(path: str) -> Iterator[tuple[str, Submission | InputError]]:
+    """
+    Submissions of a ZIP file one after the other, each with its name; of one that is wrong the reason.
+
+    Raises:
+        InputError: In one sentence, if the file or its manifest can't be read.
+    """
+    if Path(path).stat().st_size > MAX_ARCHIVE_BYTES:
+        raise InputError(f"The ZIP file is larger than {MAX_ARCHIVE_BYTES // 1_000_000} MB: send it in parts.")
+    with open(path, "rb") as file:
+        check_contents(file)
+        try:
+            archive = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error):
+            raise InputError("The ZIP file can't be read: is it cut off?") from None
+        for number, row in enumerate(read_manifest(archive), start=1):
+            name = f"{number}: {PurePosixPath(row['nucleus_image']).name[:80]}"
+            try:
+                images = [read_member(archive, row[key], service.MAX_IMAGE_BYTES) for key in REQUIRED[:2]]
+                yield name, read_submission(row, *images)
+            except InputError as error:
+                yield name, error
+
+
+def compare(submission: Submission) -> tuple[list[Any], dict[str, Any]]:
+    """
+    Cut a submission's cells out, and draw its protein on the first of them.
+
+    Returns:
+        All crops, and `scores` (means over the crops that were drawn; `protloc.image_metrics.image_scores`) and
+        `pictures`, for each of these crops nucleus, protein and drawing, `(H, W)` in [0, 1].
+
+    Raises:
+        InputError: In one sentence, if no cell is found.
+    """
+    model, processor = service.load_drawer(None)
+    try:
+        crops = submission.crops()
+    except ValueError as error:
+        raise InputError(f"{sentence(error)}.") from None
+    pictures, scores = [], []
+    for crop in crops[:COMPARED]:
+        pixels = processor.image_processor(crop.nucleus)["nucleus"]
+        (drawn,) = imaging.draw([("protein", submission.sequence)], pixels, model, processor)
+        regions = find_regions(crop.nucleus, crop.protein)
+        scores.append(image_scores(drawn["image"], crop.protein, regions))
+        pictures.append((crop.nucleus, crop.protein, drawn["image"]))
+    means = {name: float(np.mean([score[name] for score in scores])) for name in SHOWN_SCORES}
+    return crops, {"scores": means, "pictures": pictures}
+
+
+def examine(pairs: Iterator[tuple[str, Submission | InputError]]) -> Iterator[dict[str, Any]]:
+    """
+    Check and compare submissions one after the other.
+
+    Yields:
+        `dict`: `name`, `id`, `cells`, `status` (a sentence), `scores`, `pictures`, and `table`, the rows to keep; of
+        one that is wrong only `name` and `status`.
+    """
+    for name, submission in pairs:
+        try:
+            if isinstance(submission, InputError):
+                raise submission
+            with service.computing:
+                crops, compared = compare(submission)
+        except InputError as error:
+            yield {"name": name, "status": f"Refused: {error}"}
+            continue
+        yield {
+            "name": name,
+            "id": submission.id,
+            "cells": len(crops),
+            "status": "Compared; nothing is kept.",
+            "table": to_table(submission, crops, compared["scores"]),
+            **compared,
+        }
+
+
+def keep(found: list[dict[str, Any]]) -> None:
+    """
+    Keep what was examined and is fine, each once, and say so in its `status`.
+
+    Raises:
+        InputError: In one sentence, if it can't be kept.
+    """
+    fine = [row for row in found if "table" in row]
+    store = open_store()
+    try:
+        with _keeping:
+            if store.waiting_bytes() > MAX_WAITING_BYTES:
+                raise InputError("So much has been sent that it has to be looked at first: please try in some days.")
+            there = store.holds([row["id"] for row in fine])
+            new = {row["id"]: row["table"] for row in fine if row["id"] not in there}
+            arrived = store.add(new) if new else True
+    except OSError as error:
+        raise InputError(
+            f"Nothing could be kept, please send it again later: {error.strerror or 'no answer'}."
+        ) from None
+    for row in fine:
+        if row["id"] in there:
+            row["status"] = "These images were sent before: they are kept once."
+        elif arrived:
+            row["status"] = "Received: nobody else sees it until a maintainer has approved it."
+        else:
+            row["status"] = "Received: it is kept here until the Hub, which can't be reached now, takes it."
+
+
+def check_licence(licence: str) -> None:
+    """
+    Raises:
+        InputError: If that is not the licence that submissions are kept under.
+    """
+    if licence != LICENCE:
+        raise InputError(f"Images are kept under {LICENCE} only: agree to it, or compare them without sending.")

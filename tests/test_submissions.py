@@ -1,0 +1,162 @@
+"""Submissions in a folder and on our own Hub: kept, looked at, approved, and then data like any other."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+from conftest import ROOT, run_protloc
+from protloc.microscopy import simulate
+from protloc.submissions import LABELS, LICENCE, FolderStore, HubStore, Submission, to_table
+
+sys.path.insert(0, str(ROOT / "training"))
+from deepgps_data import ImageSource, load_crops
+
+SCORES = {"psnr": 15.0, "ssim": 0.4}
+SEQUENCE = "MKLLVAGEDLKKA"
+
+
+@pytest.fixture(scope="module")
+def submission() -> Submission:
+    field = simulate("mitochondria", size=240, seed=3)
+    return Submission(field.nucleus, field.protein, SEQUENCE, "U-2 OS", gene="ABC1", labels=("Mitochondria",))
+
+
+@pytest.fixture(scope="module")
+def table(submission):
+    return to_table(submission, submission.crops(), SCORES)
+
+
+def other(submission: Submission, **changes) -> Submission:
+    return dataclasses.replace(submission, protein=submission.protein[::-1], **changes)
+
+
+def test_a_submission_is_its_pixels(submission):
+    assert dataclasses.replace(submission, gene="other", sequence="MKV").id == submission.id
+    assert other(submission).id != submission.id
+
+
+def test_rows_have_the_features_of_crops(table, submission):
+    (row,) = table.to_pylist()
+    assert row["sequence"] == SEQUENCE and row["licence"] == LICENCE and row["source_image"] == submission.id
+    assert [LABELS[label] for label in row["labels"]] == ["Mitochondria"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"protein": np.zeros((20, 30))}, "has 240 x 240 pixels and that of the protein 30 x 20"),
+        ({"cell_line": ""}, "no cell line"),
+        ({"cell_line": "x" * 101}, "must be at most 100 printable letters"),
+        ({"gene": "A\x1b[31m"}, "must be at most 100 printable letters"),
+        ({"labels": ("Mars",)}, "there is no location 'Mars'; known are Nucleoplasm"),
+        ({"um_per_px": float("nan")}, "give a size from 0.02 to 2"),
+        ({"um_per_px": 100.0}, "give a size from 0.02 to 2"),
+    ],
+)
+def test_what_is_no_submission(submission, changes, said):
+    with pytest.raises(ValueError) as error:
+        dataclasses.replace(submission, **changes)
+    assert said in str(error.value)
+
+
+def test_one_image_twice_and_no_nucleus(submission):
+    with pytest.raises(ValueError, match="the same image"):
+        dataclasses.replace(submission, protein=submission.nucleus)
+    with pytest.raises(ValueError, match="more than is read at once"):
+        dataclasses.replace(
+            other(submission), nucleus=np.zeros((1000, 1000)), protein=np.ones((1000, 1000)), um_per_px=2
+        )
+    empty = np.random.default_rng(0).normal(100, 1, (240, 240))
+    with pytest.raises(ValueError, match="no whole nucleus was found"):
+        dataclasses.replace(submission, nucleus=empty).crops()
+
+
+def test_in_a_folder_from_sent_to_trained_with(tmp_path, submission, table, tiny_crops):
+    folder = tmp_path / "submissions"
+    store = FolderStore(folder)
+    second = other(submission, sequence="MTESTA")
+    store.add({submission.id: table, second.id: to_table(second, second.crops(), SCORES)})
+    assert store.holds([submission.id, "0" * 16]) == {submission.id}
+
+    code, out, _ = run_protloc("submissions", "list", folder, "--preview", tmp_path / "preview")
+    header, first, _ = out.splitlines()
+    assert code == 0 and header.startswith("id\treceived\tgene") and first.startswith(submission.id)
+    assert "\tMitochondria\t1\t15.0\t0.4" in first
+    assert np.asarray(Image.open(tmp_path / "preview" / f"{submission.id}.png")).std() > 10
+
+    (tmp_path / "exclude.fasta").write_text(">x\nMTESTA\n")
+    ids = [submission.id, second.id]
+    code, out, _ = run_protloc("submissions", "approve", folder, *ids, "--exclude", tmp_path / "exclude.fasta")
+    assert (code, out) == (0, f"{folder}: 2 approved, 1 of them only to test with\n")
+    assert store.pending() == [] and store.holds(ids) == set(ids)
+    rows = load_dataset(str(folder), cache_dir=tmp_path / "cache")
+    assert (len(rows["train"]), len(rows["test"])) == (1, 1) and rows["train"][0]["gene"] == "ABC1"
+
+    sources = [ImageSource(str(folder), "default"), ImageSource(str(tiny_crops / "known"), "known")]
+    crops = load_crops(sources, "train", ["cytoplasm", "mitochondria"])
+    assert len(crops) == 13 and crops[0]["class"] == 1 and crops[0]["nucleus"].size == (208, 208)
+
+    third = other(other(submission), nucleus=submission.nucleus[:, ::-1])
+    store.add({third.id: to_table(third, third.crops(), SCORES)})
+    assert run_protloc("submissions", "reject", folder, third.id)[0] == 0
+    assert store.pending() == [] and store.holds([third.id]) == set()
+    assert run_protloc("submissions", "list", folder)[1] == f"{folder}: nothing is pending\n"
+
+
+def test_what_the_command_refuses(tmp_path):
+    def said(*arguments):
+        code, _, err = run_protloc("submissions", *arguments)
+        assert code == 2
+        return err.splitlines()[-1]
+
+    assert "no submission 'abc' is pending" in said("approve", tmp_path, "abc")
+    assert "there is no folder" in said("list", tmp_path / "nowhere")
+    assert "needs an ID" in said("approve", tmp_path)
+    assert "takes no ID" in said("list", tmp_path, "abc")
+    assert "--exclude is for submissions approve" in said("reject", tmp_path, "abc", "--exclude", "x")
+
+
+def test_on_the_hub_nobody_sees_what_is_pending(hub, tmp_path, submission, table):
+    store = HubStore("owner/cells", tmp_path / "spool")
+    assert store.add({submission.id: table}) and list((tmp_path / "spool").iterdir()) == []
+    inbox = hub.repo("owner/cells-pending", "dataset")
+    assert inbox.private and f"pending/{submission.id}.parquet" in inbox.files()
+    assert ("dataset", "owner/cells") not in hub.repos
+    assert store.holds([submission.id]) == {submission.id}
+
+    code, out, err = run_protloc("submissions", "list", "owner/cells")
+    assert code == 0 and submission.id in out, err
+    assert run_protloc("submissions", "approve", "owner/cells", submission.id)[0] == 0
+    assert not any(name.startswith("pending/") for name in inbox.files())
+    approved = hub.repo("owner/cells", "dataset")
+    assert not approved.private and store.holds([submission.id]) == {submission.id}
+    assert load_dataset("owner/cells", split="train", cache_dir=tmp_path / "cache")[0]["sequence"] == SEQUENCE
+    store.spool.stop()
+
+
+def test_what_the_hub_does_not_take_waits(hub, tmp_path, submission, table):
+    store = HubStore("owner/cells", tmp_path / "spool")
+    store.spool.last_future.result()
+    hub.faults += [("POST", "/commit/", 500)] * 20
+    assert not store.add({submission.id: table})
+    store.spool.stop()
+    (waiting,) = (tmp_path / "spool").iterdir()
+    assert pq.read_table(waiting).num_rows == 1 and store.holds([submission.id]) == {submission.id}
+
+    hub.faults.clear()
+    again = HubStore("owner/cells", tmp_path / "spool")  # as after a restart
+    again.spool.trigger().result()
+    assert list((tmp_path / "spool").iterdir()) == []
+    assert f"pending/{submission.id}.parquet" in hub.repo("owner/cells-pending", "dataset").files()
+    again.spool.stop()
+
+
+def test_a_public_inbox_is_refused(hub, tmp_path):
+    hub.add("owner/cells-pending", {}, "dataset")
+    with pytest.raises(ValueError, match="owner/cells-pending is public"):
+        HubStore("owner/cells", tmp_path / "spool")
