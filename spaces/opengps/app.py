@@ -261,7 +261,10 @@ def build() -> gr.Blocks:
             with gr.Column(scale=3, min_width=320):
                 status = gr.Markdown(elem_id="status")
                 results = gr.Dataframe(
-                    interactive=False, visible=False, label="Results: click a row", elem_id="results"
+                    interactive=False,
+                    visible=False,
+                    label="Results: click a row; the dots in the header sort",
+                    elem_id="results",
                 )
                 title = gr.Markdown(elem_id="title")
                 with gr.Row():
@@ -276,7 +279,7 @@ def build() -> gr.Blocks:
                     format="png",
                     visible=False,
                     columns=5,
-                    height="auto",
+                    height=180,
                     label="Cross-assay: several proteins on one nucleus",
                     elem_id="assay",
                 )

@@ -224,7 +224,7 @@ def build() -> None:
                 both = gr.Image(
                     format="png", label="Yours (yellow) over the drawing (blue)", interactive=False, elem_id="both"
                 )
-            cells = gr.Gallery(format="png", label="Cells that were cut out", columns=4, height="auto")
+            cells = gr.Gallery(format="png", label="Cells that were cut out", columns=4, height=320)
             gr.Markdown(LEGEND)
 
     inputs = [consent, archive, nucleus, nucleus_channel, nucleus_page, protein, protein_channel, protein_page]

@@ -1,5 +1,6 @@
 """The site as people and programs meet it: a real server, a real browser, `gradio_client` and plain HTTP."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +22,9 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 from transformers import pipeline
 
-from conftest import ROOT
+from conftest import ROOT, run_protloc
 from protloc.cards import INSULIN, SV40_SIGNAL
+from protloc.microscopy import simulate
 from protloc.sequences import read_fasta
 
 pytestmark = pytest.mark.slow
@@ -29,16 +32,18 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NUCLEUS = ROOT / "examples" / "nucleus.tif"
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> str:
-    """Its address; offline, with the shipped models."""
-    folder = tmp_path_factory.mktemp("site")
+@contextlib.contextmanager
+def serving(folder, **environment):
+    """The site on the shipped models, offline: its address and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "files"), "TMPDIR": str(folder)}
+    env = {"HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "files"), "TMPDIR": str(folder)}
     command = [sys.executable, ROOT / "spaces" / "opengps" / "app.py", "--port", str(port)]
-    with open(folder / "log", "w") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as server:
+    with (
+        open(folder / "log", "a") as log,
+        subprocess.Popen(command, cwd=folder, env=os.environ | env | environment, stdout=log, stderr=log) as server,
+    ):
         url = f"http://127.0.0.1:{port}"
         try:
             for _ in range(600):
@@ -48,10 +53,34 @@ def site(tmp_path_factory) -> str:
                     break
                 except urllib.error.URLError:
                     time.sleep(0.2)
-            yield url
-            assert server.poll() is None
+            yield url, server
         finally:
             server.kill()  # open streams would keep it from ending
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the site runs, and keeps what is submitted."""
+    return tmp_path_factory.mktemp("site")
+
+
+@pytest.fixture(scope="module")
+def site(folder) -> str:
+    """Its address."""
+    with serving(folder) as (url, server):
+        yield url
+        assert server.poll() is None
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory) -> dict[str, Path]:
+    """A simulated field of a nuclear protein: two TIFF files."""
+    folder = tmp_path_factory.mktemp("field")
+    simulated = simulate("nucleoplasm", size=240, seed=4)
+    for name in ("nucleus", "protein"):
+        image = getattr(simulated, name)
+        Image.fromarray(np.round(image / image.max() * 60_000).astype(np.uint16)).save(folder / f"{name}.tif")
+    return {name: folder / f"{name}.tif" for name in ("nucleus", "protein")}
 
 
 @pytest.fixture(scope="module")
@@ -77,30 +106,74 @@ def test_a_file_for_a_program(client):
         assert len([name for name in files.namelist() if name.endswith(".tif")]) == 12
 
 
-def test_the_snippet_of_the_readme(site, monkeypatch, tmp_path, capsys):
+def submitted(folder) -> list[list[str]]:
+    """What a maintainer is shown: a row for each pending submission."""
+    code, out, _ = run_protloc("submissions", "list", folder / "submissions")
+    assert code == 0
+    return [line.split("\t") for line in out.splitlines()[1:]]
+
+
+def test_images_of_a_program(client, folder, field):
+    about = {"protein": handle_file(field["protein"]), "sequence": SV40_SIGNAL, "cell_line": "U-2 OS"}
+    (found,), picture = client.predict(handle_file(field["nucleus"]), **about, api_name="/submit")
+    assert found["cells"] == 1 and found["scores"]["psnr"] > 0 and Image.open(picture).size == (208, 208)
+    assert found["status"] == "Compared; nothing is kept." and not (folder / "submissions").exists()
+    about |= {"licence": "CC BY 4.0", "labels": "Nucleoplasm", "credit": "<script>alert(1)</script>"}
+    (found,), _ = client.predict(handle_file(field["nucleus"]), **about, api_name="/submit")
+    assert found["status"].startswith("Received")
+    assert [row[0] for row in submitted(folder)] == [found["id"]]
+    (again,), _ = client.predict(handle_file(field["nucleus"]), **about, api_name="/submit")
+    assert again["status"] == "These images were sent before: they are kept once." and len(submitted(folder)) == 1
+    assert run_protloc("submissions", "approve", folder / "submissions", found["id"])[0] == 0
+    assert submitted(folder) == []
+
+
+def test_what_was_received_outlives_the_server(tmp_path, field):
+    about = {"protein": handle_file(field["protein"]), "sequence": SV40_SIGNAL, "cell_line": "U-2 OS"}
+    with serving(tmp_path) as (url, server):
+        client = Client(url, verbose=False)
+        (found,), _ = client.predict(handle_file(field["nucleus"]), **about, licence="CC BY 4.0", api_name="/submit")
+        server.kill()
+        server.wait()
+    assert [row[0] for row in submitted(tmp_path)] == [found["id"]]
+
+
+def test_a_site_that_can_keep_nothing_says_so(tmp_path, hub):
+    hub.add("owner/cells-pending", {}, "dataset")  # public
+    command = [sys.executable, ROOT / "spaces" / "opengps" / "app.py"]
+    env = os.environ | {"OPENGPS_SUBMISSIONS": "owner/cells"}
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("openGPS: owner/cells-pending is public")
+
+
+def test_the_snippet_of_the_readme(site, monkeypatch, tmp_path, capsys, field):
     snippet = (ROOT / "spaces" / "opengps" / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    shutil.copy(ROOT / "examples" / "proteins.fasta", tmp_path)
+    for path in (ROOT / "examples" / "proteins.fasta", *field.values()):
+        shutil.copy(path, tmp_path)
     monkeypatch.chdir(tmp_path)
     exec(snippet.replace("OWNER/opengps", site), {})
-    assert "['Nucleus']" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "['Nucleus']" in out and "Compared; nothing is kept." in out
 
 
 def test_the_defaults_are_documented(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/predict", "/predict_batch"}
-    for endpoint in endpoints.values():
+    assert set(endpoints) == {"/predict", "/predict_batch", "/submit"}
+    for name, endpoint in endpoints.items():
         first, *rest = endpoint["parameters"]
         assert not first["parameter_has_default"] and all(parameter["parameter_has_default"] for parameter in rest)
-        assert [parameter["parameter_name"] for parameter in rest] == ["nucleus", "model", "threshold", "samples"]
+        if name != "/submit":
+            assert [parameter["parameter_name"] for parameter in rest] == ["nucleus", "model", "threshold", "samples"]
 
 
 def test_tools_for_assistants(site):
     """Descriptions that say what a tool is for and what it takes."""
     with urllib.request.urlopen(f"{site}/gradio_api/mcp/schema") as response:
         tools = {tool["name"]: tool for tool in json.load(response)}
-    assert len(tools) == 2
+    assert len(tools) == 3
     for tool in tools.values():
-        assert tool["description"].startswith("Where in the cell")
+        assert tool["description"].startswith(("Where in the cell", "Compare microscope images"))
         properties = tool["inputSchema"]["properties"]
         assert all(about.get("description") for about in properties.values())
 
@@ -137,6 +210,11 @@ def test_hostile_files(client, tmp_path):
         client.predict(path, api_name="/predict_batch")
     with pytest.raises(AppError, match="There is no model"):
         client.predict(SV40_SIGNAL, model="../../etc", api_name="/predict")
+    with pytest.raises(AppError, match="The ZIP file can't be read"):
+        (tmp_path / "a.zip").write_text("no ZIP file")
+        client.predict(handle_file(tmp_path / "a.zip"), api_name="/submit")
+    with pytest.raises(AppError, match="Nucleus and protein are the same image"):
+        client.predict(handle_file(NUCLEUS), sequence=SV40_SIGNAL, cell_line="x", api_name="/submit")
     assert client.predict(SV40_SIGNAL, api_name="/predict")[0]["localizations"] == ["Nucleus"]
 
 
@@ -180,7 +258,7 @@ def test_from_a_sequence_to_a_picture_for_a_slide(browser, site, tmp_path):
     expect(page.locator("#status")).to_contain_text("2 of 2 done.")
     expect(page.locator("#title")).to_contain_text("insulin")
     expect(page.locator("#title")).to_contain_text("Extracellular")
-    page.get_by_text("signal", exact=True).last.click()
+    page.locator("#results").get_by_text("signal", exact=True).last.click()
     expect(page.locator("#title")).to_contain_text("Nucleus")
     expect(page.locator("#zip")).to_be_visible(timeout=30_000)
     with page.expect_download() as download:
@@ -193,6 +271,70 @@ def test_from_a_sequence_to_a_picture_for_a_slide(browser, site, tmp_path):
     assert pixels.shape == (208, 208, 3) and pixels.std() > 10
     assert elsewhere == []  # no fonts, scripts or counters of others
     page.screenshot(path=tmp_path / "desktop.png", full_page=True)
+    page.close()
+
+
+def test_own_images_beside_the_drawing_and_sent(browser, site, folder, field, tmp_path):
+    """The way of Submit: images, comparison, refusal without consent, consent, and what the maintainer sees."""
+    page, elsewhere = open_page(browser, site)
+    page.get_by_role("tab", name="Submit").click()
+    mirrored = [tmp_path / f"{name}.png" for name in field]  # another image than those of the other tests
+    for path, source in zip(mirrored, field.values(), strict=True):
+        Image.open(source).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    page.set_input_files("#own-nucleus input[type=file]", mirrored[0])
+    page.set_input_files("#own-protein input[type=file]", mirrored[1])
+    expect(page.get_by_text("protein.png")).to_be_visible()
+    page.fill("#own-sequence textarea", SV40_SIGNAL)
+    page.click("#compare")
+    expect(page.get_by_text("No cell line: say which cells these are")).to_be_visible(timeout=30_000)
+    page.locator("#cell-line").locator("input, textarea").fill("U-2 OS")
+    page.click("#compare")
+    expect(page.locator("#both img")).to_be_visible(timeout=60_000)
+    expect(page.locator("#submit-status")).to_contain_text("Compared; nothing is kept.")
+    page.click("#submit")
+    expect(page.get_by_text("Images are kept under CC BY 4.0 only")).to_be_visible(timeout=30_000)
+    before = submitted(folder) if (folder / "submissions").exists() else []
+    page.check("#consent input")
+    page.click("#submit")
+    expect(page.locator("#submit-status")).to_contain_text("Received: nobody else sees it", timeout=60_000)
+    (new,) = [row for row in submitted(folder) if row not in before]
+    assert "U-2 OS" in new
+    other, _ = open_page(browser, site)  # another visitor sees nothing of it
+    other.get_by_role("tab", name="Submit").click()
+    assert new[0] not in other.content() and other.locator("#both img").count() == 0
+    other.close()
+    assert elsewhere == []
+    page.close()
+
+
+def test_submit_on_a_phone(browser, site, field):
+    page, _ = open_page(browser, site, width=380, height=800, color_scheme="dark")
+    page.get_by_role("tab", name="Submit").click()
+    page.set_input_files("#own-nucleus input[type=file]", field["nucleus"])
+    page.set_input_files("#own-protein input[type=file]", field["protein"])
+    page.fill("#own-sequence textarea", SV40_SIGNAL)
+    page.locator("#cell-line").locator("input, textarea").fill("U-2 OS")
+    expect(page.locator("#own-protein").locator("a[download]")).to_be_visible()
+    page.click("#compare")
+    expect(page.locator("#both img")).to_be_visible(timeout=60_000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    page.close()
+
+
+def test_the_cross_assay_and_a_sorted_table(browser, site):
+    page, _ = open_page(browser, site)
+    page.get_by_text("cross-assay: all of them on one nucleus").click()
+    page.click("#predict")
+    expect(page.locator("#assay img")).to_have_count(5, timeout=60_000)
+    cells = page.locator('#results [data-testid^=cell-][data-testid$="-0"]')
+    assert cells.all_inner_texts() == ["O24646", "P46060", "P00890", "P08684", "P04004"]
+    header = page.locator("#results [data-testid=header-0]")
+    header.hover()
+    header.locator("button").click()
+    page.get_by_role("menuitem", name="Sort ascending").click()
+    expect(cells).to_have_text(["O24646", "P00890", "P04004", "P08684", "P46060"])
+    cells.nth(1).click()
+    expect(page.locator("#title")).to_contain_text("P00890")  # the row that is shown there, not the one by number
     page.close()
 
 

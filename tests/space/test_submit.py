@@ -1,0 +1,165 @@
+"""What the site makes of submitted images, good and hostile, without its pages."""
+
+import io
+import struct
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import ROOT
+from protloc.cards import SV40_SIGNAL
+from protloc.microscopy import simulate
+from protloc.submissions import FolderStore
+
+sys.path.insert(0, str(ROOT / "spaces" / "opengps"))
+import submit
+from service import InputError
+
+COLUMNS = "nucleus_image,protein_image,sequence,cell_line"
+ROW = f"n.tif,p.tif,{SV40_SIGNAL},U-2 OS"
+
+
+def tiff(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.round(image / image.max() * 60_000).astype(np.uint16)).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def images() -> dict[str, bytes]:
+    field = simulate("nucleoplasm", size=240, seed=4)
+    return {"n.tif": tiff(field.nucleus), "p.tif": tiff(field.protein)}
+
+
+def pack(path, files: dict[str, bytes | str]) -> str:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return str(path)
+
+
+def told(path) -> list[str]:
+    return [str(found) for _, found in submit.read_archive(path)]
+
+
+def test_a_batch_is_compared_and_kept_once(tmp_path, images, monkeypatch):
+    store = FolderStore(tmp_path / "kept")
+    monkeypatch.setattr(submit, "open_store", lambda: store)
+    manifest = f"\ufeff{COLUMNS};labels".replace(",", ";")
+    rows = [f"n.tif;p.tif;{SV40_SIGNAL};U-2 OS;Nucleoplasm|Nucleoli", f"n.tif;gone.tif;{SV40_SIGNAL};U-2 OS;"]
+    rows += [f"n.tif;p.tif;{SV40_SIGNAL};HeLa;", f"n.tif;p.tif;{SV40_SIGNAL};U-2 OS;Mars"]
+    files = {f"my images/{name}": content for name, content in images.items()}
+    path = pack(tmp_path / "a.zip", files | {"my images/manifest.csv": "\r\n".join([manifest, *rows])})
+    found = list(submit.examine(submit.read_archive(path)))
+    assert [row["name"] for row in found] == ["1: n.tif", "2: n.tif", "3: n.tif", "4: n.tif"]
+    first, second, third, fourth = found
+    assert first["cells"] == 1 and first["scores"].keys() == {"psnr", "ssim", "pearson"}
+    assert (
+        first["pictures"][0][2].shape == (208, 208) and first["scores"]["pearson"] > 0.5
+    )  # a nuclear protein, drawn so
+    assert second["status"] == "Refused: There is no file 'my images/gone.tif' in the ZIP file."
+    assert fourth["status"].startswith("Refused: There is no location 'Mars'")
+    submit.keep(found)
+    assert first["status"].startswith("Received") and store.pending() == [first["id"]] == [third["id"]]
+    submit.keep(found)
+    assert first["status"] == "These images were sent before: they are kept once." and len(store.pending()) == 1
+
+
+def test_two_channels_of_one_file(images):
+    planes = [Image.open(io.BytesIO(images[name])) for name in images]
+    stack = io.BytesIO()
+    planes[0].save(stack, "TIFF", save_all=True, append_images=planes[1:])
+    given = {"sequence": SV40_SIGNAL, "cell_line": "U-2 OS"}
+    submission = submit.read_submission(given | {"protein_page": 1}, stack, stack)
+    assert np.array_equal(submission.protein, np.asarray(planes[1], dtype=np.float32))
+    with pytest.raises(InputError, match="Nucleus and protein are the same image"):
+        submit.read_submission(given, stack, stack)
+    with pytest.raises(InputError, match="The image of the protein: has no page 2"):
+        submit.read_submission(given | {"protein_page": 2}, stack, stack)
+    with pytest.raises(InputError, match="Page -1: pages are counted from 0"):
+        submit.read_submission(given | {"protein_page": -1}, stack, stack)
+    with pytest.raises(InputError, match="A page and a pixel size are numbers"):
+        submit.read_submission(given | {"um_per_px": "wide"}, stack, stack)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"x.txt": "x"}, "must hold one manifest.csv, it holds 0"),
+        ({"manifest.csv": "a,b\n1,2"}, "manifest.csv has no column 'nucleus_image'"),
+        ({"manifest.csv": COLUMNS}, "manifest.csv has no column 'nucleus_image', or no rows"),
+        ({"manifest.csv": f"{COLUMNS},<b>\n{ROW},1"}, "manifest.csv has a column '<b>'"),
+        ({"manifest.csv": COLUMNS + f"\n{ROW}" * 51}, "manifest.csv has 51 rows: send at most 50"),
+        ({"manifest.csv": b"\x00" * 2_000_000}, "manifest.csv in the ZIP file unpacks to more than 1 MB"),
+    ],
+)
+def test_manifests_that_are_refused(tmp_path, files, said):
+    with pytest.raises(InputError) as error:
+        told(pack(tmp_path / "a.zip", files))
+    assert said in str(error.value) and len(str(error.value)) < 400
+
+
+def test_hostile_archives(tmp_path, images):
+    (tmp_path / "text.zip").write_text("no ZIP file")
+    with pytest.raises(InputError, match="can't be read"):
+        told(tmp_path / "text.zip")
+    good = pack(tmp_path / "good.zip", images | {"manifest.csv": f"{COLUMNS}\n{ROW}"})
+    assert "Submission" in told(good)[0]
+    (tmp_path / "cut.zip").write_bytes((tmp_path / "good.zip").read_bytes()[:-2000])
+    with pytest.raises(InputError, match="can't be read"):
+        told(tmp_path / "cut.zip")
+
+    # Paths out of the folder are names like any other: nothing is written anywhere.
+    outside = {"../../n.tif": images["n.tif"], "/etc/p.tif": images["p.tif"]}
+    row = ROW.replace("n.tif", "../../n.tif").replace("p.tif", "/etc/p.tif")
+    before = set(tmp_path.rglob("*"))
+    assert "Submission" in told(pack(tmp_path / "out.zip", outside | {"manifest.csv": f"{COLUMNS}\n{row}"}))[0]
+    assert set(tmp_path.rglob("*")) - before == {tmp_path / "out.zip"}
+    row = ROW.replace("n.tif", "/etc/passwd")
+    path = pack(tmp_path / "passwd.zip", images | {"manifest.csv": f"{COLUMNS}\n{row}"})
+    assert told(path) == ["There is no file '/etc/passwd' in the ZIP file."]
+
+    # A file that says that it is small, and is not; and one that is as large as it says.
+    bomb = images | {"n.tif": bytes(60_000_000), "manifest.csv": f"{COLUMNS}\n{ROW}"}
+    path = pack(tmp_path / "bomb.zip", bomb)
+    assert told(path) == ["n.tif in the ZIP file unpacks to more than 50 MB."]
+    data = bytearray((tmp_path / "bomb.zip").read_bytes())
+    at = data.find(struct.pack("<L", 60_000_000))
+    while at >= 0:
+        data[at : at + 4] = struct.pack("<L", 1000)
+        at = data.find(struct.pack("<L", 60_000_000))
+    (tmp_path / "liar.zip").write_bytes(data)
+    (said,) = told(tmp_path / "liar.zip")
+    assert "can't be unpacked" in said or "can't be read" in said
+
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(20_000):
+            archive.writestr(str(number), b"")
+    with pytest.raises(InputError, match="lists too many files"):
+        told(tmp_path / "many.zip")
+
+
+def test_hostile_images_in_an_archive(tmp_path, images):
+    buffer = io.BytesIO()
+    Image.new("L", (6000, 6000)).save(buffer, "PNG")
+    rows = [ROW.replace("n.tif", name) for name in ("large.png", "text.png", "gif.png")]
+    gif = io.BytesIO()
+    Image.new("L", (300, 300)).save(gif, "GIF")
+    files = images | {"large.png": buffer.getvalue(), "text.png": b"<svg>", "gif.png": gif.getvalue()}
+    said = told(pack(tmp_path / "a.zip", files | {"manifest.csv": "\n".join([COLUMNS, *rows])}))
+    assert all(text.startswith("The image of the nucleus: ") for text in said) and len(said) == 3
+
+
+def test_nothing_is_kept_without_consent_or_room(tmp_path, images, monkeypatch):
+    with pytest.raises(InputError, match=r"under CC BY 4\.0 only"):
+        submit.check_licence("MIT")
+    store = FolderStore(tmp_path)
+    monkeypatch.setattr(submit, "open_store", lambda: store)
+    monkeypatch.setattr(submit, "MAX_WAITING_BYTES", -1)
+    path = pack(tmp_path / "a.zip", images | {"manifest.csv": f"{COLUMNS}\n{ROW}"})
+    with pytest.raises(InputError, match="has to be looked at first"):
+        submit.keep(list(submit.examine(submit.read_archive(path))))
+    assert store.pending() == []
