@@ -1,23 +1,26 @@
 """
 How the site answers, alone and with many people: `python benchmarks/benchmark_site.py`.
 
-Starts `spaces/opengps/app.py`, measures one protein of 500 residues after the start, then lets users (each asks for a
-protein, waits for the answer, and asks again) work for a while: requests answered and lost, median and 95th percentile
-of their time, and the server's memory before and after.
+Starts `spaces/opengps/app.py`, measures the first paint in Chromium (where there is one) and one protein of 500
+residues, then lets users (each asks for a protein, waits for the answer, and asks again) work for a while: requests
+answered and lost, median and 95th percentile of their time, and the server's memory before and after.
 """
 
 import argparse
 import os
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 from pathlib import Path
 
 from gradio_client import Client
+from playwright.sync_api import sync_playwright
 
 from protloc.sequences import read_fasta
 
@@ -40,6 +43,23 @@ def wait_for(url: str, server: subprocess.Popen) -> None:
             time.sleep(0.2)
 
 
+def first_paint(url: str, chromium: str, visits: int = 5) -> tuple[float, float]:
+    """Medians of the seconds to the first contentful paint and to a page that can be used, each with an empty cache."""
+    painted, usable = [], []
+    with sync_playwright() as playwright:
+        for _ in range(visits):
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            page = browser.new_page()
+            start = time.perf_counter()
+            page.goto(url, wait_until="commit")
+            page.wait_for_selector("#predict")
+            usable.append(time.perf_counter() - start)
+            paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+            painted.append(page.evaluate(paint) / 1000)
+            browser.close()
+    return statistics.median(painted), statistics.median(usable)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=50, help="at the same time (default: 50)")
@@ -53,7 +73,10 @@ def main() -> None:
         port = free.getsockname()[1]
     app = [sys.executable, str(ROOT / "spaces" / "opengps" / "app.py"), "--port", str(port)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(app, env={**os.environ, "HF_HUB_OFFLINE": "1"}, **quiet) as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(app, cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1"}, **quiet) as server,
+    ):
         try:
             url = f"http://127.0.0.1:{port}"
             start = time.perf_counter()
@@ -62,6 +85,9 @@ def main() -> None:
             start = time.perf_counter()
             urllib.request.urlopen(url).read()
             print(f", page {1000 * (time.perf_counter() - start):.0f} ms", end="")
+            if chromium := shutil.which("chromium"):
+                painted, usable = first_paint(url, chromium)
+                print(f", first paint {painted:.2f} s, page in use {usable:.2f} s", end="")
             first = Client(url, verbose=False)
             alone = []
             for _ in range(6):

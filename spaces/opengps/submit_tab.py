@@ -49,11 +49,11 @@ Found = dict[str, Any]
 
 
 def table(found: list[Found]) -> tuple[list[str], list[list[Any]]]:
-    header = ["image", "result", "cells", "PSNR (dB)", "SSIM", "correlation"]
+    header = ["image", "cells", "PSNR (dB)", "SSIM", "correlation", "result"]
     lines = []
     for row in found:
         scores = [round(row["scores"][name], 3) for name in submit.SHOWN_SCORES] if "scores" in row else [None] * 3
-        lines.append([row["name"], row["status"], row.get("cells", 0), *scores])
+        lines.append([row["name"], row.get("cells", 0), *scores, row["status"]])
     return header, lines
 
 
@@ -91,8 +91,7 @@ def run(keep: bool, consent, archive, *one, progress) -> Iterator[tuple]:
     except InputError as error:
         raise gr.Error(str(error), title="Please check the input", duration=None, print_exception=False) from None
     header, lines = table(found)
-    refused = sum("table" not in row for row in found)
-    said = found[0]["status"] if len(found) == 1 else f"{len(found)} images, {refused} of them refused: see the table."
+    said = found[0]["status"] if len(found) == 1 else "\n".join(f"- {row['name']}: {row['status']}" for row in found)
     found = [{name: row[name] for name in row if name != "table"} for row in found]  # the session needs no more
     yield found, gr.Dataframe(lines, headers=header, visible=True), said
 
@@ -214,7 +213,7 @@ def build() -> None:
         with gr.Column(scale=3, min_width=320):
             status = gr.Markdown(elem_id="submit-status")
             results = gr.Dataframe(
-                interactive=False, visible=False, wrap=True, label="Results: click a row", elem_id="submit-results"
+                interactive=False, visible=False, label="Results: click a row", elem_id="submit-results"
             )
             with gr.Row():
                 own = gr.Image(
@@ -224,7 +223,7 @@ def build() -> None:
                 both = gr.Image(
                     format="png", label="Yours (yellow) over the drawing (blue)", interactive=False, elem_id="both"
                 )
-            cells = gr.Gallery(format="png", label="Cells that were cut out", columns=4, height=320)
+            cells = gr.Gallery(format="png", label="Cells that were cut out", columns=4, height=360)
             gr.Markdown(LEGEND)
 
     inputs = [consent, archive, nucleus, nucleus_channel, nucleus_page, protein, protein_channel, protein_page]
