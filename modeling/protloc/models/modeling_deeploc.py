@@ -129,12 +129,14 @@ class DeepLocEncoder(nn.Module):
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         dtype = hidden.dtype
         hidden = hidden.to(next(self.forward_lstm.parameters()).dtype)
-        positions = torch.arange(mask.shape[1], device=mask.device)
-        lengths = mask.sum(dim=1, keepdim=True)
-        reverse = torch.where(mask, lengths - 1 - positions, positions).unsqueeze(-1)  # (B, L, 1), its own inverse
+        batch, length = mask.shape
+        positions = torch.arange(length, device=mask.device)
+        reverse = torch.where(mask, mask.sum(dim=1, keepdim=True) - 1 - positions, positions)  # (B, L), its own inverse
+        rows = (reverse + length * torch.arange(batch, device=mask.device).unsqueeze(1)).flatten()
         forward_states, _ = self.forward_lstm(hidden)
-        backward_states, _ = self.backward_lstm(hidden.gather(1, reverse.expand_as(hidden)))
-        backward_states = backward_states.gather(1, reverse.expand_as(backward_states))
+        # Whole rows at once: `gather` would look each number up.
+        backward_states, _ = self.backward_lstm(hidden.flatten(0, 1).index_select(0, rows).view_as(hidden))
+        backward_states = backward_states.flatten(0, 1).index_select(0, rows).view_as(forward_states)
         states = torch.cat([forward_states, backward_states], dim=-1) * mask.unsqueeze(-1)  # (B, L, 2H)
         return states.to(dtype)
 
