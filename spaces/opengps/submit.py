@@ -103,6 +103,9 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> io.BytesIO:
     """A file of a ZIP in memory; nothing is ever written to a path that a ZIP names."""
     if name not in archive.NameToInfo:
         raise InputError(f"There is no file {name[:80]!r} in the ZIP file.")
+    # `zipfile` unpacks all of the others at once, whatever `read` is told and the ZIP says of their size
+    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(f"{name[:80]} in the ZIP file is compressed in an unusual way: pack an ordinary ZIP file.")
     if archive.getinfo(name).file_size > limit:
         raise InputError(f"{name[:80]} in the ZIP file unpacks to more than {limit // 1_000_000} MB.")
     try:

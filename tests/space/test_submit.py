@@ -135,6 +135,11 @@ def test_hostile_archives(tmp_path, images):
     (said,) = told(tmp_path / "liar.zip")
     assert "can't be unpacked" in said or "can't be read" in said
 
+    with zipfile.ZipFile(tmp_path / "bzip2.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("manifest.csv", f"{COLUMNS}\n{ROW}")
+    with pytest.raises(InputError, match=r"manifest\.csv in the ZIP file is compressed in an unusual way"):
+        told(tmp_path / "bzip2.zip")
+
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
         for number in range(20_000):
             archive.writestr(str(number), b"")
