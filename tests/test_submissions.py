@@ -71,6 +71,10 @@ def test_one_image_twice_and_no_nucleus(submission):
         dataclasses.replace(
             other(submission), nucleus=np.zeros((1000, 1000)), protein=np.ones((1000, 1000)), um_per_px=2
         )
+    dark = np.zeros((240, 240))
+    dark[0, 0] = 1
+    with pytest.raises(ValueError, match="empty around every nucleus"):
+        dataclasses.replace(submission, protein=dark).crops()
     empty = np.random.default_rng(0).normal(100, 1, (240, 240))
     with pytest.raises(ValueError, match="no whole nucleus was found"):
         dataclasses.replace(submission, nucleus=empty).crops()
@@ -80,8 +84,9 @@ def test_in_a_folder_from_sent_to_trained_with(tmp_path, submission, table, tiny
     folder = tmp_path / "submissions"
     store = FolderStore(folder)
     second = other(submission, sequence="MTESTA")
-    store.add({submission.id: table, second.id: to_table(second, second.crops(), SCORES)})
-    assert store.holds([submission.id, "0" * 16]) == {submission.id}
+    store.add(submission.id, table)
+    store.add(second.id, to_table(second, second.crops(), SCORES))
+    assert store.known() == {submission.id, second.id}
 
     code, out, _ = run_protloc("submissions", "list", folder, "--preview", tmp_path / "preview")
     header, first, _ = out.splitlines()
@@ -93,7 +98,7 @@ def test_in_a_folder_from_sent_to_trained_with(tmp_path, submission, table, tiny
     ids = [submission.id, second.id]
     code, out, _ = run_protloc("submissions", "approve", folder, *ids, "--exclude", tmp_path / "exclude.fasta")
     assert (code, out) == (0, f"{folder}: 2 approved, 1 of them only to test with\n")
-    assert store.pending() == [] and store.holds(ids) == set(ids)
+    assert store.pending() == [] and store.known() == set(ids)
     rows = load_dataset(str(folder), cache_dir=tmp_path / "cache")
     assert (len(rows["train"]), len(rows["test"])) == (1, 1) and rows["train"][0]["gene"] == "ABC1"
 
@@ -102,10 +107,21 @@ def test_in_a_folder_from_sent_to_trained_with(tmp_path, submission, table, tiny
     assert len(crops) == 13 and crops[0]["class"] == 1 and crops[0]["nucleus"].size == (208, 208)
 
     third = other(other(submission), nucleus=submission.nucleus[:, ::-1])
-    store.add({third.id: to_table(third, third.crops(), SCORES)})
+    store.add(third.id, to_table(third, third.crops(), SCORES))
     assert run_protloc("submissions", "reject", folder, third.id)[0] == 0
-    assert store.pending() == [] and store.holds([third.id]) == set()
+    assert store.pending() == [] and store.known() == set(ids)
     assert run_protloc("submissions", "list", folder)[1] == f"{folder}: nothing is pending\n"
+
+
+def test_a_disk_that_is_full_and_a_kill_leave_nothing(tmp_path, submission, table, monkeypatch):
+    store = FolderStore(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr("os.fsync", lambda number: (_ for _ in ()).throw(OSError("full")))
+        store.add(submission.id, table)
+    assert list((tmp_path / "pending").iterdir()) == []
+    (tmp_path / "pending" / "x.partial").write_bytes(b"half")
+    store.clean()
+    assert list((tmp_path / "pending").iterdir()) == []
 
 
 def test_what_the_command_refuses(tmp_path):
@@ -116,6 +132,9 @@ def test_what_the_command_refuses(tmp_path):
 
     assert "no submission 'abc' is pending" in said("approve", tmp_path, "abc")
     assert "there is no folder" in said("list", tmp_path / "nowhere")
+    (tmp_path / "pending").mkdir()
+    (tmp_path / "pending" / "note.parquet").write_text("no table")
+    assert "note.parquet is no submission: move it away" in said("list", tmp_path)
     assert "needs an ID" in said("approve", tmp_path)
     assert "takes no ID" in said("list", tmp_path, "abc")
     assert "--exclude is for submissions approve" in said("reject", tmp_path, "abc", "--exclude", "x")
@@ -123,18 +142,19 @@ def test_what_the_command_refuses(tmp_path):
 
 def test_on_the_hub_nobody_sees_what_is_pending(hub, tmp_path, submission, table):
     store = HubStore("owner/cells", tmp_path / "spool")
-    assert store.add({submission.id: table}) and list((tmp_path / "spool").iterdir()) == []
+    store.add(submission.id, table)
+    assert store.deliver() and list((tmp_path / "spool").iterdir()) == []
     inbox = hub.repo("owner/cells-pending", "dataset")
     assert inbox.private and f"pending/{submission.id}.parquet" in inbox.files()
     assert ("dataset", "owner/cells") not in hub.repos
-    assert store.holds([submission.id]) == {submission.id}
+    assert store.known() == {submission.id}
 
     code, out, err = run_protloc("submissions", "list", "owner/cells")
     assert code == 0 and submission.id in out, err
     assert run_protloc("submissions", "approve", "owner/cells", submission.id)[0] == 0
     assert not any(name.startswith("pending/") for name in inbox.files())
     approved = hub.repo("owner/cells", "dataset")
-    assert not approved.private and store.holds([submission.id]) == {submission.id}
+    assert not approved.private and store.known() == {submission.id}
     assert load_dataset("owner/cells", split="train", cache_dir=tmp_path / "cache")[0]["sequence"] == SEQUENCE
     store.spool.stop()
 
@@ -143,10 +163,11 @@ def test_what_the_hub_does_not_take_waits(hub, tmp_path, submission, table):
     store = HubStore("owner/cells", tmp_path / "spool")
     store.spool.last_future.result()
     hub.faults += [("POST", "/commit/", 500)] * 20
-    assert not store.add({submission.id: table})
+    store.add(submission.id, table)
+    assert not store.deliver()
     store.spool.stop()
     (waiting,) = (tmp_path / "spool").iterdir()
-    assert pq.read_table(waiting).num_rows == 1 and store.holds([submission.id]) == {submission.id}
+    assert pq.read_table(waiting).num_rows == 1 and store.known() == {submission.id}
 
     hub.faults.clear()
     again = HubStore("owner/cells", tmp_path / "spool")  # as after a restart

@@ -183,8 +183,8 @@ def nucleus_crops(
         window = np.s_[row + margin : row + margin + size, column + margin : column + margin + size]
         crops.append(
             Crop(
-                nucleus[window],
-                protein[window],
+                nucleus[window].copy(),  # a view would keep the whole field in memory
+                protein[window].copy(),
                 (column, row, column + size, row + size),
                 focus(nucleus[window], um_per_px),
                 float((protein[window] >= 1).mean()),

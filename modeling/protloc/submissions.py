@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -120,7 +121,7 @@ class Submission:
 
     def crops(self) -> list[Crop]:
         """
-        The first `MAX_CROPS` cells whose nucleus is seen whole.
+        The first `MAX_CROPS` cells whose nucleus is seen whole and whose protein is seen at all.
 
         Raises:
             ValueError: If there is none, or an image is empty.
@@ -134,9 +135,12 @@ class Submission:
         crops = nucleus_crops(*images, SIZE) or nucleus_crops(*images, SIZE, pad=True)
         if not crops:
             raise ValueError(
-                f"no whole nucleus was found among {int(labels.max())} bright regions: is the pixel size of "
-                f"{self.um_per_px:g} micrometres right, and is this the nuclear stain?"
+                f"no whole nucleus was found among {int(labels.max())} bright regions: check the pixel size, "
+                f"{self.um_per_px:g} micrometres, and that this is the nuclear stain"
             )
+        crops = [crop for crop in crops if crop.protein.min() < crop.protein.max()]
+        if not crops:
+            raise ValueError("the image of the protein is empty around every nucleus: choose another channel or page")
         return crops[:MAX_CROPS]
 
 
@@ -186,7 +190,16 @@ def to_table(submission: Submission, crops: list[Crop], scores: Mapping[str, flo
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    return json.loads(pq.read_schema(path).metadata[b"summary"])
+    """
+    What `to_table` said of a submission.
+
+    Raises:
+        ValueError: If the file is none.
+    """
+    try:
+        return json.loads(pq.read_schema(path).metadata[b"summary"])
+    except (TypeError, KeyError, pa.ArrowException):
+        raise ValueError(f"{path} is no submission: move it away") from None
 
 
 def preview(path: Path, columns: int = 5) -> Image.Image:
@@ -202,12 +215,15 @@ def preview(path: Path, columns: int = 5) -> Image.Image:
 def write_whole(table: pa.Table, path: Path) -> None:
     """The file is there whole, on disk, when this returns; before that it isn't there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        pq.write_table(table, file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")  # two visitors may send the same images at once
+    try:
+        with open(partial, "wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)  # of a disk that is full
 
 
 def card(data_files: Iterable[str]) -> str:
@@ -243,6 +259,9 @@ class FolderStore:
     def __init__(self, folder: Path):
         self.folder = folder
 
+    def __str__(self) -> str:
+        return f"the folder {self.folder.resolve()}"
+
     def pending(self) -> list[str]:
         """Ids, the oldest first."""
         paths = (self.folder / "pending").glob("*.parquet")
@@ -252,19 +271,24 @@ class FolderStore:
         """The file of a pending submission."""
         return self.folder / "pending" / f"{name}.parquet"
 
-    def holds(self, ids: Iterable[str]) -> set[str]:
-        """Which of them are pending or approved."""
-        approved = {path.stem.rpartition("-")[2] for path in (self.folder / "data").glob("*.parquet")}
-        return set(ids) & {*approved, *self.pending()}
+    def known(self) -> set[str]:
+        """Ids of all that are pending or approved."""
+        return {*self.pending(), *(path.stem.rpartition("-")[2] for path in (self.folder / "data").glob("*.parquet"))}
 
     def waiting_bytes(self) -> int:
         return sum(path.stat().st_size for path in (self.folder / "pending").glob("*.parquet"))
 
-    def add(self, tables: Mapping[str, pa.Table]) -> bool:
-        """Keep submissions; `True`, since they lie where they belong."""
-        for name, table in tables.items():
-            write_whole(table, self.fetch(name))
+    def add(self, name: str, table: pa.Table) -> None:
+        write_whole(table, self.fetch(name))
+
+    def deliver(self) -> bool:
+        """Whether all that was added lies where it belongs."""
         return True
+
+    def clean(self) -> None:
+        """Remove what a kill left half written; for a site that starts."""
+        for partial in (self.folder / "pending").glob("*.partial"):
+            partial.unlink()
 
     def approve(self, paths: Mapping[str, Path], splits: Mapping[str, str]) -> None:
         data = self.folder / "data"
@@ -323,6 +347,9 @@ class HubStore:
                 self.spool.stop()
                 raise ValueError(f"{self.inbox} is public, and would show what nobody has looked at: make it private")
 
+    def __str__(self) -> str:
+        return f"the data set {self.inbox} on the Hub"
+
     def _files(self, repo: str, folder: str) -> list[str]:
         try:
             files = self.api.list_repo_files(repo, repo_type="dataset")
@@ -336,24 +363,30 @@ class HubStore:
     def fetch(self, name: str) -> Path:
         return Path(hf_hub_download(self.inbox, f"pending/{name}.parquet", repo_type="dataset"))
 
-    def holds(self, ids: Iterable[str]) -> set[str]:
-        """Which of them are on their way, pending or approved."""
+    def known(self) -> set[str]:
+        """Ids of all that are on their way, pending or approved."""
         files = [*self._files(self.inbox, "pending"), *self._files(self.dataset, "data")]
         files += [path.name for path in self.spool.folder_path.glob("*.parquet")]
-        return set(ids) & {Path(name).stem.rpartition("-")[2] for name in files}
+        return {Path(name).stem.rpartition("-")[2] for name in files}
 
     def waiting_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.spool.folder_path.glob("*.parquet"))
 
-    def add(self, tables: Mapping[str, pa.Table]) -> bool:
-        """Keep submissions; whether the Hub has them already, or will be asked again every `RETRY_MINUTES`."""
-        for name, table in tables.items():
-            write_whole(table, self.spool.folder_path / f"{name}.parquet")
+    def add(self, name: str, table: pa.Table) -> None:
+        write_whole(table, self.spool.folder_path / f"{name}.parquet")
+
+    def deliver(self) -> bool:
+        """Whether the Hub has all that was added; what it has not, it is asked again every `RETRY_MINUTES`."""
         try:
             self.spool.trigger().result(timeout=60)
         except Exception:  # whatever keeps the Hub from answering: the files stay
             return False
         return True
+
+    def clean(self) -> None:
+        """Remove what a kill left half written; for a site that starts."""
+        for partial in self.spool.folder_path.glob("*.partial"):
+            partial.unlink()
 
     def approve(self, paths: Mapping[str, Path], splits: Mapping[str, str]) -> None:
         files = {f"data/{splits[name]}-{name}.parquet": path for name, path in paths.items()}

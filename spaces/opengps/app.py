@@ -343,7 +343,7 @@ def main() -> None:
     args = parser.parse_args()
     service.choose("default")  # loaded once, before anybody waits for it
     try:
-        submit.open_store()
+        print(f"Submissions go to {submit.open_store()}.")
     except (ValueError, OSError, HTTPError) as error:
         parser.exit(2, f"openGPS: {refusal(error)}\n")
     build().launch(

@@ -94,8 +94,12 @@ def read_channel(source: Any, shows: str, channel: str | None = None, page: int 
     except ValueError as error:
         said = str(error).removeprefix("the image: ").replace("holds the nucleus", f"holds the {shows}")
         raise InputError(f"The image of the {shows}: {said}.") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"The image of the {shows}: it has more than {MAX_IMAGE_PIXELS:,} pixels.") from None
     except Exception:  # decoders of damaged and of hostile files fail in every way
-        raise InputError(f"The image of the {shows}: it can't be read, send a PNG, TIFF or JPEG file.") from None
+        raise InputError(
+            f"The image of the {shows}: it can't be read, send a PNG, TIFF or JPEG file of 8 or 16 bit."
+        ) from None
 
 
 def cut(image: np.ndarray, x: int | None = None, y: int | None = None) -> np.ndarray:

@@ -5,7 +5,6 @@ import io
 import os
 import re
 import struct
-import threading
 import zipfile
 from collections.abc import Iterator
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import service
+from httpx2 import HTTPError
 from huggingface_hub import get_token
 from service import InputError
 
@@ -23,6 +23,7 @@ from protloc.submissions import LICENCE, FolderStore, HubStore, Submission, to_t
 
 MAX_PAIRS = 50  # of a ZIP
 MAX_ARCHIVE_BYTES = 200_000_000
+MAX_ARCHIVE_PIXELS = 10 * service.MAX_IMAGE_PIXELS  # of the nuclei of a ZIP
 MAX_LIST_BYTES = 1_000_000  # of a manifest, and of a ZIP's table of contents
 MAX_WAITING_BYTES = 5_000_000_000  # of submissions that nobody has looked at
 COMPARED = 4  # crops of a submission
@@ -30,10 +31,10 @@ MANIFEST = "manifest.csv"
 REQUIRED = ["nucleus_image", "protein_image", "sequence", "cell_line"]
 OPTIONAL = ["gene", "uniprot_id", "labels", "credit", "um_per_px"]
 OPTIONAL += ["nucleus_channel", "nucleus_page", "protein_channel", "protein_page"]
+RECEIVED = "Received: nobody else sees it until a maintainer has approved it."
 SHOWN_SCORES = ["psnr", "ssim", "pearson"]
 # Where submissions go: OPENGPS_SUBMISSIONS is a folder, or OWNER/NAME of a data set on the Hub if there is a token.
 WHERE = os.environ.get("OPENGPS_SUBMISSIONS", "submissions")
-_keeping = threading.Lock()
 
 
 @cache
@@ -43,9 +44,10 @@ def open_store() -> FolderStore | HubStore:
         ValueError: If the data set of pending submissions is public.
         huggingface_hub.errors.HfHubHTTPError: If the Hub refuses.
     """
-    if get_token() is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", WHERE):
-        return HubStore(WHERE, Path("submissions-on-their-way"))
-    return FolderStore(Path(WHERE))
+    on_hub = get_token() is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", WHERE)
+    store = HubStore(WHERE, Path("submissions-on-their-way")) if on_hub else FolderStore(Path(WHERE))
+    store.clean()
+    return store
 
 
 def read_submission(given: dict[str, Any], nucleus: Any, protein: Any) -> Submission:
@@ -125,13 +127,16 @@ def read_manifest(archive: zipfile.ZipFile) -> list[dict[str, str]]:
     paths = [name for name in archive.namelist() if PurePosixPath(name).name == MANIFEST]
     if len(paths) != 1:
         raise InputError(f"The ZIP file must hold one {MANIFEST}, it holds {len(paths)}.")
-    text = read_member(archive, paths[0], MAX_LIST_BYTES).read().decode("utf-8-sig", "replace")
+    try:
+        text = read_member(archive, paths[0], MAX_LIST_BYTES).read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{MANIFEST} is not in UTF-8: save it as CSV UTF-8.") from None
     header = text.partition("\n")[0]
     try:
         rows = list(csv.DictReader(io.StringIO(text), restval="", delimiter=max(",;\t", key=header.count)))
     except csv.Error as error:
         raise InputError(f"{MANIFEST} is no CSV table: {error}.") from None
-    columns = list(rows[0]) if rows else []
+    columns = [name for name in rows[0] if name is not None] if rows else []
     missing = [name for name in REQUIRED if name not in columns]
     unknown = [name for name in columns if name not in (*REQUIRED, *OPTIONAL)]
     if missing:
@@ -140,6 +145,9 @@ def read_manifest(archive: zipfile.ZipFile) -> list[dict[str, str]]:
         raise InputError(
             f"{MANIFEST} has a column {str(unknown[0])[:80]!r}; known are {', '.join(REQUIRED + OPTIONAL)}."
         )
+    for number, row in enumerate(rows, start=1):
+        if None in row:
+            raise InputError(f"Row {number} of {MANIFEST} has more cells than the header: quote text with a comma.")
     if len(rows) > MAX_PAIRS:
         raise InputError(f"{MANIFEST} has {len(rows)} rows: send at most {MAX_PAIRS} pairs of images at a time.")
     for row in rows:
@@ -163,11 +171,19 @@ def read_archive(path: str) -> Iterator[tuple[str, Submission | InputError]]:
             archive = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error):
             raise InputError("The ZIP file can't be read: is it cut off?") from None
+        pixels = 0
         for number, row in enumerate(read_manifest(archive), start=1):
             name = f"{number}: {PurePosixPath(row['nucleus_image']).name[:80]}"
             try:
                 images = [read_member(archive, row[key], service.MAX_IMAGE_BYTES) for key in REQUIRED[:2]]
-                yield name, read_submission(row, *images)
+                submission = read_submission(row, *images)
+                pixels += submission.nucleus.size
+                if pixels > MAX_ARCHIVE_PIXELS:
+                    raise InputError(
+                        f"The images up to this one have more than {MAX_ARCHIVE_PIXELS:,} pixels: send the rest in "
+                        "another ZIP file."
+                    )
+                yield name, submission
             except InputError as error:
                 yield name, error
 
@@ -178,7 +194,7 @@ def compare(submission: Submission) -> tuple[list[Any], dict[str, Any]]:
 
     Returns:
         All crops, and `scores` (means over the crops that were drawn; `protloc.image_metrics.image_scores`) and
-        `pictures`, for each of these crops nucleus, protein and drawing, `(H, W)` in [0, 1].
+        `pictures`, for each of these crops nucleus, protein and drawing, `(H, W)` from 0 to 255.
 
     Raises:
         InputError: In one sentence, if no cell is found.
@@ -194,64 +210,61 @@ def compare(submission: Submission) -> tuple[list[Any], dict[str, Any]]:
         (drawn,) = imaging.draw([("protein", submission.sequence)], pixels, model, processor)
         regions = find_regions(crop.nucleus, crop.protein)
         scores.append(image_scores(drawn["image"], crop.protein, regions))
-        pictures.append((crop.nucleus, crop.protein, drawn["image"]))
+        images = (crop.nucleus, crop.protein, drawn["image"])
+        pictures.append([np.round(255 * np.clip(image, 0, 1)).astype(np.uint8) for image in images])
     means = {name: float(np.mean([score[name] for score in scores])) for name in SHOWN_SCORES}
     return crops, {"scores": means, "pictures": pictures}
 
 
-def examine(pairs: Iterator[tuple[str, Submission | InputError]]) -> Iterator[dict[str, Any]]:
+def examine(pairs: Iterator[tuple[str, Submission | InputError]], keep: bool) -> Iterator[dict[str, Any]]:
     """
-    Check and compare submissions one after the other.
+    Check and compare submissions one after the other, and keep each that is fine before the next.
+
+    Args:
+        pairs: As `read_archive` gives them.
+        keep (`bool`): Whether their owner agreed to the licence.
 
     Yields:
-        `dict`: `name`, `id`, `cells`, `status` (a sentence), `scores`, `pictures`, and `table`, the rows to keep; of
-        one that is wrong only `name` and `status`.
+        `dict`: `name`, `id`, `cells`, `status` (a sentence), `scores` and `pictures`; of one that is wrong only `name`
+        and `status`.
+
+    Raises:
+        InputError: In one sentence, if nothing can be kept.
     """
+    store = open_store()
+    try:
+        if keep and store.waiting_bytes() > MAX_WAITING_BYTES:
+            raise InputError("So much has been sent that it has to be looked at first: please try in some days.")
+        known = store.known() if keep else set()
+    except (OSError, HTTPError):
+        raise InputError("Nothing can be kept now: please try again later, or compare without sending.") from None
     for name, submission in pairs:
         try:
             if isinstance(submission, InputError):
                 raise submission
             with service.computing:
                 crops, compared = compare(submission)
+            status = "Compared; nothing is kept."
+            if submission.id in known:
+                status = "These images were sent before: they are kept once, with what was said of them then."
+            elif keep:
+                store.add(submission.id, to_table(submission, crops, compared["scores"]))
+                known.add(submission.id)
+                status = RECEIVED
+            yield {"name": name, "id": submission.id, "cells": len(crops), "status": status, **compared}
         except InputError as error:
             yield {"name": name, "status": f"Refused: {error}"}
-            continue
-        yield {
-            "name": name,
-            "id": submission.id,
-            "cells": len(crops),
-            "status": "Compared; nothing is kept.",
-            "table": to_table(submission, crops, compared["scores"]),
-            **compared,
-        }
+        except OSError:
+            raise InputError(
+                f"{name} could not be kept, for want of room: what came before it is kept, send the rest again later."
+            ) from None
 
 
-def keep(found: list[dict[str, Any]]) -> None:
-    """
-    Keep what was examined and is fine, each once, and say so in its `status`.
-
-    Raises:
-        InputError: In one sentence, if it can't be kept.
-    """
-    fine = [row for row in found if "table" in row]
-    store = open_store()
-    try:
-        with _keeping:
-            if store.waiting_bytes() > MAX_WAITING_BYTES:
-                raise InputError("So much has been sent that it has to be looked at first: please try in some days.")
-            there = store.holds([row["id"] for row in fine])
-            new = {row["id"]: row["table"] for row in fine if row["id"] not in there}
-            arrived = store.add(new) if new else True
-    except OSError as error:
-        raise InputError(
-            f"Nothing could be kept, please send it again later: {error.strerror or 'no answer'}."
-        ) from None
-    for row in fine:
-        if row["id"] in there:
-            row["status"] = "These images were sent before: they are kept once."
-        elif arrived:
-            row["status"] = "Received: nobody else sees it until a maintainer has approved it."
-        else:
+def deliver(found: list[dict[str, Any]]) -> None:
+    """Bring what was received to where it belongs, and say in its `status` if that has to wait."""
+    received = [row for row in found if row["status"] == RECEIVED]
+    if received and not open_store().deliver():
+        for row in received:
             row["status"] = "Received: it is kept here until the Hub, which can't be reached now, takes it."
 
 

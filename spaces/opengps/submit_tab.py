@@ -1,6 +1,7 @@
 """The tab Submit: one's own microscopy beside what deepGPS draws, and, with the owner's consent, kept as data."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def show(found: list[Found], name: str | None = None) -> list[Any]:
     shown = [row for row in found if "pictures" in row and name in (None, row["name"])]
     if not shown:
         return [None, None, None, []]
-    cells = shown[0]["pictures"]
+    cells = [[image / 255 for image in images] for images in shown[0]["pictures"]]
     nucleus, protein, drawn = cells[0]
     return [
         pictures.overlay(nucleus, protein),
@@ -82,17 +83,18 @@ def run(keep: bool, consent, archive, *one, progress) -> Iterator[tuple]:
         if keep:
             submit.check_licence(LICENCE if consent else "")
         found: list[Found] = []
-        for row in submit.examine(read(archive, *one)):
+        for row in submit.examine(read(archive, *one), keep):
             found.append(row)
             progress((len(found), None), unit="images")
             yield found, gr.Dataframe(visible=False), f"{len(found)} looked at."
-        if keep:
-            submit.keep(found)
+        submit.deliver(found)
     except InputError as error:
         raise gr.Error(str(error), title="Please check the input", duration=None, print_exception=False) from None
     header, lines = table(found)
-    said = found[0]["status"] if len(found) == 1 else "\n".join(f"- {row['name']}: {row['status']}" for row in found)
-    found = [{name: row[name] for name in row if name != "table"} for row in found]  # the session needs no more
+    said = found[0]["status"]
+    if len(found) > 1:
+        count = Counter(row["status"].split(":")[0].split(";")[0] for row in found)
+        said = f"{', '.join(f'{name}: {number}' for name, number in count.items())}. The table has the reasons."
     yield found, gr.Dataframe(lines, headers=header, visible=True), said
 
 
@@ -148,15 +150,14 @@ def submit_images(
         For each pair of images whether it was received or why not, the number of cells, and PSNR, SSIM and correlation
         with the drawing; and a picture of the first, the image in yellow and the drawing in blue.
     """
-    said = [um_per_px, sequence, gene, uniprot_id, cell_line, labels.split("|"), credit]
+    said = [um_per_px, sequence, gene, uniprot_id, cell_line, (labels or "").split("|"), credit]
     try:
         if licence:
             submit.check_licence(licence)
         archive = file if str(file).lower().endswith(".zip") else None
         images = [file, nucleus_channel, nucleus_page, protein, protein_channel, protein_page]
-        found = list(submit.examine(read(archive, *images, *said)))
-        if licence:
-            submit.keep(found)
+        found = list(submit.examine(read(archive, *images, *said), keep=bool(licence)))
+        submit.deliver(found)
     except InputError as error:
         raise gr.Error(str(error), print_exception=False) from None
     told = ("name", "id", "status", "cells", "scores")

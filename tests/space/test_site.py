@@ -123,7 +123,8 @@ def test_images_of_a_program(client, folder, field):
     assert found["status"].startswith("Received")
     assert [row[0] for row in submitted(folder)] == [found["id"]]
     (again,), _ = client.predict(handle_file(field["nucleus"]), **about, api_name="/submit")
-    assert again["status"] == "These images were sent before: they are kept once." and len(submitted(folder)) == 1
+    assert again["status"].startswith("These images were sent before: they are kept once")
+    assert len(submitted(folder)) == 1
     assert run_protloc("submissions", "approve", folder / "submissions", found["id"])[0] == 0
     assert submitted(folder) == []
 

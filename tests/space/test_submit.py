@@ -53,7 +53,8 @@ def test_a_batch_is_compared_and_kept_once(tmp_path, images, monkeypatch):
     rows += [f"n.tif;p.tif;{SV40_SIGNAL};HeLa;", f"n.tif;p.tif;{SV40_SIGNAL};U-2 OS;Mars"]
     files = {f"my images/{name}": content for name, content in images.items()}
     path = pack(tmp_path / "a.zip", files | {"my images/manifest.csv": "\r\n".join([manifest, *rows])})
-    found = list(submit.examine(submit.read_archive(path)))
+    found = list(submit.examine(submit.read_archive(path), keep=True))
+    submit.deliver(found)
     assert [row["name"] for row in found] == ["1: n.tif", "2: n.tif", "3: n.tif", "4: n.tif"]
     first, second, third, fourth = found
     assert first["cells"] == 1 and first["scores"].keys() == {"psnr", "ssim", "pearson"}
@@ -62,10 +63,10 @@ def test_a_batch_is_compared_and_kept_once(tmp_path, images, monkeypatch):
     )  # a nuclear protein, drawn so
     assert second["status"] == "Refused: There is no file 'my images/gone.tif' in the ZIP file."
     assert fourth["status"].startswith("Refused: There is no location 'Mars'")
-    submit.keep(found)
-    assert first["status"].startswith("Received") and store.pending() == [first["id"]] == [third["id"]]
-    submit.keep(found)
-    assert first["status"] == "These images were sent before: they are kept once." and len(store.pending()) == 1
+    assert first["status"] == submit.RECEIVED and store.pending() == [first["id"]] == [third["id"]]
+    assert third["status"].startswith("These images were sent before: they are kept once")
+    again = list(submit.examine(submit.read_archive(path), keep=True))
+    assert again[0]["status"] == third["status"] and len(store.pending()) == 1
 
 
 def test_two_channels_of_one_file(images):
@@ -93,6 +94,8 @@ def test_two_channels_of_one_file(images):
         ({"manifest.csv": COLUMNS}, "manifest.csv has no column 'nucleus_image', or no rows"),
         ({"manifest.csv": f"{COLUMNS},<b>\n{ROW},1"}, "manifest.csv has a column '<b>'"),
         ({"manifest.csv": COLUMNS + f"\n{ROW}" * 51}, "manifest.csv has 51 rows: send at most 50"),
+        ({"manifest.csv": f"{COLUMNS}\n{ROW},x"}, "Row 1 of manifest.csv has more cells than the header"),
+        ({"manifest.csv": f"{COLUMNS}\n{ROW}é".encode("latin-1")}, "manifest.csv is not in UTF-8"),
         ({"manifest.csv": b"\x00" * 2_000_000}, "manifest.csv in the ZIP file unpacks to more than 1 MB"),
     ],
 )
@@ -158,6 +161,15 @@ def test_hostile_images_in_an_archive(tmp_path, images):
     assert all(text.startswith("The image of the nucleus: ") for text in said) and len(said) == 3
 
 
+def test_a_batch_has_a_limit_of_pixels(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(submit, "MAX_ARCHIVE_PIXELS", 240 * 240)
+    path = pack(tmp_path / "a.zip", images | {"manifest.csv": f"{COLUMNS}\n{ROW}\n{ROW}"})
+    first, second = told(path)
+    assert first.startswith("Submission") and second.startswith(
+        "The images up to this one have more than 57,600 pixels"
+    )
+
+
 def test_nothing_is_kept_without_consent_or_room(tmp_path, images, monkeypatch):
     with pytest.raises(InputError, match=r"under CC BY 4\.0 only"):
         submit.check_licence("MIT")
@@ -166,5 +178,5 @@ def test_nothing_is_kept_without_consent_or_room(tmp_path, images, monkeypatch):
     monkeypatch.setattr(submit, "MAX_WAITING_BYTES", -1)
     path = pack(tmp_path / "a.zip", images | {"manifest.csv": f"{COLUMNS}\n{ROW}"})
     with pytest.raises(InputError, match="has to be looked at first"):
-        submit.keep(list(submit.examine(submit.read_archive(path))))
+        list(submit.examine(submit.read_archive(path), keep=True))
     assert store.pending() == []
