@@ -79,6 +79,13 @@ def load_config(model: str | Path) -> DeepLocConfig:
     return config
 
 
+def check_heads(model: str | Path, config: DeepLocConfig, signals: bool, tree: bool) -> None:
+    """`ValueError` if what is asked for a model was not trained with it."""
+    for wanted, asked in (("signals", signals), ("tree", tree)):
+        if asked and not getattr(config, wanted):
+            raise ValueError(f"--{wanted} needs a model trained with model.{wanted}=true; {model} is not")
+
+
 def load_model(
     model: str | Path = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto", length_policy: str | None = None
 ) -> tuple[PreTrainedModel, Any]:
