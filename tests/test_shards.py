@@ -14,6 +14,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from conftest import run_protloc
 from protloc.prediction import columns, load_model, predict
@@ -23,6 +24,15 @@ GENERATOR = random.Random(0)
 PROTEINS = [
     (f"P{i:05}", "".join(GENERATOR.choices("ACDEFGHIKLMNPQRSTVWY", k=GENERATOR.randint(5, 90)))) for i in range(25)
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Several make so small a model slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def fasta(path, proteins=PROTEINS):

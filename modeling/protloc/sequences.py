@@ -176,7 +176,7 @@ def read_sequences(
         first = next(found, None)
         if first is None:
             raise SequenceError(name, "the file holds no sequences")
-        records = itertools.chain([first], found)
+        records: Iterator[Record] = itertools.chain([first], found)
         if is_fasta:
             records = with_ids(records)
         yield from check_records(records, name, seen, on_error, max_length)

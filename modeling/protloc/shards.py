@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from .prediction import Row, check_heads, columns, load_model, predict, reason
 from .sequences import (
@@ -86,7 +87,7 @@ class Worker:
         job (`Job`)
 
     Raises:
-        ValueError: In one sentence, if an input, the model or the device is not there, or the model can't do what is asked.
+        ValueError: In one sentence, if an input, the model or the device is not there, or the model can't do the job.
     """
 
     def __init__(self, job: Job):
@@ -152,8 +153,8 @@ class Worker:
 
         longest = config.max_length if config.length_policy == "error" else None
         records = check_records(read_shard(shard), shard.name, set(), on_error, longest)
-        options = {"signals": self.job.signals, "tree": self.job.tree}
-        rows = list(predict(records, self.model, self.tokenizer, self.job.max_tokens_per_batch, **options))
+        options = self.model, self.tokenizer, self.job.max_tokens_per_batch
+        rows = list(predict(records, *options, signals=self.job.signals, tree=self.job.tree))
         if errors:
             with open(self.job.out / f"errors-{shard.number:05}.csv", "w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file, lineterminator="\n")
@@ -217,7 +218,7 @@ def write_part(rows: list[Row], names: list[str], path: Path) -> None:
     partial.rename(path)
 
 
-def model_digest(model: torch.nn.Module) -> str:
+def model_digest(model: PreTrainedModel) -> str:
     """Tells models of other weights, thresholds or calibration apart; those of other types (`dtype`) too."""
     config = model.config.to_diff_dict()
     for name in ("transformers_version", "length_policy"):
@@ -339,7 +340,7 @@ def read_shard(shard: Shard) -> Iterator[Record]:
         start, stop = max(shard.start - first, 0), min(shard.stop - first, rows)
         if start < stop:
             table = file.read_row_group(group, columns=names).slice(start, stop - start).select(names)
-            lines = table["line"].to_pylist() if copied else range(first + start + 1, first + stop + 1)
-            for line, protein_id, text in zip(lines, *(table[name].to_pylist() for name in names[:2]), strict=True):
+            places = table["line"].to_pylist() if copied else range(first + start + 1, first + stop + 1)
+            for line, protein_id, text in zip(places, *(table[name].to_pylist() for name in names[:2]), strict=True):
                 yield line, "" if protein_id is None else str(protein_id).strip(), [(line, text or "")]
         first += rows

@@ -1,5 +1,6 @@
 """`protloc predict-shards --ray`: the shards of `protloc.shards`, given out by Ray Data to workers of a cluster."""
 
+import logging
 from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
@@ -56,7 +57,7 @@ def run(job: Job, workers: int | None = None, show_bars: bool = False) -> tuple[
     except ImportError:
         raise ValueError("Ray is not installed: pip install 'protloc[scale]'") from None
 
-    ray.init(ignore_reinit_error=True, logging_level="ERROR")
+    ray.init(ignore_reinit_error=True, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = show_bars
     kind = "GPU" if job.device != "cpu" and ray.cluster_resources().get("GPU") else "CPU"
     needs: dict[str, Any] = {"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}
