@@ -21,7 +21,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,9 @@ def run(job: Job, show_bars: bool = False) -> tuple[int, int]:
         ValueError, OSError: In one sentence; see `Worker`.
     """
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if job.device in ("auto", "cuda") and torch.cuda.is_available():  # several processes may share a GPU
+        number = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+        job = replace(job, device=f"cuda:{number}")
     worker = Worker(job)
     if rank == 0:
         worker.begin()

@@ -43,7 +43,7 @@ def run(job: Job, workers: int | None = None, show_bars: bool = False) -> tuple[
     Args:
         job (`Job`)
         workers (`int`, *optional*): How many work at once; by default one for each GPU, or each CPU where there is none
-            or `job.device` is `"cpu"`.
+            or `job.device` is `"cpu"`. More than there are GPUs share them.
         show_bars (`bool`)
 
     Returns:
@@ -60,7 +60,9 @@ def run(job: Job, workers: int | None = None, show_bars: bool = False) -> tuple[
     ray.init(ignore_reinit_error=True, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = show_bars
     kind = "GPU" if job.device != "cpu" and ray.cluster_resources().get("GPU") else "CPU"
-    needs: dict[str, Any] = {"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}
+    there = int(ray.cluster_resources()[kind])
+    workers = workers or there
+    needs: dict[str, Any] = {"num_gpus": min(1, there / workers)} if kind == "GPU" else {"num_cpus": 1}
     try:
         missing = ray.get(ray.remote(**needs)(begin).remote(job))
     except ray.exceptions.RayTaskError as error:
@@ -69,7 +71,7 @@ def run(job: Job, workers: int | None = None, show_bars: bool = False) -> tuple[
         return 0, 0
     # A block for each shard, so that the work is shared evenly and a killed worker loses one shard only.
     shards = ray.data.from_items([{"shard": number} for number in missing], override_num_blocks=len(missing))
-    pool = ray.data.ActorPoolStrategy(size=workers or int(ray.cluster_resources()[kind]))
+    pool = ray.data.ActorPoolStrategy(size=workers)
     proteins = 0
     for row in shards.map_batches(Actor, fn_constructor_args=[job], compute=pool, **needs).iter_rows():
         if row["error"]:
