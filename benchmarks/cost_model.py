@@ -24,6 +24,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import EsmConfig, EsmModel, PreTrainedModel, utils
 
+from protloc import prediction
 from protloc.models.protein_sequence import AMINO_ACIDS
 from protloc.prediction import columns, load_model, predict
 from protloc.sequences import check_records
@@ -46,16 +47,29 @@ ESM_OF_ALL = 33 / ESM_LAYERS
 
 @dataclass
 class Rates:
-    """Seconds of one process and thread for a protein, but `compute`: with all threads, for a residue."""
+    """Seconds of one process, which computes with all threads and does the rest with one."""
 
-    start: float  # of a process, once
+    start: float  # once
     cut: float  # for a byte
-    read: float
+    read: float  # for a residue, as are the next two
     tokenise: float
-    rows: float
-    write: float
-    written: float  # bytes for a protein
     compute: dict[str, float]
+    rows: float  # for a protein
+    write: float  # for a protein
+    written: float  # bytes for a protein
+
+
+class Stopwatch:
+    """Calls a function, and adds up how long it takes."""
+
+    def __init__(self, function: Callable):
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, *args, **kwargs):
+        start = time.perf_counter()
+        result = self.function(*args, **kwargs)
+        self.seconds += time.perf_counter() - start
+        return result
 
 
 def timed(function: Callable[[], object]) -> float:
@@ -85,7 +99,8 @@ def measure(read_proteins: int, predicted_proteins: int, mean_length: int) -> Ra
         proteins = made_up_fasta(path, read_proteins, mean_length)
         shards = cut([str(path)], 1000, folder)
         cutting = timed(lambda: cut([str(path)], 1000, folder)) / path.stat().st_size
-        reading = timed(lambda: [list(check_records(read_shard(s), s.name, set())) for s in shards]) / read_proteins
+        reading = timed(lambda: [list(check_records(read_shard(s), s.name, set())) for s in shards])
+        reading /= sum(len(sequence) for _, sequence in proteins)
 
         start = timed(
             lambda: subprocess.run(
@@ -96,16 +111,13 @@ def measure(read_proteins: int, predicted_proteins: int, mean_length: int) -> Ra
         )
         model, tokenizer = load_model()
         list(predict(proteins[:8], model, tokenizer))  # warms up
-        begun: list[float] = []
-        inside: list[float] = []
-        model.register_forward_pre_hook(lambda *_: begun.append(time.perf_counter()))
-        model.register_forward_hook(lambda *_: inside.append(time.perf_counter() - begun[-1]))
+        model.forward = forward = Stopwatch(model.forward)
+        prediction.tokenize = tokenize = Stopwatch(prediction.tokenize)
         some = proteins[:predicted_proteins]
         rows: list[dict] = []
         total = timed(lambda: rows.extend(predict(some, model, tokenizer)))
-        texts = [sequence for _, sequence in some]
-        tokenising = timed(lambda: tokenizer(texts, padding=True, return_tensors="pt")) / len(some)
-        deeploc = sum(inside) / sum(len(sequence) for _, sequence in some)
+        residues = sum(len(sequence) for _, sequence in some)
+        making_rows = (total - forward.seconds - tokenize.seconds) / len(some)
 
         out = folder / "part-00000.parquet"
         # As no two proteins are alike, no two rows are, which would be smaller when compressed.
@@ -124,9 +136,15 @@ def measure(read_proteins: int, predicted_proteins: int, mean_length: int) -> Ra
     with torch.inference_mode():
         layers(tokens, mask)  # warms up
         esm = timed(lambda: layers(tokens, mask)) / tokens.numel() * ESM_OF_ALL
-    making_rows = (total - sum(inside)) / len(some) - tokenising
     return Rates(
-        start, cutting, reading, tokenising, making_rows, writing, written, {"DeepLoc": deeploc, "ESM-2 650M": esm}
+        start=start,
+        cut=cutting,
+        read=reading,
+        tokenise=tokenize.seconds / residues,
+        compute={"DeepLoc": forward.seconds / residues, "ESM-2 650M": esm},
+        rows=making_rows,
+        write=writing,
+        written=written,
     )
 
 
@@ -183,8 +201,8 @@ def main() -> None:
     measured = {
         "start of a process, with DeepLoc": f"{rates.start:.1f} s",
         "cutting FASTA": f"{1e-6 / rates.cut:,.0f} MB/s",
-        "reading and checking": f"{1 / rates.read:,.0f} proteins/s",
-        "tokenising": f"{1 / rates.tokenise:,.0f} proteins/s",
+        "reading and checking": f"{1 / rates.read:,.0f} residues/s",
+        "tokenising": f"{1 / rates.tokenise:,.0f} residues/s",
         "making rows": f"{1 / rates.rows:,.0f} proteins/s",
         "writing Parquet": f"{1 / rates.write:,.0f} proteins/s, {rates.written:.0f} bytes each",
     }
@@ -222,7 +240,7 @@ def main() -> None:
                 ]
                 stages = dict(zip(names, (size * rates.cut, *side[:2], compute, *side[2:]), strict=True))
                 # What one process does between two of its computations, another may compute in.
-                worked = max(compute, sum(side) + compute * max(gpus, 1) / processes)
+                worked = max(compute, side + compute * max(gpus, 1) / processes)
                 total = rates.start + stages["cut"] + worked
                 bottleneck = max({**stages, "start": rates.start}.items(), key=lambda stage: stage[1])[0]
                 sizes = f"{size / 1e9:.3f} GB, {count * rates.written / 1e9:.3f} GB"
