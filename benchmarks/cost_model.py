@@ -235,12 +235,11 @@ def main() -> None:
             size = count * (HEADER + mean * 61 / 60 + 1)
             for machine, (gpus, processes) in machines.items():
                 compute = count * mean * (gpu[name] / gpus if gpus else rates.compute[name])
-                side = [
-                    count * seconds / processes for seconds in (rates.read, rates.tokenise, rates.rows, rates.write)
-                ]
-                stages = dict(zip(names, (size * rates.cut, *side[:2], compute, *side[2:]), strict=True))
+                reading = [count * mean * seconds / processes for seconds in (rates.read, rates.tokenise)]
+                writing = [count * seconds / processes for seconds in (rates.rows, rates.write)]
+                stages = dict(zip(names, (size * rates.cut, *reading, compute, *writing), strict=True))
                 # What one process does between two of its computations, another may compute in.
-                worked = max(compute, side + compute * max(gpus, 1) / processes)
+                worked = max(compute, sum(reading + writing) + compute * max(gpus, 1) / processes)
                 total = rates.start + stages["cut"] + worked
                 bottleneck = max({**stages, "start": rates.start}.items(), key=lambda stage: stage[1])[0]
                 sizes = f"{size / 1e9:.3f} GB, {count * rates.written / 1e9:.3f} GB"
