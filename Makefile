@@ -25,6 +25,7 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/benchmark_deepgps.py
 	$(BIN)/python benchmarks/benchmark_fields.py
 	$(BIN)/python benchmarks/benchmark_site.py
+	$(BIN)/python benchmarks/cost_model.py
 
 # Take a trained model (make ship RUN=runs/deeploc) into the package: configuration, weights and tokenizer, without the
 # remote code, and the references to it, that a folder for the Hub carries. Then measure it and write its card; RUNS are

@@ -39,6 +39,35 @@ def output_path(text: str) -> Path:
     return path
 
 
+def output_folder(text: str) -> Path:
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder")
+    return path
+
+
+def add_prediction_options(parser: argparse.ArgumentParser) -> None:
+    """What every way of predicting takes."""
+    parser.add_argument(
+        "--length-policy",
+        choices=["middle", "end", "window", "error"],
+        help="for proteins longer than the model reads: cut the middle or the end out, average over windows, or refuse "
+        "(default: the model's, middle)",
+    )
+    parser.add_argument("--signals", action="store_true", help="add the nine sorting signals of DeepLoc 2.0")
+    parser.add_argument("--tree", action="store_true", help="add the nine decisions along the sorting pathways")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto)")
+    parser.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="auto: bfloat16 where the hardware has it natively, else float32",
+    )
+    parser.add_argument(
+        "--max-tokens-per-batch", type=positive_int, default=16_384, metavar="N", help="bounds memory (default: 16384)"
+    )
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="protloc", description="Protein subcellular localization.")
     parser.add_argument("--version", action=VersionAction, nargs=0, help="print the version and exit")
@@ -75,12 +104,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="stop at a bad record before anything is predicted, or skip it and list it in OUT.errors.csv",
     )
     predict.add_argument(
-        "--length-policy",
-        choices=["middle", "end", "window", "error"],
-        help="for proteins longer than the model reads: cut the middle or the end out, average over windows, or refuse "
-        "(default: the model's, middle)",
-    )
-    predict.add_argument(
         "--profiles", type=Path, metavar="DIR", help="PSI-BLAST profiles <id>.pssm, for models of them"
     )
     predict.add_argument(
@@ -102,18 +125,32 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="ID_OR_DIR",
         help="what draws: Hub name or folder of a deepGPS (default: the shipped one)",
     )
-    predict.add_argument("--signals", action="store_true", help="add the nine sorting signals of DeepLoc 2.0")
-    predict.add_argument("--tree", action="store_true", help="add the nine decisions along the sorting pathways")
-    predict.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto)")
-    predict.add_argument(
-        "--dtype",
-        choices=["auto", "float32", "bfloat16"],
-        default="auto",
-        help="auto: bfloat16 where the hardware has it natively, else float32",
+    add_prediction_options(predict)
+
+    shards = commands.add_parser(
+        "predict-shards",
+        help="the same for millions of proteins: numbered Parquet files, by many processes",
+        description="Predict every protein of inputs of any size: part-00000.parquet and so on, each whole or absent. "
+        "Started again, it does only what is missing. On N GPUs: accelerate launch --num_processes N -m protloc "
+        "predict-shards ...; on a Ray cluster: --ray. All processes must see the same files.",
     )
-    predict.add_argument(
-        "--max-tokens-per-batch", type=positive_int, default=16_384, metavar="N", help="bounds memory (default: 16384)"
+    shards.add_argument("inputs", nargs="+", metavar="FASTA", help="FASTA, CSV or TSV, plain or gzipped, or Parquet")
+    shards.add_argument("-o", "--output", type=output_folder, required=True, metavar="DIR", help="folder to write")
+    shards.add_argument(
+        "--shard-size", type=positive_int, default=10_000, metavar="N", help="proteins of a file (default: 10000)"
     )
+    shards.add_argument("--ray", action="store_true", help="run on the Ray cluster at hand, or start one here")
+    shards.add_argument(
+        "--workers", type=positive_int, metavar="N", help="with --ray: models at work (default: one a GPU, or a CPU)"
+    )
+    shards.add_argument("--model", metavar="ID_OR_DIR", help="Hub name or folder (default: the shipped model)")
+    shards.add_argument(
+        "--on-error",
+        choices=["stop", "skip"],
+        default="stop",
+        help="stop at a bad record, or skip it and list it in errors-00000.csv of its shard",
+    )
+    add_prediction_options(shards)
 
     embed = commands.add_parser(
         "embed",
@@ -207,6 +244,8 @@ def main() -> None:
             if getattr(args, name):
                 parser.error(f"--{name.replace('_', '-')} needs --nucleus IMAGE, or --nucleus default")
 
+    if args.command == "predict-shards" and args.workers and not args.ray:
+        parser.error("--workers needs --ray; accelerate launch has --num_processes")
     if args.command == "push" and args.kind != "model" and (args.datasets or args.base_model):
         parser.error(f"--dataset and --base-model are for models, not for a {args.kind}")
     if args.command == "push" and args.create_pr and (args.private or args.revision):
@@ -224,7 +263,7 @@ def main() -> None:
 
     from protloc import cli
 
-    sys.exit(getattr(cli, args.command)(args))
+    sys.exit(getattr(cli, args.command.replace("-", "_"))(args))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from conftest import tiny_deeploc, write_pssm
 from protloc.ensemble import DeepLocEnsemble
-from protloc.prediction import load_ensemble, predict
+from protloc.prediction import load_ensemble, predict, tokenize
 from protloc.taxonomy import COMPARTMENTS, SORTING_SIGNALS, SORTING_TREE
 
 LONG = "MKTAYIAKQRQISFVKSHFSRQ" * 6
@@ -152,3 +153,12 @@ def test_attention_is_that_of_the_pipeline(tokenizer):
     (row,) = predict([("a", LONG)], model, tokenizer, attention=True)
     locate = pipeline("protein-localization", model=model, tokenizer=tokenizer)
     np.testing.assert_allclose(row["attention"], locate(LONG)["attention"], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["esm", "protbert"])
+def test_tokens_are_the_tokenizers(tiny_backbones, name):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_backbones[name])
+    texts = [" ".join(text) if name == "protbert" else text for text in ("ACDEFGHIKLMNPQRSTVWYUOBZX", "M", "MKT")]
+    expected, found = tokenizer(texts, padding=True, return_tensors="pt"), tokenize(texts, tokenizer)
+    assert list(found) == ["input_ids", "attention_mask"]
+    assert all(torch.equal(found[name], expected[name]) for name in found)

@@ -84,6 +84,35 @@ def embed(args: argparse.Namespace) -> int:
     return 0
 
 
+def predict_shards(args: argparse.Namespace) -> int:
+    """`protloc predict-shards`: 0, or 2 after one line on standard error."""
+    from . import shards, shards_ray
+
+    logging.basicConfig(format="protloc: %(message)s")
+    show_bars = _hide_bars()
+    job = shards.Job(
+        inputs=tuple(os.path.abspath(source) for source in args.inputs),
+        out=args.output.absolute(),
+        model=str(args.model or prediction.DEFAULT_MODEL),
+        skip_errors=args.on_error == "skip",
+        **{name: getattr(args, name) for name in ("shard_size", "device", "dtype", "length_policy", "signals", "tree")},
+        max_tokens_per_batch=args.max_tokens_per_batch,
+    )
+    try:
+        if args.ray:
+            done, proteins = shards_ray.run(job, args.workers, show_bars)
+        else:
+            done, proteins = shards.run(job, show_bars)
+    except (ValueError, OSError) as error:
+        print(f"protloc: {prediction.reason(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"protloc: stopped; start again to go on with {args.output}", file=sys.stderr)
+        return 130
+    print(f"protloc: {args.output}: {done} shards predicted, {proteins} proteins", file=sys.stderr)
+    return 0
+
+
 def push(args: argparse.Namespace) -> int:
     """`protloc push`: 0, or 2 after one line on standard error."""
     from . import hub
@@ -155,9 +184,7 @@ def _predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str],
     show_bars = _hide_bars()
     names_of_models = args.ensemble or [args.model or prediction.DEFAULT_MODEL]
     config = prediction.load_config(names_of_models[0])
-    for wanted in ("signals", "tree"):
-        if getattr(args, wanted) and not getattr(config, wanted):
-            raise ValueError(f"--{wanted} needs a model trained with model.{wanted}=true; {names_of_models[0]} is not")
+    prediction.check_heads(names_of_models[0], config, args.signals, args.tree)
     if (config.input_features == "profile") != (args.profiles is not None):
         if args.profiles:
             raise ValueError(f"{names_of_models[0]} does not read profiles: leave --profiles out")

@@ -79,6 +79,13 @@ def load_config(model: str | Path) -> DeepLocConfig:
     return config
 
 
+def check_heads(model: str | Path, config: DeepLocConfig, signals: bool, tree: bool) -> None:
+    """`ValueError` if what is asked for a model was not trained with it."""
+    for wanted, asked in (("signals", signals), ("tree", tree)):
+        if asked and not getattr(config, wanted):
+            raise ValueError(f"--{wanted} needs a model trained with model.{wanted}=true; {model} is not")
+
+
 def load_model(
     model: str | Path = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto", length_policy: str | None = None
 ) -> tuple[PreTrainedModel, Any]:
@@ -222,12 +229,31 @@ def predict(
             yield row
 
 
+def tokenize(texts: Sequence[str], tokenizer: Any) -> dict[str, torch.Tensor]:
+    """
+    Padded `input_ids` and `attention_mask` `(batch, tokens)` of clean sequences, spaced (ProtBert) or not.
+
+    What the tokenizer gives, but that goes through a protein residue by residue, for milliseconds: longer than a GPU
+    takes to predict it.
+    """
+    ids = np.full(128, tokenizer.unk_token_id)
+    for token, token_id in tokenizer.get_vocab().items():
+        if len(token) == 1:
+            ids[ord(token)] = token_id
+    cls, eos = tokenizer("")["input_ids"]
+    proteins = [ids[np.frombuffer(text.replace(" ", "").encode(), dtype=np.uint8)] for text in texts]
+    rows = [torch.from_numpy(np.concatenate([[cls], protein, [eos]])) for protein in proteins]
+    return {
+        "input_ids": pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+    }
+
+
 def _inputs(batch, chunk, prepared, model, tokenizer, profiles) -> dict[str, torch.Tensor]:
     """Model inputs for reads, given as pairs of protein number and slices."""
     if model.config.input_features != "profile":
         texts = [model.read_text(prepared[i][0], read) for i, read in batch]
-        inputs = tokenizer(texts, padding=True, return_tensors="pt").to(model.device)
-        return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+        return {name: values.to(model.device) for name, values in tokenize(texts, tokenizer).items()}
     if profiles is None:
         raise ValueError("this model reads profiles: name the folder of <id>.pssm files with --profiles")
     rows = []

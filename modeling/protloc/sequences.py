@@ -35,6 +35,9 @@ class SequenceError(ValueError):
         place = [file] + ([f"record {record!r}"] if record else []) + ([f"line {line}"] if line else [])
         super().__init__(f"{', '.join(place)}: {reason}")
 
+    def __reduce__(self):  # to other processes
+        return SequenceError, (self.file, self.reason, self.record, self.line)
+
 
 def open_text(source: Source) -> IO[str]:
     """
@@ -89,7 +92,8 @@ def read_lines(handle: IO[str], name: str) -> Iterator[tuple[int, str]]:
         raise SequenceError(name, f"the gzip file is cut off or damaged after line {number}") from None
 
 
-def _fasta_records(lines: Iterable[tuple[int, str]]) -> Iterator[Record]:
+def fasta_records(lines: Iterable[tuple[int, str]]) -> Iterator[Record]:
+    """Records from numbered lines of FASTA."""
     start = 0
     header: str | None = None
     body: list[tuple[int, str]] = []
@@ -168,34 +172,56 @@ def read_sequences(
     seen: set[str] = set()
     for source in sources:
         name = source_name(source)
-        count = 0
-        records, is_fasta = _records(source)
-        for line, header, body in records:
-            count += 1
-            record = header.split()[0] if is_fasta and header else header
-            try:
-                if not record:
-                    raise SequenceError(name, "the record has no id", line=line)
-                if record in seen:
-                    raise SequenceError(name, "this id was used before; ids must be unique", record, line)
-                try:
-                    sequence = _clean_body(body)
-                    if max_length is not None:
-                        split_reads(len(sequence), max_length, "error")
-                except ValueError as error:
-                    raise SequenceError(name, str(error), record, getattr(error, "line", line)) from None
-            except SequenceError as error:
-                if on_error is None:
-                    raise
-                on_error(error)
-                continue
-            seen.add(record)
-            yield record, sequence
-        if count == 0:
+        found, is_fasta = read_records(source)
+        first = next(found, None)
+        if first is None:
             raise SequenceError(name, "the file holds no sequences")
+        records: Iterator[Record] = itertools.chain([first], found)
+        if is_fasta:
+            records = with_ids(records)
+        yield from check_records(records, name, seen, on_error, max_length)
 
 
-def _records(source: Source) -> tuple[Iterator[Record], bool]:
+def with_ids(records: Iterable[Record]) -> Iterator[Record]:
+    """FASTA records with ids, the headers' first words, in place of headers."""
+    for line, header, body in records:
+        yield line, header.split()[0] if header else "", body
+
+
+def check_records(
+    records: Iterable[Record],
+    name: str,
+    seen: set[str],
+    on_error: Callable[[SequenceError], None] | None = None,
+    max_length: int | None = None,
+) -> Iterator[tuple[str, str]]:
+    """
+    Ids and clean sequences of the good records of the file `name`, whose ids are added to `seen`.
+
+    The other arguments, and what is raised, are as for `read_sequences`.
+    """
+    for line, record, body in records:
+        try:
+            if not record:
+                raise SequenceError(name, "the record has no id", line=line)
+            if record in seen:
+                raise SequenceError(name, "this id was used before; ids must be unique", record, line)
+            try:
+                sequence = _clean_body(body)
+                if max_length is not None:
+                    split_reads(len(sequence), max_length, "error")
+            except ValueError as error:
+                raise SequenceError(name, str(error), record, getattr(error, "line", line)) from None
+        except SequenceError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+            continue
+        seen.add(record)
+        yield record, sequence
+
+
+def read_records(source: Source) -> tuple[Iterator[Record], bool]:
     """Records of a source, and whether it is FASTA."""
     name = source_name(source)
     lines = read_lines(open_text(source), name)
@@ -203,7 +229,7 @@ def _records(source: Source) -> tuple[Iterator[Record], bool]:
         if line.strip():
             rest = itertools.chain([(number, line)], lines)
             is_fasta = line.startswith(">")
-            return (_fasta_records(rest) if is_fasta else _table_records(rest, name)), is_fasta
+            return (fasta_records(rest) if is_fasta else _table_records(rest, name)), is_fasta
     return iter(()), False
 
 
@@ -222,7 +248,7 @@ def read_fasta(path_or_handle: Source, full_header: bool = False) -> Iterator[tu
         yield from read_sequences([path_or_handle])
         return
     name = source_name(path_or_handle)
-    for line, header, body in _records(path_or_handle)[0]:
+    for line, header, body in read_records(path_or_handle)[0]:
         try:
             yield header, _clean_body(body)
         except ValueError as error:
