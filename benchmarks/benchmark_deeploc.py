@@ -8,7 +8,6 @@ Proteins are made up (random residues, lengths log-normal as in UniProt: median 
 """
 
 import argparse
-import random
 import subprocess
 import sys
 import time
@@ -17,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import made_up_proteins
 from datasets import load_dataset
 from torch.nn.utils.rnn import pack_padded_sequence
 from transformers import utils
 
 from protloc import DeepLocConfig, DeepLocForSequenceClassification
 from protloc.models.modeling_deeploc import DeepLocEncoder
-from protloc.models.protein_sequence import AMINO_ACIDS
 from protloc.prediction import load_model, native_bf16, predict
 
 
@@ -36,12 +35,6 @@ def seconds(function: Callable[[], object], repeats: int = 2) -> float:
         function()
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-def made_up_proteins(count: int) -> list[tuple[str, str]]:
-    generator = random.Random(0)
-    lengths = [min(max(int(generator.lognormvariate(6, 0.7)), 40), 5000) for _ in range(count)]
-    return [(f"p{i}", "".join(generator.choices(AMINO_ACIDS, k=length))) for i, length in enumerate(lengths)]
 
 
 def report(what: str, base: float, other: float, unit: str = "s") -> None:
