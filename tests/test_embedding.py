@@ -1,7 +1,12 @@
 """`protloc embed`: states of a sequence encoder on disk."""
 
 import json
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -12,6 +17,7 @@ from transformers import AutoTokenizer
 
 from conftest import run_protloc, tiny_deepgps
 from protloc.embedding import INDEX, Encoder, SequenceStates, embed, prefetch, sequence_key, weights_digest
+from protloc.models.protein_sequence import AMINO_ACIDS
 from protloc.models.sequence_states_deepgps import encode_sequence, load_backbone
 from protloc.packed_attention import packed_attention
 
@@ -53,15 +59,15 @@ def test_packed_attention_keeps_sequences_apart():
     torch.testing.assert_close(found, expected.transpose(1, 2))
 
 
-MANY = ["MKTAYIAKQRLLVAGE"[: 3 + i % 13] * (1 + i % 7) + "ACDEFGHIKL"[i % 10] * (i // 10) for i in range(30)]
+MANY = ["MKTAYIAKQRLLVAGE"[: 3 + i % 13] * (1 + i % 7) + "ACDEFGHIKL"[i % 10] * (i // 10) for i in range(15)]
 
 
 @pytest.mark.parametrize("name", ["esm", "protbert", "deeploc"])
 def test_states_do_not_depend_on_the_batch(tiny_backbones, tiny_model_dir, name):
     encoder = Encoder(str(tiny_model_dir if name == "deeploc" else tiny_backbones[name]), dtype="float32")
-    found = dict(encoder.states(MANY, max_tokens_per_batch=200))
+    found = dict(encoder.states(MANY, max_tokens_per_batch=150))
     assert found.keys() == set(MANY)
-    for sequence in MANY[::7]:
+    for sequence in MANY[::5]:
         [(_, expected)] = encoder.states([sequence])
         assert found[sequence].shape == (len(sequence), encoder.config.sequence_size)
         torch.testing.assert_close(found[sequence], expected, rtol=1e-4, atol=1e-5)
@@ -115,12 +121,12 @@ def test_shards_and_resuming(tiny_backbones, tmp_path):
 
 def test_what_an_interrupt_leaves_is_gone_on_with(tiny_backbones, tmp_path):
     def interrupted(wanted):
-        yield from wanted[:7]
+        yield from wanted[:10]
         raise KeyboardInterrupt
 
     model = str(tiny_backbones["esm"])
     with pytest.raises(KeyboardInterrupt):
-        embed(MANY, tmp_path, model, dtype="float32", shard_bytes=2000, progress=interrupted)
+        embed(MANY, tmp_path, model, dtype="float32", shard_bytes=1000, progress=interrupted)
     index = json.loads((tmp_path / INDEX).read_text())["weight_map"]
     assert 0 < len(index) < len(set(MANY))
     assert all(key in load_file(tmp_path / name) for key, name in index.items())
@@ -128,6 +134,28 @@ def test_what_an_interrupt_leaves_is_gone_on_with(tiny_backbones, tmp_path):
     states = SequenceStates(tmp_path)
     for sequence, expected in Encoder(model, dtype="float32").states(MANY):
         torch.testing.assert_close(states[sequence].float(), expected, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.slow
+def test_ctrl_c(tiny_backbones, tmp_path):
+    out = tmp_path / "out"
+    generator = random.Random(0)
+    texts = ("".join(generator.choices(AMINO_ACIDS, k=400)) for _ in range(400))
+    (tmp_path / "in.fasta").write_text("".join(f">p{i}\n{text}\n" for i, text in enumerate(texts)))
+    command = [sys.executable, "-m", "protloc", "embed", tmp_path / "in.fasta", "--model", tiny_backbones["esm"]]
+    command += ["-o", out, "--shard-size", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (out / INDEX).exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err == f"protloc: stopped; start again to go on with {out}\n"
+    index = json.loads((out / INDEX).read_text())["weight_map"]
+    assert 0 < len(index) < 400
+    assert all(load_file(out / name) for name in set(index.values()))
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{400 - len(index)} sequences added" in result.stderr
 
 
 def test_compiling_is_refused_in_one_sentence(tiny_backbones, tiny_model_dir, tmp_path, monkeypatch):
