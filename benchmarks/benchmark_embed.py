@@ -64,7 +64,7 @@ def operations(sequences: list[str], shape: str) -> float:
     return total
 
 
-def peak(shape: str, device: str, dtype: torch.dtype) -> float:
+def peak(shape: str, device: str, dtype: torch.dtype, clock: Callable[[], float]) -> float:
     """Operations a second in the model's matrix products: four of its attention to eight of its feed-forward part."""
     hidden = SHAPES[shape][0]
     rows = 1024 if device == "cpu" else PADDED_TOKENS
@@ -79,7 +79,7 @@ def peak(shape: str, device: str, dtype: torch.dtype) -> float:
             torch.cuda.synchronize()
 
     multiply()
-    times = [seconds(multiply) for _ in range(5)]
+    times = [seconds(multiply, clock) for _ in range(5)]
     return 4 * sum(2 * rows * k * n for k, n in sizes) / statistics.median(times)
 
 
@@ -91,10 +91,10 @@ def accelerator(device: str) -> str:
     return f"{torch.backends.cpu.get_cpu_capability()} CPU with {' and '.join(found) or 'no bfloat16'}"
 
 
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds(function: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 @torch.inference_mode()
@@ -127,9 +127,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default: 3)")
     parser.add_argument("--shape", choices=SHAPES, default="150M")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument(
+        "--one-thread",
+        action="store_true",
+        help="count the CPU time of one thread, which others on the machine disturb less than the time on the clock",
+    )
     parser.add_argument("--save", action="store_true", help="keep the ratios in benchmarks/results")
     args = parser.parse_args()
     utils.logging.disable_progress_bar()
+    clock = time.process_time if args.one_thread else time.perf_counter
+    if args.one_thread:
+        torch.set_num_threads(1)
 
     pairs = list(read_sequences([args.proteins])) if args.proteins else made_up_proteins(args.count)
     sequences = list(dict.fromkeys(sequence for _, sequence in pairs))[: args.count]
@@ -174,18 +182,18 @@ def main() -> None:
             f"ESM-2 of the {args.shape} shape on {args.device}; {len(sequences)} proteins of {sum(lengths)} residues; "
             f"the plain loops read the first {len(few)} of them, {sum(map(len, few))} residues\n"
         )
-        print(f"compilation: {seconds(lambda: list(compiled.states(sequences[:2]))):.0f} s", flush=True)
+        print(f"compilation: {seconds(lambda: list(compiled.states(sequences[:2])), clock):.0f} s", flush=True)
         true: dict[str, torch.Tensor] = {}
         wrong: dict[str, tuple[float, float]] = {}
         times: dict[str, list[float]] = {what: [] for what in steps}
         peaks: dict[str, list[float]] = {dtype: [] for dtype in encoders}
         for _ in range(args.repeats):
             for dtype, rates in peaks.items():
-                rates.append(peak(args.shape, args.device, getattr(torch, dtype)))
+                rates.append(peak(args.shape, args.device, getattr(torch, dtype), clock))
             for what, (some, _, run) in steps.items():
-                start = time.perf_counter()
+                start = clock()
                 found = dict(run())
-                times[what].append(time.perf_counter() - start)
+                times[what].append(clock() - start)
                 true = true or found  # the plain loop comes first
                 if found:
                     wrong[what] = errors(found, true)
