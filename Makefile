@@ -23,6 +23,7 @@ lint: .venv/.installed
 bench: .venv/.installed
 	$(BIN)/python benchmarks/benchmark_deeploc.py
 	$(BIN)/python benchmarks/benchmark_deepgps.py
+	$(BIN)/python benchmarks/benchmark_embed.py --shape 8M --count 24 --plain 16
 	$(BIN)/python benchmarks/benchmark_fields.py
 	$(BIN)/python benchmarks/benchmark_site.py
 	$(BIN)/python benchmarks/cost_model.py

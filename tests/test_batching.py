@@ -1,4 +1,4 @@
-from protloc.batching import TokenBudgetBatchSampler, token_budget_batches
+from protloc.batching import TokenBudgetBatchSampler, packed_batches, token_budget_batches
 
 LENGTHS = [(i * 37) % 400 + 1 for i in range(300)]
 
@@ -18,6 +18,15 @@ def test_batches_keep_to_the_budget_and_hold_each_protein_once():
 def test_a_sequence_over_the_budget_is_a_batch_of_its_own():
     assert token_budget_batches([5, 100, 6], 20) == [[1], [2, 0]]
     assert token_budget_batches([], 20) == []
+
+
+def test_packed_batches_keep_the_order_and_pad_nothing():
+    batches = packed_batches(LENGTHS, 2000)
+    assert [i for batch in batches for i in batch] == list(range(300))
+    tokens = [sum(LENGTHS[i] + 2 for i in batch) for batch in batches]
+    assert max(tokens) <= 2000 and min(tokens[:-1]) > 1500
+    assert packed_batches([5, 100, 6, 5], 20) == [[0], [1], [2, 3]]
+    assert packed_batches([], 20) == []
 
 
 def test_shuffled_batches_depend_on_seed_and_epoch_alone():

@@ -1,16 +1,25 @@
 """`protloc embed`: states of a sequence encoder on disk."""
 
 import json
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoTokenizer
 
-from conftest import tiny_deepgps
-from protloc.embedding import INDEX, SequenceStates, embed, sequence_key, weights_digest
+from conftest import run_protloc, tiny_deepgps
+from protloc.embedding import INDEX, Encoder, SequenceStates, embed, prefetch, sequence_key, weights_digest
+from protloc.models.protein_sequence import AMINO_ACIDS
 from protloc.models.sequence_states_deepgps import encode_sequence, load_backbone
+from protloc.packed_attention import packed_attention
 
 SEQUENCES = ["MKTAYIAKQR", "MK", "MKVLAAGIVGLLLALSAQA", "MK"]
 
@@ -41,6 +50,62 @@ def test_a_long_sequence_is_read_in_windows(tiny_backbones, tmp_path):
     torch.testing.assert_close(found, expected[0, 1:-1], rtol=0.01, atol=0.01)
 
 
+def test_packed_attention_keeps_sequences_apart():
+    query, key, value = torch.randn(3, 1, 2, 12, 8)
+    of = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2, 2, 2, 3, 3])
+    expected = scaled_dot_product_attention(query, key, value, attn_mask=of[:, None] == of, scale=0.7)
+    starts = torch.tensor([0, 3, 4, 10, 12], dtype=torch.int32)
+    found = packed_attention(query, key, value, starts, torch.tensor(6), 0.7)
+    torch.testing.assert_close(found, expected.transpose(1, 2))
+
+
+MANY = ["MKTAYIAKQRLLVAGE"[: 3 + i % 13] * (1 + i % 7) + "ACDEFGHIKL"[i % 10] * (i // 10) for i in range(15)]
+
+
+@pytest.mark.parametrize("name", ["esm", "protbert", "deeploc"])
+def test_states_do_not_depend_on_the_batch(tiny_backbones, tiny_model_dir, name):
+    encoder = Encoder(str(tiny_model_dir if name == "deeploc" else tiny_backbones[name]), dtype="float32")
+    found = dict(encoder.states(MANY, max_tokens_per_batch=150))
+    assert found.keys() == set(MANY)
+    for sequence in MANY[::5]:
+        [(_, expected)] = encoder.states([sequence])
+        assert found[sequence].shape == (len(sequence), encoder.config.sequence_size)
+        torch.testing.assert_close(found[sequence], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_once_for_all_shapes(tiny_backbones):
+    expected = dict(Encoder(str(tiny_backbones["esm"]), dtype="float32").states([*MANY, "MKTAYIAKQR" * 150]))
+    compiled = Encoder(str(tiny_backbones["esm"]), dtype="float32", compile=True)
+    before = counters["stats"]["unique_graphs"]
+    found = dict(
+        compiled.states(["MKTAYIAKQR" * 150, *MANY], max_tokens_per_batch=100)
+    )  # the first packs hold one each
+    assert counters["stats"]["unique_graphs"] == before + 1
+    for sequence, states in expected.items():
+        torch.testing.assert_close(found[sequence], states, rtol=1e-4, atol=1e-5)
+
+
+def test_prefetch():
+    made = []
+
+    def numbers(stop):
+        for i in range(stop):
+            made.append(i)
+            yield i
+        raise ValueError("no more")
+
+    items = prefetch(numbers(5))
+    assert [next(items) for _ in range(5)] == list(range(5))
+    with pytest.raises(ValueError, match="no more"):
+        next(items)
+    made.clear()
+    items = prefetch(numbers(1000), ahead=3)
+    assert next(items) == 0
+    items.close()
+    assert len(made) <= 4  # the one taken and three ahead
+
+
 def test_shards_and_resuming(tiny_backbones, tmp_path):
     model = str(tiny_backbones["esm"])
     embed(SEQUENCES[:2], tmp_path, model, dtype="float32")
@@ -52,6 +117,57 @@ def test_shards_and_resuming(tiny_backbones, tmp_path):
     assert all(sequence_key(sequence) in load_file(tmp_path / index[sequence_key(sequence)]) for sequence in SEQUENCES)
     assert "MKTAAAA" in SequenceStates(tmp_path) and "MQQQ" not in SequenceStates(tmp_path)
     assert embed(SEQUENCES, tmp_path, model, dtype="float32") == 0
+
+
+def test_what_an_interrupt_leaves_is_gone_on_with(tiny_backbones, tmp_path):
+    def interrupted(wanted):
+        yield from wanted[:10]
+        raise KeyboardInterrupt
+
+    model = str(tiny_backbones["esm"])
+    with pytest.raises(KeyboardInterrupt):
+        embed(MANY, tmp_path, model, dtype="float32", shard_bytes=1000, progress=interrupted)
+    index = json.loads((tmp_path / INDEX).read_text())["weight_map"]
+    assert 0 < len(index) < len(set(MANY))
+    assert all(key in load_file(tmp_path / name) for key, name in index.items())
+    assert embed(MANY, tmp_path, model, dtype="float32") == len(set(MANY)) - len(index)
+    states = SequenceStates(tmp_path)
+    for sequence, expected in Encoder(model, dtype="float32").states(MANY):
+        torch.testing.assert_close(states[sequence].float(), expected, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.slow
+def test_ctrl_c(tiny_backbones, tmp_path):
+    out = tmp_path / "out"
+    generator = random.Random(0)
+    texts = ("".join(generator.choices(AMINO_ACIDS, k=400)) for _ in range(400))
+    (tmp_path / "in.fasta").write_text("".join(f">p{i}\n{text}\n" for i, text in enumerate(texts)))
+    command = [sys.executable, "-m", "protloc", "embed", tmp_path / "in.fasta", "--model", tiny_backbones["esm"]]
+    command += ["-o", out, "--shard-size", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (out / INDEX).exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err == f"protloc: stopped; start again to go on with {out}\n"
+    index = json.loads((out / INDEX).read_text())["weight_map"]
+    assert 0 < len(index) < 400
+    assert all(load_file(out / name) for name in set(index.values()))
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{400 - len(index)} sequences added" in result.stderr
+
+
+def test_compiling_is_refused_in_one_sentence(tiny_backbones, tiny_model_dir, tmp_path, monkeypatch):
+    (tmp_path / "in.fasta").write_text(">a\nMK\n")
+    arguments = ("embed", tmp_path / "in.fasta", "-o", tmp_path / "out", "--compile", "--model")
+    code, _, err = run_protloc(*arguments, tiny_model_dir)
+    assert code == 2 and "only ESM-2 and BERT are compiled" in err
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    code, _, err = run_protloc(*arguments, tiny_backbones["esm"])
+    assert code == 2 and err == (
+        "protloc: --compile needs a C++ compiler: install g++, name yours in CXX, or leave --compile out\n"
+    )
 
 
 def test_bad_input(tiny_backbones, tmp_path):

@@ -32,6 +32,24 @@ def token_budget_batches(lengths: Sequence[int], max_tokens: int, max_proteins: 
     return batches
 
 
+def packed_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """
+    Group sequences as they come, to be read one after the other without padding.
+
+    Args and returns: as for `token_budget_batches`.
+    """
+    batches: list[list[int]] = []
+    tokens = 0
+    for index, length in enumerate(lengths):
+        tokens += length + SPECIAL_TOKENS
+        if batches and tokens <= max_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+            tokens = length + SPECIAL_TOKENS
+    return batches
+
+
 class TokenBudgetBatchSampler(Sampler[list[int]]):
     """
     Shuffled batches for training: proteins of similar length together, batches in random order.

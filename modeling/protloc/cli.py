@@ -73,6 +73,7 @@ def embed(args: argparse.Namespace) -> int:
             args.max_tokens_per_batch,
             args.shard_size * 1_000_000,
             partial(tqdm, unit=" proteins", disable=not show_bars),
+            args.compile,
         )
     except (ValueError, OSError) as error:  # pyarrow's are of both kinds
         print(f"protloc: {prediction.reason(error)}", file=sys.stderr)
