@@ -2,10 +2,10 @@
 How time and memory of DeepLoc's prediction grow: `python benchmarks/benchmark_growth.py` (some minutes on two cores).
 
 Against the length of a protein (read whole, 100 to 35,000 residues: titin's), against the token budget of a batch, and
-against the number of proteins, with lengths as in UniProt. The first two take the shipped network. The number of proteins
-takes a network of a few thousand weights, so that what is measured is all that surrounds the network: reading, batching,
-writing; `--proteins 1000000` goes up to a million. Every point is a process of its own, whose largest memory is taken.
-Exponents are slopes in logarithms: 1 is linear, 0 is constant.
+against the number of proteins, with lengths as in UniProt. The first two take the shipped network. The number of
+proteins takes a network of a few thousand weights, so that what is measured is all that surrounds the network: reading,
+batching, writing; `--proteins 1000000` goes up to a million. Every point is a process of its own, whose largest memory
+is taken. Exponents are slopes in logarithms: 1 is linear, 0 is constant.
 """
 
 import argparse

@@ -2,7 +2,11 @@
 
 import json
 import random
+import statistics
+import time
 from pathlib import Path
+
+import torch
 
 from protloc.models.protein_sequence import AMINO_ACIDS
 
@@ -31,3 +35,15 @@ def compare(name: str, ratios: dict[str, float]) -> None:
             print(
                 f"{what}: {ratio:.2f}, committed {committed[what]:.2f}, now / committed {ratio / committed[what]:.2f}"
             )
+
+
+def matmul_rate(dtype: torch.dtype, side: int = 2048) -> float:
+    """Operations a second of a large matrix product on this CPU: the ceiling of everything else."""
+    one = torch.randn(side, side).to(dtype)
+    one @ one  # to warm up
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        one @ one
+        times.append(time.perf_counter() - start)
+    return 2 * side**3 / statistics.median(times)

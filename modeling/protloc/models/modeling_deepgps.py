@@ -3,10 +3,9 @@
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DDIMScheduler, SchedulerMixin, UNet2DConditionModel
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
@@ -20,6 +19,10 @@ from .modeling_deeploc import DeepLocModel, without_heads
 from .pointnet_deepgps import PointNet
 from .sequence_states_deepgps import encode_sequence, load_backbone
 from .unet_deepgps import PaperUNet
+
+# diffusers is imported where it is needed: it takes more than a second, which those who want no image need not wait.
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, SchedulerMixin
 
 # Layers that keep torch's own initialization: transformers' N(0, 0.02) stalls the image network.
 OWN_INITIALIZATION = (
@@ -136,6 +139,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         if config.unet == "paper":
             self.unet = PaperUNet(list(config.unet_channels), config.latent_size)
         else:
+            from diffusers import UNet2DConditionModel
+
             self.null_latent = nn.Parameter(torch.zeros(config.latent_size))
             levels = len(config.unet_channels)
             self.unet = UNet2DConditionModel(
@@ -248,8 +253,10 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         return "|".join(chosen), scores
 
     @property
-    def scheduler(self) -> DDIMScheduler:
+    def scheduler(self) -> "DDIMScheduler":
         """The sampler of a diffusion model; `save_pretrained` writes it beside the weights."""
+        from diffusers import DDIMScheduler
+
         return DDIMScheduler(
             num_train_timesteps=self.config.diffusion_steps,
             beta_schedule="squaredcos_cap_v2",
@@ -374,7 +381,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         generator: torch.Generator | None = None,
-        scheduler: SchedulerMixin | None = None,
+        scheduler: "SchedulerMixin | None" = None,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         structure: torch.FloatTensor | None = None,
