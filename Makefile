@@ -20,10 +20,13 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Ratios within one run; those of benchmarks/results/ are printed beside them.
 bench: .venv/.installed
 	$(BIN)/python benchmarks/benchmark_deeploc.py
+	$(BIN)/python benchmarks/benchmark_embed.py --count 60 --plain 24 --repeats 1
+	$(BIN)/python benchmarks/benchmark_drawing.py
 	$(BIN)/python benchmarks/benchmark_deepgps.py
-	$(BIN)/python benchmarks/benchmark_embed.py --shape 8M --count 24 --plain 16
+	$(BIN)/python benchmarks/benchmark_growth.py
 	$(BIN)/python benchmarks/benchmark_fields.py
 	$(BIN)/python benchmarks/benchmark_site.py
 	$(BIN)/python benchmarks/cost_model.py

@@ -117,8 +117,12 @@ def draw(curves: dict) -> None:
     axes = figure.subplots(2, len(curves))
     for column, (name, (sizes, points)) in enumerate(curves.items()):
         for row, what in enumerate(("seconds", "largest memory, MiB")):
-            axes[row, column].loglog(sizes, [point[row] for point in points], "o-")
-            axes[row, column].set(xlabel=name, ylabel=what)
+            axes[row, column].plot(sizes, [point[row] for point in points], "o-")
+            axes[row, column].set(xlabel=name, ylabel=what, xscale="log")
+            if row == 0:
+                axes[row, column].set_yscale("log")
+            else:
+                axes[row, column].set_ylim(bottom=0)
             axes[row, column].grid(alpha=0.3)
     figure.savefig(Path(__file__).parent / "results" / "growth.png", dpi=100)
 
