@@ -15,6 +15,7 @@ from .batching import token_budget_batches
 from .prediction import LOAD_ERRORS, choose_device, reason
 
 DEFAULT_MODEL = ASSETS / "deepgps"
+_PIXELS = 8 * 208**2  # drawn at once
 _CHUNK = 64  # records that are sorted by length together
 
 
@@ -69,6 +70,8 @@ def draw(
         `uncertainty`, float32 of shape `(H, W)` in [0, 1].
     """
     nucleus = nucleus.to(model.device)
+    # Of diffusion one, because a batch shares its noise.
+    at_once = 1 if model.config.objective == "diffusion" else max(1, _PIXELS // nucleus.numel())
     iterator = iter(records)
     while chunk := list(islice(iterator, _CHUNK)):
         drawn: list[dict[str, Any]] = [{}] * len(chunk)
@@ -77,23 +80,25 @@ def draw(
             inputs = {name: tensor.to(model.device) for name, tensor in tokens.items()}
             mask = inputs["attention_mask"].bool()
             states = model.encode_sequence(inputs["input_ids"], inputs["attention_mask"])
-            for row, i in enumerate(part):
-                read = slice(1, int(mask[row].sum()) - 1)  # the residues
+            for start in range(0, len(part), at_once):
+                rows = slice(start, start + at_once)
+                length = int(mask[rows].sum(dim=1).max()) - 2
                 outputs = model.generate(
-                    nucleus,
-                    sequence_states=states[row : row + 1, read],
-                    sequence_mask=mask[row : row + 1, read],
+                    nucleus.expand(len(part[rows]), -1, -1, -1),
+                    sequence_states=states[rows, 1 : length + 1],  # the residues
+                    sequence_mask=mask[rows, 2 : length + 2],
                     num_samples=num_samples,
                     generator=torch.Generator().manual_seed(seed),
                 )
-                label, scores = model.name_labels(outputs.logits[0]) if model.config.classify else ("", {})
-                drawn[i] = {
-                    "protein_id": chunk[i][0],
-                    "label": label,
-                    "scores": scores,
-                    "image": outputs.protein_image[0, 0].float().cpu().numpy(),
-                    "uncertainty": outputs.uncertainty[0, 0].float().cpu().numpy(),
-                }
+                for row, i in enumerate(part[rows]):
+                    label, scores = model.name_labels(outputs.logits[row]) if model.config.classify else ("", {})
+                    drawn[i] = {
+                        "protein_id": chunk[i][0],
+                        "label": label,
+                        "scores": scores,
+                        "image": outputs.protein_image[row, 0].float().cpu().numpy(),
+                        "uncertainty": outputs.uncertainty[row, 0].float().cpu().numpy(),
+                    }
         yield from drawn
 
 
