@@ -11,18 +11,16 @@ Residues beyond the 1,000 that the network reads count for nobody.
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import compare, made_up_proteins, matmul_rate, save
+from common import compare, made_up_proteins, matmul_rate, save, seconds
 from datasets import Dataset, load_dataset
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -75,17 +73,6 @@ class PlainDeepLoc(nn.Module):
 def plain_inputs(sequences: list[str]) -> torch.Tensor:
     rows = [[BLOSUM62.get(residue, UNKNOWN) for residue in sequence[:LENGTH]] for sequence in sequences]
     return torch.tensor([row + [UNKNOWN] * (LENGTH - len(row)) for row in rows])
-
-
-def seconds(function: Callable[[], object], repeats: int = 3) -> float:
-    """Median of a few runs, after one to warm up."""
-    function()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def residues(proteins: list[tuple[str, str]]) -> int:

@@ -8,30 +8,17 @@ with states that were computed before, plain in float32. Medians within one run;
 
 import argparse
 import copy
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import compare, save
+from common import compare, save, seconds
 from transformers import AutoModel
 
 from protloc import ASSETS, DeepGPSConfig, DeepGPSModel
 from protloc.prediction import native_bf16
 
 RESIDUES, NUCLEI = 500, 8
-
-
-def median(function: Callable[[], object], repeats: int = 3) -> float:
-    """Seconds, after one run to warm up."""
-    function()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 @torch.inference_mode()
@@ -68,7 +55,7 @@ def drawing(name: str, model: Any, steps: int, number: int, ratios: dict[str, fl
     rates: list[float] = []
     for trick, change, run in tricks:
         change()
-        rates.append(number / median(run))
+        rates.append(number / seconds(run))
         if len(rates) == 1:
             first = run()
         # Samples of diffusion have noise of their own in each batch, so only regression can be compared.
@@ -96,7 +83,7 @@ def training(model: Any, ratios: dict[str, float]) -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    rates = [1 / median(lambda mixed=mixed: step(mixed)) for mixed in (False, native_bf16("cpu"))]
+    rates = [1 / seconds(lambda mixed=mixed: step(mixed)) for mixed in (False, native_bf16("cpu"))]
     print("\n| training | steps a second | to the plain one |\n|---|---|---|")
     print(f"| plain, float32 | {rates[0]:.2f} | 1 |\n| mixed precision | {rates[1]:.2f} | {rates[1] / rates[0]:.2f} |")
     ratios["training: mixed precision / plain"] = rates[1] / rates[0]

@@ -4,6 +4,7 @@ import json
 import random
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -37,13 +38,18 @@ def compare(name: str, ratios: dict[str, float]) -> None:
             )
 
 
+def seconds(function: Callable[[], object], repeats: int = 3) -> float:
+    """Median of a few runs, after one to warm up."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
 def matmul_rate(dtype: torch.dtype, side: int = 2048) -> float:
     """Operations a second of a large matrix product on this CPU: the ceiling of everything else."""
     one = torch.randn(side, side).to(dtype)
-    one @ one  # to warm up
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        one @ one
-        times.append(time.perf_counter() - start)
-    return 2 * side**3 / statistics.median(times)
+    return 2 * side**3 / seconds(lambda: one @ one, 5)

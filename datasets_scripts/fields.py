@@ -28,7 +28,7 @@ from datasets import Features
 from proteins import MAX_LENGTH, Protein, download_structures
 from tqdm import tqdm
 
-from protloc.crops import crop_features, encode_image
+from protloc.crops import crop_features, crop_row
 from protloc.microscopy import (
     OPENCELL_UM_PER_PX,
     SEGMENTERS,
@@ -151,16 +151,7 @@ def process(field: Field, settings: Settings, folder: Path) -> dict[str, Any]:
         "crops": len(crops),
         "covered": round(float((labels > 0).mean()), 3),
     }
-    rows = [
-        {
-            "nucleus": encode_image(crop.nucleus),
-            "protein": encode_image(crop.protein),
-            "crop_box": crop.box,
-            "focus": crop.focus,
-            "saturation": crop.saturation,
-        }
-        for crop in crops
-    ]
+    rows = [crop_row(crop) for crop in crops]
     table = pa.Table.from_pylist(rows, schema=CROPS.with_metadata({"summary": json.dumps(summary)}))
     pq.write_table(table, path.with_suffix(".partial"), compression="none")
     path.with_suffix(".partial").rename(path)

@@ -7,6 +7,8 @@ import numpy as np
 from datasets import ClassLabel, Features, Image, List, Value
 from PIL import Image as PILImage
 
+from .microscopy import Crop
+
 
 def crop_features(labels: list[str]) -> Features:
     """Columns of a data set of crops; `labels` are the names of its classes."""
@@ -35,6 +37,17 @@ def encode_image(image: np.ndarray) -> dict[str, Any]:
     buffer = io.BytesIO()
     PILImage.fromarray(np.round(image * 65535).astype(np.uint16)).save(buffer, "TIFF")
     return {"bytes": buffer.getvalue(), "path": None}
+
+
+def crop_row(crop: Crop) -> dict[str, Any]:
+    """The columns of a crop that say nothing of its protein."""
+    return {
+        "nucleus": encode_image(crop.nucleus),
+        "protein": encode_image(crop.protein),
+        "crop_box": crop.box,
+        "focus": crop.focus,
+        "saturation": crop.saturation,
+    }
 
 
 def decode_image(image: dict[str, Any]) -> np.ndarray:

@@ -32,7 +32,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image
 
-from .crops import crop_features, decode_image, encode_image, overlay
+from .crops import crop_features, crop_row, decode_image, overlay
 from .hub import check_repo_id
 from .microscopy import OPENCELL_UM_PER_PX, Crop, normalize, nucleus_crops, rescale, segment_nuclei
 from .tables import read_exclusions, sha1
@@ -167,17 +167,7 @@ def to_table(submission: Submission, crops: list[Crop], scores: Mapping[str, flo
         "licence": LICENCE,
         "credit": submission.credit,
     }
-    rows = [
-        known
-        | {
-            "nucleus": encode_image(crop.nucleus),
-            "protein": encode_image(crop.protein),
-            "crop_box": crop.box,
-            "focus": crop.focus,
-            "saturation": crop.saturation,
-        }
-        for crop in crops
-    ]
+    rows = [known | crop_row(crop) for crop in crops]
     summary = {name: known[name] for name in ("received", "gene", "uniprot_id", "cell_line", "credit")} | {
         "residues": len(submission.sequence),
         "labels": "|".join(submission.labels),
