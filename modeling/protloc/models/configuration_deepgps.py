@@ -7,6 +7,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_deeploc import DeepLocConfig
+from .configuration_unirep import UniRepConfig
 
 # ESM-2 with 8 million parameters (facebook/esm2_t6_8M_UR50D), the default sequence encoder.
 ESM2_8M: dict[str, Any] = {
@@ -113,6 +114,8 @@ class DeepGPSConfig(PreTrainedConfig):
             setattr(self, name, list(getattr(self, name)))
         if isinstance(self.backbone_config, dict) and self.backbone_config.get("model_type") == "deeploc":
             self.backbone_config = DeepLocConfig(**self.backbone_config)
+        if isinstance(self.backbone_config, dict) and self.backbone_config.get("model_type") == "unirep":
+            self.backbone_config = UniRepConfig(**self.backbone_config)
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = {0: "cytoplasm", 1: "nucleoplasm"}  # deepGPS-single-2
             self.label2id = {label: index for index, label in self.id2label.items()}

@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from .configuration_deepgps import DeepGPSConfig
 from .modeling_deeploc import DeepLocModel
+from .modeling_unirep import UniRepModel
 from .protein_sequence import split_reads
 
 
@@ -15,12 +16,16 @@ def load_backbone(name: str, dtype: torch.dtype = torch.float32) -> tuple[PreTra
     A sequence encoder, and the fields of [`DeepGPSConfig`] that its tokens need.
 
     Args:
-        name (`str`): Folder or Hub name of a transformers encoder with its tokenizer, or of a DeepLoc.
+        name (`str`): Folder or Hub name of a transformers encoder with its tokenizer, of a DeepLoc or of a UniRep.
         dtype (`torch.dtype`): Of its weights.
     """
-    if AutoConfig.from_pretrained(name).model_type == "deeploc":
+    kind = AutoConfig.from_pretrained(name).model_type
+    if kind == "deeploc":
         model = DeepLocModel.from_pretrained(name, dtype=dtype)
         return model, {"cls_token_id": model.config.cls_token_id, "eos_token_id": model.config.eos_token_id}
+    if kind == "unirep":
+        unirep = UniRepModel.from_pretrained(name, dtype=dtype)
+        return unirep, {"cls_token_id": unirep.config.bos_token_id, "eos_token_id": unirep.config.eos_token_id}
     tokenizer = AutoTokenizer.from_pretrained(name)
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     loaded = AutoModel.from_pretrained(name, dtype=dtype, use_safetensors=True)
@@ -37,6 +42,8 @@ def encode_sequence(
     """
     if backbone.config.model_type == "deeploc":  # a recurrence reads any length
         return backbone.encode(input_ids, attention_mask)[0]
+    if backbone.config.model_type == "unirep":
+        return backbone(input_ids, attention_mask).last_hidden_state
     if input_ids.shape[1] <= config.max_length + 2:
         return backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
     windows = []  # (protein, start, stop) in residues
