@@ -22,18 +22,18 @@ lint: .venv/.installed
 
 # Ratios within one run; those of benchmarks/results/ are printed beside them.
 bench: .venv/.installed
-	$(BIN)/python benchmarks/benchmark_deeploc.py
-	$(BIN)/python benchmarks/benchmark_embed.py --count 60 --plain 24 --repeats 1
-	$(BIN)/python benchmarks/benchmark_drawing.py
-	$(BIN)/python benchmarks/benchmark_deepgps.py
-	$(BIN)/python benchmarks/benchmark_growth.py
-	$(BIN)/python benchmarks/benchmark_fields.py
-	$(BIN)/python benchmarks/benchmark_site.py
-	$(BIN)/python benchmarks/cost_model.py
+	$(BIN)/python -m benchmarks.deeploc
+	$(BIN)/python -m benchmarks.embed --count 60 --plain 24 --repeats 1
+	$(BIN)/python -m benchmarks.drawing
+	$(BIN)/python -m benchmarks.deepgps
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.fields
+	$(BIN)/python -m benchmarks.site
+	$(BIN)/python -m benchmarks.cost_model
 
 # Take a trained model (make ship RUN=runs/deeploc) into the package: configuration, weights and tokenizer, without the
 # remote code, and the references to it, that a folder for the Hub carries. Then measure it and write its card; RUNS are
-# the runs that trained it, REPORT further options of training/report_deeploc.py, such as "--ablation FILE".
+# the runs that trained it, REPORT further options of training/deeploc/report.py, such as "--ablation FILE".
 RUNS ?= $(RUN)
 REPORT ?=
 DATASET ?= data/deeploc
@@ -43,7 +43,7 @@ ship: .venv/.installed
 	  [config.pop(key, None) for key in ('auto_map', 'custom_pipelines')]; \
 	  json.dump(config, open(sys.argv[2], 'w'), indent=2, sort_keys=True)" \
 	  $(RUN)/config.json modeling/protloc/assets/deeploc/config.json
-	$(BIN)/python training/report_deeploc.py --model modeling/protloc/assets/deeploc --dataset $(DATASET) --runs $(RUNS) $(REPORT)
+	$(BIN)/python -m training.deeploc.report --model modeling/protloc/assets/deeploc --dataset $(DATASET) --runs $(RUNS) $(REPORT)
 
 # The same for a deepGPS (make ship-deepgps RUN=runs/deepgps); its nucleus and tokenizer come along.
 IMAGES ?= data/hpa:cells
@@ -57,15 +57,15 @@ ship-deepgps: .venv/.installed
 	  [part.pop(key, None) for part in parts for key in ('auto_map', 'custom_pipelines', '_name_or_path')]; \
 	  json.dump(config, open(sys.argv[2], 'w'), indent=2, sort_keys=True)" \
 	  $(RUN)/$$name.json $(DEEPGPS)/$$name.json || exit 1; done
-	$(BIN)/python training/report_deepgps.py --model $(DEEPGPS) --runs $(RUNS) --proteins $(PROTEINS) --images $(IMAGES) $(REPORT)
+	$(BIN)/python -m training.deepgps.report --model $(DEEPGPS) --runs $(RUNS) --proteins $(PROTEINS) --images $(IMAGES) $(REPORT)
 
 # DeepLoc 1.0's own benchmark, from the published files to the table:
 #   make deeploc1 DEEPLOC1="deeploc_train.fasta deeploc_test.fasta" DEEPLOC2=Swissprot_Train_Validation_dataset.csv \
 #     SIGNALS=sorting_signals.csv
 LAUNCH ?= $(BIN)/accelerate launch
 deeploc1: .venv/.installed
-	$(BIN)/python datasets_scripts/build_deeploc.py --deeploc1 $(DEEPLOC1) --deeploc2 $(DEEPLOC2) --signals $(SIGNALS) \
+	$(BIN)/python -m datasets_scripts.build_deeploc --deeploc1 $(DEEPLOC1) --deeploc2 $(DEEPLOC2) --signals $(SIGNALS) \
 	  --out data/deeploc1
-	$(LAUNCH) training/train_deeploc.py training/configs/deeploc1.yaml resume=true
-	$(BIN)/python training/evaluate_deeploc.py --model runs/deeploc1 --dataset data/deeploc1 --config deeploc1_single \
+	$(LAUNCH) -m training.deeploc.train training/configs/deeploc1.yaml resume=true
+	$(BIN)/python -m training.deeploc.evaluate --model runs/deeploc1 --dataset data/deeploc1 --config deeploc1_single \
 	  --split test --out runs/deeploc1/test.json

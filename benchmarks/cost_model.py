@@ -1,5 +1,5 @@
 """
-What a proteome and all of UniProtKB cost, on paper: `python benchmarks/cost_model.py` (a minute or two on two cores).
+What a proteome and all of UniProtKB cost, on paper: `python -m benchmarks.cost_model` (a minute or two on two cores).
 
 Rates of this machine are MEASURED in this run: starting, cutting the input, reading and checking, tokenising,
 computing, making rows, writing. An H200 is ESTIMATED from assumptions, all of them printed: its published peak, the

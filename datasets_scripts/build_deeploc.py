@@ -1,7 +1,7 @@
 """
 Build the DeepLoc data sets: the published files -> Parquet that `load_dataset` and the Hub viewer read.
 
-    python datasets_scripts/build_deeploc.py \
+    python -m datasets_scripts.build_deeploc \
         --deeploc2 Swissprot_Train_Validation_dataset.csv --hpa hpa_testset.csv \
         --deeploc1 deeploc_train.fasta deeploc_test.fasta --exclude hpa_testset.csv --out data/deeploc
 
@@ -27,10 +27,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from arguments import add_push_arguments, check_push, push
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from datasets_scripts.arguments import add_push_arguments, check_push, push
 from protloc.profiles import protein_profile
 from protloc.sequences import clean_sequence, read_fasta
 from protloc.tables import read_csv, read_exclusions, sha1

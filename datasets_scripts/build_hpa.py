@@ -1,8 +1,8 @@
 """
 Build the Human Protein Atlas data set: immunofluorescence fields, or single cells -> crops in Parquet.
 
-    python datasets_scripts/build_hpa.py --fields raw/hpa --labels kaggle_2021.tsv --download --out data/hpa
-    python datasets_scripts/build_hpa.py --cells cells.csv --sequences human_sequences.csv.gz --out data/hpa-cells
+    python -m datasets_scripts.build_hpa --fields raw/hpa --labels kaggle_2021.tsv --download --out data/hpa
+    python -m datasets_scripts.build_hpa --cells cells.csv --sequences human_sequences.csv.gz --out data/hpa-cells
 
 Images of a field are `ID_blue.png` (nucleus) and `ID_green.png` (protein), PNG, JPEG or TIFF, in any folder below
 `--fields`. Their labels come from
@@ -36,11 +36,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from arguments import check_push, positive, push
-from download import DownloadError, RemoteFile, fetch
-from fields import Field, add_arguments, build
-from proteins import MAX_LENGTH, UNIPROT_HUMAN, Protein, Proteins, held_out, ramp_split, split_proteins
-
+from datasets_scripts.arguments import check_push, positive, push
+from datasets_scripts.download import DownloadError, RemoteFile, fetch
+from datasets_scripts.fields import Field, add_arguments, build
+from datasets_scripts.proteins import MAX_LENGTH, UNIPROT_HUMAN, Protein, Proteins, held_out, ramp_split, split_proteins
 from protloc.tables import read_csv, read_exclusions
 from protloc.taxonomy import HPA_LOCATIONS, KAGGLE_LOCATIONS
 

@@ -1,8 +1,8 @@
 """
 Build the OpenCell data set: fields of tagged proteins and nuclei in HEK293T -> crops in Parquet.
 
-    python datasets_scripts/build_opencell.py --download --images raw/opencell --out data/opencell
-    python datasets_scripts/build_opencell.py --annotations opencell-localization-annotations.csv \
+    python -m datasets_scripts.build_opencell --download --images raw/opencell --out data/opencell
+    python -m datasets_scripts.build_opencell --annotations opencell-localization-annotations.csv \
         --sequences uniprot.fasta.gz --images raw/opencell --out data/opencell
 
 `--download` fetches OpenCell's projections (some 6,300 fields, 9 GB), its annotations and UniProt's human proteome into
@@ -25,11 +25,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from arguments import check_push, positive, push
-from download import DownloadError, RemoteFile, fetch, list_bucket
-from fields import Field, add_arguments, build
-from proteins import MAX_LENGTH, UNIPROT_HUMAN, Proteins, split_proteins
-
+from datasets_scripts.arguments import check_push, positive, push
+from datasets_scripts.download import DownloadError, RemoteFile, fetch, list_bucket
+from datasets_scripts.fields import Field, add_arguments, build
+from datasets_scripts.proteins import MAX_LENGTH, UNIPROT_HUMAN, Proteins, split_proteins
 from protloc.microscopy import OPENCELL_UM_PER_PX
 from protloc.tables import read_csv
 from protloc.taxonomy import OPENCELL_CATEGORIES

@@ -1,7 +1,7 @@
 """
 Build the sequences that deepGPS learns labels from: proteins of DeepLoc 2.0 and OpenCell, without images.
 
-    python datasets_scripts/build_proteins.py --human human_sequences.csv.gz --exclude never_train.csv.gz \
+    python -m datasets_scripts.build_proteins --human human_sequences.csv.gz --exclude never_train.csv.gz \
         --deeploc2 Swissprot_Train_Validation_dataset.csv --annotations opencell-localization-annotations.csv \
         --sequences uniprot.fasta.gz --split-file split.csv --out data/proteins
 
@@ -15,14 +15,14 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from arguments import add_push_arguments, check_push, push
-from build_deeploc import read_deeploc2
-from build_opencell import major_localizations, read_annotations
-from cards import digest
 from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub import DatasetCard, DatasetCardData
-from proteins import MAX_LENGTH, Protein, Proteins, held_out, read_split
 
+from datasets_scripts.arguments import add_push_arguments, check_push, push
+from datasets_scripts.build_deeploc import read_deeploc2
+from datasets_scripts.build_opencell import major_localizations, read_annotations
+from datasets_scripts.cards import digest
+from datasets_scripts.proteins import MAX_LENGTH, Protein, Proteins, held_out, read_split
 from protloc.tables import read_exclusions
 from protloc.taxonomy import IMAGE_CLASSES, image_class
 

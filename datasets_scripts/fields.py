@@ -22,12 +22,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from arguments import add_push_arguments, positive, share
-from cards import SPLITS, describe_fields, montage, overlays, render_card
 from datasets import Features
-from proteins import MAX_LENGTH, Protein, download_structures
 from tqdm import tqdm
 
+from datasets_scripts.arguments import add_push_arguments, positive, share
+from datasets_scripts.cards import SPLITS, describe_fields, montage, overlays, render_card
+from datasets_scripts.proteins import MAX_LENGTH, Protein, download_structures
 from protloc.crops import crop_features, crop_row
 from protloc.microscopy import (
     OPENCELL_UM_PER_PX,

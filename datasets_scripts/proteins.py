@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from download import DownloadError, RemoteFile, fetch
 
+from datasets_scripts.download import DownloadError, RemoteFile, fetch
 from protloc.sequences import clean_sequence, open_text, read_fasta
 from protloc.tables import read_csv, read_exclusions, sha1
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from datasets import get_dataset_config_names, load_dataset
 
-from conftest import deeploc2_csv, signals_csv, write_pssm
 from protloc.profiles import read_pssm
 from protloc.taxonomy import COMPARTMENTS
+from tests.helpers import deeploc2_csv, signals_csv, write_pssm
 
 HPA_COLUMNS = [name for name in COMPARTMENTS if name not in ("Extracellular", "Plastid")]
 
@@ -18,7 +18,7 @@ HPA_COLUMNS = [name for name in COMPARTMENTS if name not in ("Extracellular", "P
 @pytest.fixture
 def build(run_script, tmp_path):
     """Build into `tmp_path / "out"`."""
-    return lambda *arguments: run_script("datasets_scripts/build_deeploc.py", *arguments, "--out", tmp_path / "out")
+    return lambda *arguments: run_script("datasets_scripts.build_deeploc", *arguments, "--out", tmp_path / "out")
 
 
 def assert_refused(result, message, tmp_path):
@@ -169,7 +169,7 @@ def test_signals_and_profiles(run_script, tmp_path):
     for protein in proteins:
         write_pssm(tmp_path / f"{protein['ACC']}.pssm", protein["Sequence"])
     options = ["--deeploc2", source, "--signals", signals, "--profiles", tmp_path, "--out", tmp_path / "data"]
-    assert run_script("datasets_scripts/build_deeploc.py", *options)[0] == 0
+    assert run_script("datasets_scripts.build_deeploc", *options)[0] == 0
     built = load_dataset(str(tmp_path / "data"), "deeploc2", split="train")
     assert [bool(digits) for digits in built["signals"]] == [i % 2 == 0 for i in range(30)]
     assert built[0]["signals"].startswith("11111000") and len(built[0]["signals"]) == len(built[0]["sequence"])
@@ -178,10 +178,10 @@ def test_signals_and_profiles(run_script, tmp_path):
     assert "| sorting signals annotated | 15 | 5 |" in card and "| `profile` | list of lists |" in card
 
     (tmp_path / "P00007.pssm").unlink()
-    code, _, err = run_script("datasets_scripts/build_deeploc.py", *options)
+    code, _, err = run_script("datasets_scripts.build_deeploc", *options)
     assert code == 2 and err.endswith("P00007.pssm: No such file or directory\n")
     signals.write_text(signals.read_text().replace(",11111", ",1111", 1))
-    code, _, err = run_script("datasets_scripts/build_deeploc.py", *options)
+    code, _, err = run_script("datasets_scripts.build_deeploc", *options)
     assert code == 2 and "line 2: the annotation of P00000 is not one digit for each residue" in err
 
 
@@ -191,6 +191,6 @@ def test_deeploc1_takes_the_partitions_of_deeploc2(run_script, tmp_path):
     fasta = f">A1 Nucleus-S\n{known['Sequence']}\n>A2 Nucleus-S\nMKWWW\n>A3 Nucleus-S test\nMW\n"
     (tmp_path / "deeploc1.fasta").write_text(fasta)
     options = ["--deeploc2", source, "--deeploc1", tmp_path / "deeploc1.fasta", "--out", tmp_path / "data"]
-    assert run_script("datasets_scripts/build_deeploc.py", *options)[0] == 0
+    assert run_script("datasets_scripts.build_deeploc", *options)[0] == 0
     built = load_dataset(str(tmp_path / "data"), "deeploc1_single", split="train")
     assert built["partition"] == [int(known["Partition"]), -1]

@@ -21,22 +21,15 @@ import tifffile
 from datasets import load_dataset
 from PIL import Image
 
-from conftest import ROOT
+from datasets_scripts import build_hpa, build_opencell, proteins
+from datasets_scripts.build_hpa import read_antibodies, read_labels
+from datasets_scripts.build_opencell import major_localizations, read_annotations
+from datasets_scripts.download import RemoteFile
+from datasets_scripts.proteins import Protein, Proteins, clusters, ramp_split, split_proteins
 from protloc.microscopy import simulate
+from protloc.tables import sha1
 from protloc.taxonomy import HPA_LOCATIONS, OPENCELL_CATEGORIES
-
-SCRIPTS = ROOT / "datasets_scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import build_hpa  # noqa: E402
-import build_opencell  # noqa: E402
-import proteins  # noqa: E402
-from build_hpa import read_antibodies, read_labels  # noqa: E402
-from build_opencell import major_localizations, read_annotations  # noqa: E402
-from download import RemoteFile  # noqa: E402
-from proteins import Protein, Proteins, clusters, ramp_split, split_proteins  # noqa: E402
-
-from protloc.tables import sha1  # noqa: E402
+from tests.helpers import ROOT
 
 PROTEINS = {  # gene: category
     "AAA1": "cytoplasmic",
@@ -75,7 +68,7 @@ def opencell(tmp_path_factory) -> Path:
 
 def opencell_arguments(folder: Path, out: Path) -> list[str]:
     tables = ["--annotations", str(folder / "annotations.csv"), "--sequences", str(folder / "targets.csv")]
-    script = "datasets_scripts/build_opencell.py"
+    script = "datasets_scripts.build_opencell"
     return [script, *tables, "--images", str(folder / "images"), "--out", str(out), "--processes", "1"]
 
 
@@ -138,7 +131,7 @@ def test_lists_and_card(built):
 
 @pytest.mark.slow
 def test_two_processes_build_the_same(opencell, built, tmp_path):
-    command = [sys.executable, *opencell_arguments(opencell, tmp_path / "again"), "--processes", "2"]
+    command = [sys.executable, "-m", *opencell_arguments(opencell, tmp_path / "again"), "--processes", "2"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert "1 fields can't be read" in result.stderr
@@ -150,7 +143,7 @@ def test_killed_and_started_again(opencell, built, tmp_path, run_script):
     """Killed when some fields are done: the rest is added, nothing is lost or doubled."""
     out = tmp_path / "out"
     arguments = opencell_arguments(opencell, out)
-    process = subprocess.Popen([sys.executable, *arguments], stderr=subprocess.DEVNULL, cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-m", *arguments], stderr=subprocess.DEVNULL, cwd=ROOT)
     while len(list((out / ".fields").glob("*.parquet"))) < 3:
         assert process.poll() is None
         time.sleep(0.01)
@@ -432,7 +425,7 @@ def hpa_arguments(folder: Path, out: Path) -> list[str]:
     )
     tables = ["--labels", str(folder / "labels.csv"), "--sequences", str(folder / "sequences.csv")]
     images = ["--fields", str(folder / "images"), "--fields-um-per-px", "0.16", "--size", "120"]
-    return ["datasets_scripts/build_hpa.py", *images, *tables, "--out", str(out), "--processes", "1"]
+    return ["datasets_scripts.build_hpa", *images, *tables, "--out", str(out), "--processes", "1"]
 
 
 def test_hpa_fields(tmp_path, run_script):
@@ -476,7 +469,7 @@ def test_real_data(data_dir, tmp_path, run_script):
     opencell, hpa = data_dir / "opencell", data_dir / "hpa"
     arguments = ["--annotations", opencell / "opencell_annotations_flat.csv", "--out", tmp_path / "opencell"]
     arguments += ["--sequences", opencell / "opencell_targets.csv.gz", "--split-file", opencell / "split.csv"]
-    code, _, error = run_script("datasets_scripts/build_opencell.py", "--images", opencell / "pairs", *arguments)
+    code, _, error = run_script("datasets_scripts.build_opencell", "--images", opencell / "pairs", *arguments)
     assert code == 0, error
     dataset = load_dataset(str(tmp_path / "opencell"), "all")
     genes = {name: set(split["gene"]) for name, split in dataset.items()}
@@ -489,7 +482,7 @@ def test_real_data(data_dir, tmp_path, run_script):
     arguments = ["--labels", hpa / "fields" / "kaggle_train_labels.csv", tmp_path / "genes.csv"]
     arguments += ["--locations", hpa / "subcellular_location.tsv.gz", "--cells", hpa / "cells.csv"]
     arguments += ["--sequences", data_dir / "human_sequences.csv.gz", "--out", tmp_path / "hpa"]
-    code, _, error = run_script("datasets_scripts/build_hpa.py", "--fields", hpa / "fields", *arguments)
+    code, _, error = run_script("datasets_scripts.build_hpa", "--fields", hpa / "fields", *arguments)
     assert code == 0, error
     cells = load_dataset(str(tmp_path / "hpa"), "cells")
     assert len({name for split in cells.values() for name in split["field_id"]}) > 650

@@ -6,8 +6,8 @@ import hashlib
 import pytest
 from datasets import load_dataset
 
-from conftest import deeploc2_csv
 from protloc.taxonomy import COMPARTMENTS, IMAGE_CLASS_OF, IMAGE_CLASSES, OPENCELL_CATEGORIES, image_class
+from tests.helpers import deeploc2_csv
 
 
 def write(path, columns, rows):
@@ -46,7 +46,7 @@ def test_build(run_script, tables, tmp_path):
     exclude = write(tmp_path / "never.csv", ["accession", "sequence_sha1"], [("X", digest)])
     options = [part for pair in tables.items() for part in pair]
     code, out, err = run_script(
-        "datasets_scripts/build_proteins.py", *options, "--exclude", exclude, "--out", tmp_path / "out"
+        "datasets_scripts.build_proteins", *options, "--exclude", exclude, "--out", tmp_path / "out"
     )
     assert code == 0, err
     built = load_dataset(str(tmp_path / "out"))
@@ -73,7 +73,7 @@ def test_build(run_script, tables, tmp_path):
 def test_nothing_left(run_script, tables, tmp_path):
     split = write(tmp_path / "split2.csv", ["target_name", "split"], [("A", "train")])
     options = [part for pair in {**tables, "--split-file": split}.items() for part in pair]
-    code, _, err = run_script("datasets_scripts/build_proteins.py", *options, "--out", tmp_path / "out")
+    code, _, err = run_script("datasets_scripts.build_proteins", *options, "--out", tmp_path / "out")
     assert code == 2 and "build_proteins: no protein is left to test" in err
     assert not (tmp_path / "out").exists()
 

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from conftest import ROOT
 from protloc import ASSETS
 from protloc.cards import render_deepgps_card, render_deeploc_card
+from tests.helpers import ROOT
 
 TEMPLATE = ROOT / "model_cards" / "deeploc.md.jinja"
 DEEPGPS_TEMPLATE = ROOT / "model_cards" / "deepgps.md.jinja"
@@ -23,7 +23,7 @@ def deepgps_results():
     return json.loads((ASSETS / "deepgps" / "evaluation.json").read_text())
 
 
-CUTOFFS = [10, 12, 14, 16, 18, 20]  # dB, of training/deepgps_images.py
+CUTOFFS = [10, 12, 14, 16, 18, 20]  # dB, of training/deepgps/images.py
 
 
 def numbers(value) -> list[float]:
@@ -95,7 +95,7 @@ def test_metadata_for_the_hub(results):
 
 
 def test_readme_shows_the_measured_segmenter():
-    """Written by `training/train_nuclei.py --folds 5 --report model_cards/nuclei.json`."""
+    """Written by `training/nuclei/train.py --folds 5 --report model_cards/nuclei.json`."""
     measured = json.loads((ROOT / "model_cards" / "nuclei.json").read_text())
     readme = (ROOT / "README.md").read_text()
     for scores in (measured, measured["classical"]):

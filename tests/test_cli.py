@@ -15,9 +15,9 @@ import pytest
 from transformers import pipeline
 
 import protloc_entry
-from conftest import ROOT, tiny_deeploc, write_pssm
 from protloc.models.configuration_deeploc import COMPARTMENTS, SORTING_SIGNALS, SORTING_TREE
 from protloc.prediction import load_model, partial_path
+from tests.helpers import ROOT, tiny_deeploc, write_pssm
 
 HEADER = ["protein_id", "length", "truncated", "localizations", "membrane", "membrane_probability", *COMPARTMENTS]
 FASTA = "".join(f">p{i}\n{('MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ' * 9)[: 5 + i * 7]}\n" for i in range(30))

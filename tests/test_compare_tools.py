@@ -33,7 +33,7 @@ def test_layouts(run_script, tiny_proteins, known, tmp_path):
         (tmp_path / name).write_text(text)
         options += ["--tool", f"{name}={tmp_path / name}"]
     code, out, err = run_script(
-        "training/compare_tools.py", "--proteins", tiny_proteins, *options, "--fasta", tmp_path / "test.fasta"
+        "training.deepgps.compare_tools", "--proteins", tiny_proteins, *options, "--fasta", tmp_path / "test.fasta"
     )
     assert code == 0, err
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in out.splitlines()}
@@ -57,6 +57,6 @@ def test_layouts(run_script, tiny_proteins, known, tmp_path):
 def test_errors(run_script, tiny_proteins, tmp_path, text, message):
     (tmp_path / "tool.csv").write_text(text)
     code, _, err = run_script(
-        "training/compare_tools.py", "--proteins", tiny_proteins, "--tool", f"x={tmp_path / 'tool.csv'}"
+        "training.deepgps.compare_tools", "--proteins", tiny_proteins, "--tool", f"x={tmp_path / 'tool.csv'}"
     )
-    assert code == 2 and err.startswith("compare_tools: ") and message in err
+    assert code == 2 and err.startswith("training.deepgps.compare_tools: ") and message in err

@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from conftest import ROOT
+from tests.helpers import ROOT
 
 CONTENT = random.Random(0).randbytes(300_000)
 HALF = len(CONTENT) // 2
@@ -25,7 +25,7 @@ SCRIPT = """
 import signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background hands down to ignore it
-from download import RemoteFile, fetch
+from datasets_scripts.download import RemoteFile, fetch
 fetch([RemoteFile(sys.argv[1], "a")], Path(sys.argv[2]))
 """
 
@@ -148,8 +148,7 @@ def server(monkeypatch):
 @pytest.fixture
 def download(monkeypatch):
     """The module, with short pauses."""
-    monkeypatch.syspath_prepend(ROOT / "datasets_scripts")
-    import download
+    from datasets_scripts import download
 
     monkeypatch.setattr(download, "BACKOFF", 0.01)
     return download
@@ -352,7 +351,7 @@ def test_parallel(download, server, tmp_path):
 
 
 def start_script(server, folder, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "datasets_scripts")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SCRIPT, f"{server.url}/a", str(folder)]
     return subprocess.Popen(command, env=environment, **options)
 

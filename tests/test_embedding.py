@@ -15,11 +15,11 @@ from torch._dynamo.utils import counters
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoTokenizer
 
-from conftest import run_protloc, tiny_deepgps
 from protloc.embedding import INDEX, Encoder, SequenceStates, embed, prefetch, sequence_key, weights_digest
 from protloc.models.protein_sequence import AMINO_ACIDS
 from protloc.models.sequence_states_deepgps import encode_sequence, load_backbone
 from protloc.packed_attention import packed_attention
+from tests.helpers import run_protloc, tiny_deepgps
 
 SEQUENCES = ["MKTAYIAKQR", "MK", "MKVLAAGIVGLLLALSAQA", "MK"]
 

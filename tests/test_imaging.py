@@ -14,11 +14,11 @@ from PIL import Image
 from transformers import AutoModel, pipeline
 
 import protloc_entry
-from conftest import ROOT, tiny_deepgps
 from protloc import DeepGPSImageProcessor, DeepGPSProcessor, imaging
 from protloc.embedding import SequenceStates
 from protloc.microscopy import DEFAULT_NUCLEUS
 from protloc.prediction import load_model, partial_path
+from tests.helpers import ROOT, tiny_deepgps
 
 FASTA = ">sp|P1|A b\nMKTAYIAKQR\n>../x\nMKVLAAGIVGLLLALSAQA\n>C\nMPKKKRKV\n"
 

@@ -10,12 +10,12 @@ from datasets import load_dataset
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import ROOT
 from protloc import ASSETS
 from protloc.image_metrics import find_regions, nuclear_ratio
 from protloc.microscopy import normalize, read_image
 from protloc.prediction import load_config, load_model, predict
 from protloc.sequences import read_fasta
+from tests.helpers import ROOT
 
 
 def test_shipped_weights_are_bfloat16_and_small():

@@ -7,10 +7,9 @@ from diffusers import DiffusionPipeline, EulerDiscreteScheduler
 from PIL import Image
 from transformers import AutoModel, AutoProcessor, pipeline
 
-from conftest import tiny_deepgps
-from models.test_common import run_without_protloc
 from protloc import DeepGPSImageProcessor, DeepGPSProcessor, ProteinImagingPipeline
 from protloc.microscopy import DEFAULT_NUCLEUS
+from tests.helpers import run_without_protloc, tiny_deepgps
 
 SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQ"
 NUCLEUS = np.random.default_rng(0).integers(0, 60_000, (18, 21)).astype(np.uint16)
@@ -95,7 +94,7 @@ def test_structure_and_several_labels(processor):
 def test_as_a_diffusers_pipeline(processor, run_script, tmp_path):
     imaging(processor, objective="diffusion").save_pretrained(tmp_path / "model")
     folder = tmp_path / "diffusers"
-    options = "training/export_diffusers.py", "--model", tmp_path / "model", "--out", folder
+    options = "training.common.export", "--model", tmp_path / "model", "--out", folder
     code, out, err = run_script(*options)
     assert (code, out) == (0, f"{folder}\n"), err
     pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(folder), trust_remote_code=True)
@@ -124,7 +123,7 @@ def test_what_is_no_diffusers_pipeline(processor, tiny_model_dir, run_script, tm
     model = tiny_model_dir if kind == "deeploc" else tmp_path / kind
     if kind == "regression":
         imaging(processor).save_pretrained(model)
-    code, _, err = run_script("training/export_diffusers.py", "--model", model, "--out", tmp_path / "out")
+    code, _, err = run_script("training.common.export", "--model", model, "--out", tmp_path / "out")
     assert code == 2 and message in err.splitlines()[-1] and not (tmp_path / "out").exists()
 
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 from transformers import pipeline
 
-from conftest import tiny_deeploc
-from models.test_common import run_without_protloc
 from protloc import ASSETS, ProteinLocalizationPipeline
 from protloc.models.configuration_deeploc import COMPARTMENTS, SORTING_SIGNALS, SORTING_TREE
+from tests.helpers import run_without_protloc, tiny_deeploc
 
 SEQUENCES = ["MKTAYIAKQRQISFVKSHFSRQ", "MSKGEELFTG", "M" * 40 + "W" * 60]
 

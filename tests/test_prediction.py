@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from conftest import tiny_deeploc, write_pssm
 from protloc.ensemble import DeepLocEnsemble
 from protloc.prediction import load_ensemble, predict, tokenize
 from protloc.taxonomy import COMPARTMENTS, SORTING_SIGNALS, SORTING_TREE
+from tests.helpers import ROOT, tiny_deeploc, write_pssm
 
 LONG = "MKTAYIAKQRQISFVKSHFSRQ" * 6
 
@@ -123,7 +123,7 @@ def test_memory_running_out_halves_the_batches(tokenizer, caplog):
 
 OUT_OF_MEMORY_SCRIPT = """
 import resource, sys
-from conftest import tiny_deeploc
+from tests.helpers import tiny_deeploc
 from protloc.prediction import load_model, predict
 model = tiny_deeploc(max_length=20_000, lstm_size=64, second_conv_channels=128)
 tokenizer = load_model()[1]
@@ -140,7 +140,7 @@ def test_real_memory_running_out():
     """On a CPU whose address space is limited, where torch raises a plain RuntimeError."""
     assert hasattr(resource, "RLIMIT_AS")
     command = [sys.executable, "-c", OUT_OF_MEMORY_SCRIPT]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=__file__.rpartition("/")[0])
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["400"]
     assert "memory ran out: going on with --max-tokens-per-batch" in result.stderr

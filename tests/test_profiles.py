@@ -5,10 +5,10 @@ import gzip
 import numpy as np
 import pytest
 
-from conftest import write_pssm
 from protloc.models.residue_features import BLOSUM62
 from protloc.profiles import protein_profile, read_pssm
 from protloc.sequences import SequenceError
+from tests.helpers import write_pssm
 
 
 def test_reads_a_matrix(tmp_path):

@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-from conftest import ROOT
+from tests.helpers import ROOT
 
 NUMBER = r"-?\d+\.?\d*"
 README = (ROOT / "README.md").read_text()
@@ -39,13 +39,13 @@ def test_python_snippets_run(tmp_path):
 def test_figures_are_reproduced(data_dir, tmp_path_factory, options):
     folder = tmp_path_factory.mktemp("readme")
     deeploc = data_dir / "deeploc"
-    build = [sys.executable, ROOT / "datasets_scripts" / "build_deeploc.py", "--out", folder / "data"]
+    build = [sys.executable, "-m", "datasets_scripts.build_deeploc", "--out", folder / "data"]
     build += ["--deeploc2", deeploc / "Swissprot_Train_Validation_dataset.partitions0-3.csv.gz"]
     build += ["--hpa", deeploc / "hpa_testset.csv.gz", "--exclude", data_dir / "never_train.csv.gz"]
-    subprocess.run(build, check=True)
-    evaluate = [sys.executable, ROOT / "training" / "evaluate_deeploc.py", "--dataset", folder / "data"]
+    subprocess.run(build, check=True, cwd=ROOT)
+    evaluate = [sys.executable, "-m", "training.deeploc.evaluate", "--dataset", folder / "data"]
     evaluate += options.split()
-    printed = subprocess.run(evaluate, check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run(evaluate, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     (section,) = [part for part in README.split("\n### ") if f"{options}`" in part]
     lines = [line for line in printed.splitlines() if line]
     forms = {re.sub(NUMBER, "#", line) for line in lines}

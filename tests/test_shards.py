@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from conftest import run_protloc
 from protloc.prediction import columns, load_model, predict
 from protloc.shards import Job, Worker, cut, part_path, run
+from tests.helpers import run_protloc
 
 GENERATOR = random.Random(0)
 PROTEINS = [

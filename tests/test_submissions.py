@@ -1,7 +1,6 @@
 """Submissions in a folder and on our own Hub: kept, looked at, approved, and then data like any other."""
 
 import dataclasses
-import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,12 +8,10 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from conftest import ROOT, run_protloc
 from protloc.microscopy import simulate
 from protloc.submissions import LABELS, LICENCE, FolderStore, HubStore, Submission, to_table
-
-sys.path.insert(0, str(ROOT / "training"))
-from deepgps_data import ImageSource, load_crops
+from tests.helpers import run_protloc
+from training.deepgps.data import ImageSource, load_crops
 
 SCORES = {"psnr": 15.0, "ssim": 0.4}
 SEQUENCE = "MKLLVAGEDLKKA"

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModel, pipeline
 
-from conftest import ROOT, SEQUENCES, tiny_deeploc
 from protloc.embedding import embed
+from tests.helpers import ROOT, SEQUENCES, tiny_deeploc
 
-TRAIN = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(ROOT / "training" / "train_deepgps.py")]
+TRAIN = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-m", "training.deepgps.train"]
 TOY = str(ROOT / "training" / "configs" / "deepgps_toy.yaml")
 
 
@@ -27,7 +27,7 @@ def run(output_dir, crops, *overrides, config="known", command=TRAIN, text=True)
     images = f"images=[{{dataset: {crops / config}, config: {config}}}]"
     arguments = [TOY, images, f"output_dir={output_dir}", "limit=null", *overrides]
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *arguments], capture_output=True, text=text, env=env)
+    return subprocess.run([*command, *arguments], capture_output=True, text=text, env=env, cwd=ROOT)
 
 
 def train(output_dir, crops, *overrides, **options):
@@ -66,7 +66,7 @@ def test_training_logs_scores_and_pictures(trained):
 
 def test_evaluation(run_script, trained, tiny_crops, tiny_proteins, tmp_path):
     code, out, err = run_script(
-        *("training/evaluate_deepgps.py", "--model", trained, "--proteins", tiny_proteins, "--sequences", 2),
+        *("training.deepgps.evaluate", "--model", trained, "--proteins", tiny_proteins, "--sequences", 2),
         *("--images", f"{tiny_crops / 'cells'}:cells", "--out", tmp_path / "s.json", "--figures", tmp_path / "figures"),
     )
     assert code == 0, err
@@ -91,7 +91,7 @@ def test_evaluation(run_script, trained, tiny_crops, tiny_proteins, tmp_path):
 def test_diffusion_is_judged_by_its_samples(run_script, tiny_crops, tmp_path):
     train(tmp_path / "run", tiny_crops, "epochs=1", "model.objective=diffusion")
     code, _, err = run_script(
-        *("training/evaluate_deepgps.py", "--model", tmp_path / "run", "--images", f"{tiny_crops / 'known'}:known"),
+        *("training.deepgps.evaluate", "--model", tmp_path / "run", "--images", f"{tiny_crops / 'known'}:known"),
         *("--samples", 2, "--steps", 2, "--limit", 2, "--out", tmp_path / "scores.json"),
     )
     assert code == 0, err
@@ -159,15 +159,15 @@ def tiny_deeploc_dir(tmp_path_factory, tokenizer) -> Path:
 def test_settings_that_make_no_sense(run_script, tiny_crops, tmp_path, overrides, message):
     images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"
     arguments = [TOY, images, f"output_dir={tmp_path / 'run'}", *overrides]
-    code, _, err = run_script("training/train_deepgps.py", *arguments)
+    code, _, err = run_script("training.deepgps.train", *arguments)
     assert code == 2
-    assert err.splitlines()[-1].startswith("train_deepgps: ") and message in err.splitlines()[-1]
+    assert err.splitlines()[-1].startswith("training.deepgps.train: ") and message in err.splitlines()[-1]
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_cells_of_unknown_proteins_need_partners(run_script, tiny_crops, tmp_path):
     images = f"images=[{{dataset: {tiny_crops / 'cells'}, config: cells}}]"
-    code, _, err = run_script("training/train_deepgps.py", TOY, images, f"output_dir={tmp_path / 'run'}")
+    code, _, err = run_script("training.deepgps.train", TOY, images, f"output_dir={tmp_path / 'run'}")
     assert code == 2 and "crops without a sequence need `proteins`" in err
 
 
@@ -175,7 +175,7 @@ def test_states_of_other_weights(run_script, tiny_crops, tiny_backbones, tiny_de
     embed(["MK"], tmp_path / "states", str(tiny_backbones["esm"]))
     images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"
     arguments = [TOY, images, f"output_dir={tmp_path / 'run'}", f"states={tmp_path / 'states'}"]
-    code, _, err = run_script("training/train_deepgps.py", *arguments, f"backbone={tiny_deeploc_dir}")
+    code, _, err = run_script("training.deepgps.train", *arguments, f"backbone={tiny_deeploc_dir}")
     assert code == 2 and "holds states of other weights than" in err
 
 
@@ -189,13 +189,13 @@ def test_structures(run_script, tiny_crops, data_dir, tmp_path):
     options = ("model.inputs=structure", f"structures={folder}", "epochs=1")
     train(tmp_path / "run", tiny_crops, *options)
     code, out, err = run_script(
-        *("training/evaluate_deepgps.py", "--model", tmp_path / "run", "--images", f"{tiny_crops / 'known'}:known"),
+        *("training.deepgps.evaluate", "--model", tmp_path / "run", "--images", f"{tiny_crops / 'known'}:known"),
         *("--structures", folder, "--limit", 2),
     )
     assert code == 0, err
     assert "2 images of 2 crops" in out
     code, _, err = run_script(
-        *("training/train_deepgps.py", TOY, f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"),
+        *("training.deepgps.train", TOY, f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"),
         *(f"output_dir={tmp_path / 'other'}", "model.inputs=structure"),
     )
     assert code == 2 and "the model reads structures: name their folder" in err
@@ -208,8 +208,8 @@ def test_a_killed_run_goes_on_as_if_never_stopped(tiny_crops, tiny_proteins, tmp
     images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"
     arguments = [TOY, images, f"output_dir={tmp_path / 'cut'}", "limit=null", *overrides]
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, str(ROOT / "training" / "train_deepgps.py"), *arguments]
-    process = subprocess.Popen(script, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    script = [sys.executable, *TRAIN[-2:], *arguments]
+    process = subprocess.Popen(script, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not (tmp_path / "cut" / "checkpoints" / "step_2").exists():
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
@@ -228,7 +228,7 @@ def test_a_killed_run_goes_on_as_if_never_stopped(tiny_crops, tiny_proteins, tmp
 def test_two_processes_learn_what_one_does(tiny_crops, tiny_proteins, tmp_path):
     overrides = (f"proteins={tiny_proteins}", "epochs=1", "mixed_precision=no", "model.dropout=0.0")
     train(tmp_path / "one", tiny_crops, *overrides, "batch_size=4", "proteins_per_step=4")
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", TRAIN[-1]]
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *TRAIN[-2:]]
     train(tmp_path / "two", tiny_crops, *overrides, "batch_size=2", "proteins_per_step=2", command=two)
     # Biases in front of a normalization have no gradient but rounding, which Adam enlarges: the answers are the same.
     answers = []

@@ -17,18 +17,18 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModel, EsmConfig, pipeline
 
-from conftest import ROOT, tiny_deeploc, write_pssm
 from protloc.prediction import load_model, predict
 from protloc.taxonomy import KINGDOMS
+from tests.helpers import ROOT, tiny_deeploc, write_pssm
 
-TRAIN = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(ROOT / "training" / "train_deeploc.py")]
+TRAIN = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-m", "training.deeploc.train"]
 TOY = str(ROOT / "training" / "configs" / "toy.yaml")
 
 
 def train(dataset, output_dir, *overrides, command=TRAIN):
     arguments = [TOY, f"dataset={dataset}", f"output_dir={output_dir}", "max_tokens_per_batch=400", *overrides]
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([*command, *arguments], capture_output=True, text=True, env=env)
+    result = subprocess.run([*command, *arguments], capture_output=True, text=True, env=env, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -63,7 +63,7 @@ def test_training_logs_and_rotates_checkpoints(trained):
 
 def test_evaluation(run_script, trained, tiny_dataset, tmp_path):
     code, out, err = run_script(
-        *("training/evaluate_deeploc.py", "--model", trained, "--dataset", tiny_dataset),
+        *("training.deeploc.evaluate", "--model", trained, "--dataset", tiny_dataset),
         *("--config", "deeploc2", "--split", "validation", "--out", tmp_path / "scores.json"),
     )
     assert code == 0, err
@@ -80,7 +80,7 @@ def test_evaluation(run_script, trained, tiny_dataset, tmp_path):
 
 def test_evaluation_of_an_ensemble_with_figures(run_script, trained, tiny_dataset, tmp_path):
     code, _, err = run_script(
-        *("training/evaluate_deeploc.py", "--dataset", tiny_dataset, "--config", "deeploc2", "--split", "validation"),
+        *("training.deeploc.evaluate", "--dataset", tiny_dataset, "--config", "deeploc2", "--split", "validation"),
         *("--figures", tmp_path / "figures", "--ensemble", trained, trained),
     )
     assert code == 0, err
@@ -94,7 +94,7 @@ def test_evaluation_of_length_policies(run_script, tiny_dataset, tmp_path, token
     pipeline("protein-localization", model=tiny_deeploc(max_length=50), tokenizer=tokenizer).save_pretrained(folder)
     options = ["--dataset", tiny_dataset, "--config", "deeploc2", "--split", "validation", "--model", folder]
     code, out, err = run_script(
-        "training/evaluate_deeploc.py", *options, "--length-policies", "middle", "window", "--out", tmp_path / "s.json"
+        "training.deeploc.evaluate", *options, "--length-policies", "middle", "window", "--out", tmp_path / "s.json"
     )
     assert code == 0, err
     long = sum(len(s) > 50 for s in load_dataset(str(tiny_dataset), "deeploc2", split="validation")["sequence"])
@@ -110,8 +110,8 @@ def test_single_label_training(tmp_path):
     fasta.write_text(
         "".join(f">A{i} {names[i % 4]}\nM{'ACDE'[i % 4] * (i + 5)}\n" for i in range(40)) + ">T Nucleus-U test\nMW\n"
     )
-    script = ROOT / "datasets_scripts" / "build_deeploc.py"
-    subprocess.run([sys.executable, script, "--deeploc1", fasta, "--out", tmp_path / "data"], check=True)
+    build = [sys.executable, "-m", "datasets_scripts.build_deeploc", "--deeploc1", fasta, "--out", tmp_path / "data"]
+    subprocess.run(build, check=True, cwd=ROOT)
     train(
         *(tmp_path / "data", tmp_path / "run", "dataset_config=deeploc1_single", "validation_split=train"),
         *("model.problem_type=single_label_classification", "epochs=1"),
@@ -126,7 +126,7 @@ def test_single_label_training(tmp_path):
     ("arguments", "message"),
     [
         ([str(ROOT / "none.yaml")], "No such file"),
-        ([str(ROOT / "Makefile")], "train_deeploc: "),
+        ([str(ROOT / "Makefile")], "training.deeploc.train: "),
         ([TOY, "learning_rat=1"], "learning_rat"),
         ([TOY, "epochs=many"], "epochs"),
         ([TOY, "model.lstm_sise=512"], "model.lstm_sise is no field of DeepLocConfig"),
@@ -137,8 +137,8 @@ def test_single_label_training(tmp_path):
         ([TOY, "backbone=nowhere"], "cannot build on 'nowhere'"),
         ([TOY, "initial_weights=nowhere"], "cannot build on 'nowhere'"),
         ([TOY, "initial_weights=a", "backbone=b"], "backbone and initial_weights both name weights"),
-        ([TOY, "teachers=[nowhere]"], "train_deeploc: cannot load the model 'nowhere'"),
-        ([TOY, "model.length_policy=error", "model.max_length=30"], "train_deeploc: "),
+        ([TOY, "teachers=[nowhere]"], "training.deeploc.train: cannot load the model 'nowhere'"),
+        ([TOY, "model.length_policy=error", "model.max_length=30"], "training.deeploc.train: "),
         ([TOY, "validation_partition=9"], "no protein of partition 9; there are 0, 1, 2"),
         ([TOY, "model.input_features=profile"], "needs a data set with profiles, or profiles=DIR"),
         ([TOY, "model.problem_type=single_label_classification"], "single-label training needs exactly one"),
@@ -147,14 +147,14 @@ def test_single_label_training(tmp_path):
 )
 def test_bad_configuration(run_script, tiny_dataset, tmp_path, arguments, message):
     folders = [f"output_dir={tmp_path}", f"dataset={tiny_dataset}"]
-    code, _, err = run_script("training/train_deeploc.py", *arguments[:1], *folders, *arguments[1:])
+    code, _, err = run_script("training.deeploc.train", *arguments[:1], *folders, *arguments[1:])
     assert code == 2
     assert message in err.splitlines()[-1] and "Traceback" not in err
 
 
 def test_a_used_folder_is_not_started_anew(run_script, trained, tiny_dataset):
     arguments = [TOY, f"dataset={tiny_dataset}", f"output_dir={trained}"]
-    code, _, err = run_script("training/train_deeploc.py", *arguments)
+    code, _, err = run_script("training.deeploc.train", *arguments)
     assert code == 2 and "holds a run: add resume=true" in err
 
 
@@ -163,17 +163,17 @@ def test_a_run_goes_on_with_its_own_settings_only(run_script, trained, tiny_data
     arguments = [TOY, f"dataset={tiny_dataset}", f"output_dir={trained}", *options]
     before = (trained / "model.safetensors").read_bytes()
     for change in ("model.dropout=0.5", "learning_rate=0.5", "ema_decay=0.9"):
-        code, _, err = run_script("training/train_deeploc.py", *arguments, change)
+        code, _, err = run_script("training.deeploc.train", *arguments, change)
         name, value = change.split("=")
         assert code == 2 and f"was begun with {name}=" in err and f"not {value}: resume with the settings" in err
-    code, out, err = run_script("training/train_deeploc.py", *arguments)
+    code, out, err = run_script("training.deeploc.train", *arguments)
     assert (code, out) == (0, f"{trained} is complete\n"), err
     assert (trained / "model.safetensors").read_bytes() == before
 
 
 def test_the_report_says_how_it_was_trained(trained, tiny_dataset):
     report = json.loads((trained / "training.json").read_text())
-    assert report["command"].startswith("training/train_deeploc.py ")
+    assert report["command"].startswith("python -m training.deeploc.train ")
     assert report["command"].endswith("checkpoint_steps=4 checkpoints_kept=2")
     assert report["processes"] == 1 and report["proteins"] == 60 and report["steps"] > 4
     settings = OmegaConf.load(trained / "training.yaml")
@@ -183,21 +183,21 @@ def test_the_report_says_how_it_was_trained(trained, tiny_dataset):
 def test_weights_of_another_kind_are_refused(run_script, tiny_dataset, tmp_path):
     EsmConfig(hidden_size=8, vocab_size=33, pad_token_id=1).save_pretrained(tmp_path / "esm")
     arguments = [TOY, f"dataset={tiny_dataset}", f"output_dir={tmp_path / 'run'}"]
-    code, _, err = run_script("training/train_deeploc.py", *arguments, f"initial_weights={tmp_path / 'esm'}")
+    code, _, err = run_script("training.deeploc.train", *arguments, f"initial_weights={tmp_path / 'esm'}")
     assert code == 2 and "is a esm model" in err.splitlines()[-1]
 
 
 def test_bad_evaluation(run_script, tiny_dataset, tmp_path):
     for arguments in (["--dataset", tmp_path / "none"], ["--dataset", tiny_dataset, "--config", "none"]):
-        code, _, err = run_script("training/evaluate_deeploc.py", *arguments)
+        code, _, err = run_script("training.deeploc.evaluate", *arguments)
         assert code == 2 and "none" in err.splitlines()[-1]
-    code, _, err = run_script("training/evaluate_deeploc.py", "--dataset", tiny_dataset, "--limit", "-100")
+    code, _, err = run_script("training.deeploc.evaluate", "--dataset", tiny_dataset, "--limit", "-100")
     assert code == 2 and "--limit must be 1 or more, got -100" in err
     for options in (["--dataset", tmp_path / "none"], ["--dataset", tiny_dataset, "--runs", tmp_path / "none"]):
         arguments = ["--model", ROOT / "modeling/protloc/assets/deeploc", *options]
-        code, _, err = run_script("training/report_deeploc.py", *arguments)
+        code, _, err = run_script("training.deeploc.report", *arguments)
         last = err.splitlines()[-1]
-        assert code == 2 and last.startswith("report_deeploc: ") and "none" in last and "Traceback" not in err
+        assert code == 2 and last.startswith("training.deeploc.report: ") and "none" in last and "Traceback" not in err
 
 
 def test_every_loss_sampling_and_average(tiny_dataset, tmp_path):
@@ -263,7 +263,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(tiny_dataset, tmp_path):
     train(tiny_dataset, tmp_path / "whole", *options)
 
     arguments = [TOY, f"dataset={tiny_dataset}", f"output_dir={tmp_path / 'cut'}", "max_tokens_per_batch=400", *options]
-    process = subprocess.Popen([*TRAIN, *arguments], start_new_session=True)
+    process = subprocess.Popen([*TRAIN, *arguments], start_new_session=True, cwd=ROOT)
     while not list((tmp_path / "cut").glob("checkpoints/step_*")):
         assert process.poll() is None
         time.sleep(0.002)
@@ -281,10 +281,10 @@ def test_killed_and_resumed_ends_with_the_same_weights(tiny_dataset, tmp_path):
 def test_two_processes(tiny_dataset, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     options = ["model.dropout=0", "checkpoint_steps=2"]
-    output = train(tiny_dataset, tmp_path / "run", "epochs=1", *options, command=[*command, TRAIN[-1]])
+    output = train(tiny_dataset, tmp_path / "run", "epochs=1", *options, command=[*command, *TRAIN[-2:]])
     assert output.count("epoch 1: 20 validation proteins") == 1
     assert load_model(tmp_path / "run")[0].config.thresholds != [0.5] * 10
-    output = train(tiny_dataset, tmp_path / "run", "epochs=2", "resume=true", *options, command=[*command, TRAIN[-1]])
+    output = train(tiny_dataset, tmp_path / "run", "epochs=2", "resume=true", *options, command=[*command, *TRAIN[-2:]])
     assert "resumed from" in output
     assert output.count("epoch 2: 20 validation proteins") == 1
 
@@ -293,7 +293,7 @@ def test_two_processes(tiny_dataset, tmp_path):
 def test_two_processes_equal_one_with_the_same_global_batch(tiny_dataset, tmp_path):
     """Without dropout and masking, two processes do what one does that gathers two batches for each step."""
     options = ["model.dropout=0", "mask_rate=0", "epochs=1", "max_tokens_per_batch=500"]  # 8 batches
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", TRAIN[-1]]
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *TRAIN[-2:]]
     train(tiny_dataset, tmp_path / "two", *options, command=two)
     train(tiny_dataset, tmp_path / "one", *options, "gradient_accumulation_steps=2")
     one, two = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("one", "two"))

@@ -9,9 +9,11 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from omegaconf import OmegaConf
 
-from conftest import ROOT
 from protloc import DeepGPSConfig, DeepLocConfig
 from protloc.prediction import load_ensemble, predict
+from tests.helpers import ROOT
+from training.deepgps.train import TrainingConfig as DeepGPSTraining
+from training.deeploc.train import TrainingConfig
 
 CONFIGS = sorted((ROOT / "training" / "configs").glob("*.yaml"))
 TINY = {
@@ -31,12 +33,8 @@ TINY = {
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_configurations(path, monkeypatch):
+def test_configurations(path):
     """Every field of every file exists, in the training's configuration and in the model's."""
-    monkeypatch.syspath_prepend(ROOT / "training")
-    from train_deepgps import TrainingConfig as DeepGPSTraining
-    from train_deeploc import TrainingConfig
-
     config = OmegaConf.load(path)
     if path.stem.startswith("deepgps"):
         run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DeepGPSTraining), config))
@@ -60,8 +58,8 @@ def test_configurations(path, monkeypatch):
 
 
 def run_script(script, *arguments):
-    command = [sys.executable, str(ROOT / "training" / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", f"training.deeploc.{script}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 def write(path, **content):
@@ -73,7 +71,7 @@ def test_ablation(tiny_dataset, tmp_path):
     variants = {"baseline": {}, "no dropout": {"model.dropout": 0}}
     training = {"dataset": str(tiny_dataset), **TINY}
     config = write(tmp_path / "c.yaml", output_dir=str(tmp_path / "out"), training=training, variants=variants)
-    result = run_script("ablate.py", config)
+    result = run_script("ablate", config)
     assert result.returncode == 0, result.stderr
     scores = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert list(scores) == ["baseline", "no dropout"]
@@ -88,21 +86,25 @@ def test_a_run_that_fails_stops_the_rest(tiny_dataset, tmp_path):
     config = write(
         tmp_path / "c.yaml", output_dir=str(tmp_path / "out"), training=training, variants={"a": {}, "b": {}}
     )
-    result = run_script("ablate.py", config)
+    result = run_script("ablate", config)
     assert result.returncode == 2 and result.stderr.count("cannot read 'nowhere'") == 1
     assert not (tmp_path / "out" / "b").exists()
-    result = run_script("ablate.py", tmp_path / "none.yaml")
-    assert result.returncode == 2 and result.stderr.startswith("ablate: ") and result.stderr.count("\n") == 1
+    result = run_script("ablate", tmp_path / "none.yaml")
+    assert (
+        result.returncode == 2
+        and result.stderr.startswith("training.deeploc.ablate: ")
+        and result.stderr.count("\n") == 1
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ablate.py", "toy.yaml"], "ablate: dataset: Key 'dataset' not in 'AblationConfig'"),
-        (["train_folds.py", "ablation.yaml"], "train_folds: variants: Key 'variants' not in 'FoldsConfig'"),
-        (["search.py", "search.yaml", "trials=abc"], "search: trials: Value 'abc'"),
-        (["search.py", "search.yaml", "space={seed:[0,1]}"], "search: while scanning a plain scalar in"),
-        (["ablate.py", "ablation.yaml", "--launcher", "nosuchprogram"], "cannot start 'nosuchprogram': No such file"),
+        (["ablate", "toy.yaml"], "training.deeploc.ablate: dataset: Key 'dataset' not in 'AblationConfig'"),
+        (["folds", "ablation.yaml"], "training.deeploc.folds: variants: Key 'variants' not in 'FoldsConfig'"),
+        (["search", "search.yaml", "trials=abc"], "training.deeploc.search: trials: Value 'abc'"),
+        (["search", "search.yaml", "space={seed:[0,1]}"], "training.deeploc.search: while scanning a plain scalar in"),
+        (["ablate", "ablation.yaml", "--launcher", "nosuchprogram"], "cannot start 'nosuchprogram': No such file"),
     ],
 )
 def test_bad_series(tmp_path, arguments, message):
@@ -117,7 +119,7 @@ def test_folds(tiny_dataset, tmp_path):
     training = {"dataset": str(tiny_dataset), "dataset_config": "deeploc2", "train_split": "train+validation", **TINY}
     del training["limit"]
     config = write(tmp_path / "c.yaml", output_dir=str(tmp_path / "out"), partitions=[0, 2], training=training)
-    result = run_script("train_folds.py", config)
+    result = run_script("folds", config)
     assert result.returncode == 0, result.stderr
     pooled = json.loads((tmp_path / "out" / "out_of_fold.json").read_text())
     assert pooled["localization"]["num_proteins"] == 40
@@ -132,13 +134,13 @@ def test_a_failed_trial_is_not_tried_again(tiny_dataset, tmp_path):
     out = tmp_path / "out"
     search = {"output_dir": str(out), "trials": 1, "space": {"model.dropout": {"choices": [0.5]}}}
     config = write(tmp_path / "c.yaml", **search, training={"dataset": "nowhere", **TINY})
-    result = run_script("search.py", config)
+    result = run_script("search", config)
     assert result.returncode == 2 and "cannot read 'nowhere'" in result.stderr
     config = write(tmp_path / "c.yaml", **search, training={"dataset": str(tiny_dataset), **TINY})
-    result = run_script("search.py", config)
+    result = run_script("search", config)
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in out.glob("trial_*")) == ["trial_0", "trial_1"]
-    result = run_script("search.py", config, "space={learning_rate: [0.1, 0.2]}")
+    result = run_script("search", config, "space={learning_rate: [0.1, 0.2]}")
     assert result.returncode == 2 and "searches another space" in result.stderr
 
 
@@ -148,13 +150,13 @@ def test_search_goes_on_after_a_stop(tiny_dataset, tmp_path):
     space = {"learning_rate": [0.001, 0.1, "log"], "model.decoder_steps": {"choices": [1, 2]}}
     out = tmp_path / "out"
     config = write(tmp_path / "c.yaml", output_dir=str(out), trials=1, space=space, training=training)
-    result = run_script("search.py", config)
+    result = run_script("search", config)
     assert result.returncode == 0, result.stderr
     # A second trial that was cut off: asked for and never told.
     with sqlite3.connect(out / "study.db") as database:
         database.execute("UPDATE trials SET state = 'RUNNING' WHERE number = 0")
     (out / "trial_0" / "training.json").unlink()
-    result = run_script("search.py", config, "trials=2")
+    result = run_script("search", config, "trials=2")
     assert result.returncode == 0, result.stderr
     assert "resumed from" in result.stdout
     best = json.loads((out / "best.json").read_text())

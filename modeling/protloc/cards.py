@@ -42,8 +42,8 @@ def render_deeploc_card(results: dict[str, Any], template: Path) -> ModelCard:
     The card of a DeepLoc, in which every figure comes from `results`.
 
     Args:
-        results (`dict`): What `training/report_deeploc.py` writes: `evaluations` by name, each as
-            `training/evaluate_deeploc.py --out` gives it, `length_policies`, `ablation` and `training`.
+        results (`dict`): What `training/deeploc/report.py` writes: `evaluations` by name, each as
+            `training/deeploc/evaluate.py --out` gives it, `length_policies`, `ablation` and `training`.
         template (`Path`): Jinja template, with `card_data` for the metadata.
 
     Returns:
@@ -72,8 +72,8 @@ def render_deepgps_card(results: dict[str, Any], template: Path) -> ModelCard:
     The card of a deepGPS, every figure from `results`.
 
     Args:
-        results (`dict`): What `training/report_deepgps.py` writes: `parameters`, `training`, and `evaluations` by
-            objective, each as `training/evaluate_deepgps.py --out` gives it.
+        results (`dict`): What `training/deepgps/report.py` writes: `parameters`, `training`, and `evaluations` by
+            objective, each as `training/deepgps/evaluate.py --out` gives it.
         template (`Path`): Jinja template, with `card_data` for the metadata.
     """
     metrics = []

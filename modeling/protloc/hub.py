@@ -194,7 +194,7 @@ def stage_model(
 
     written = files_below(folder, {".md", ".json"})
     if "README.md" not in written:
-        raise ValueError(f"{str(folder)!r} has no model card README.md: training and training/report_*.py write one")
+        raise ValueError(f"{str(folder)!r} has no model card README.md: training and training/*/report.py write one")
     card = read_card(ModelCard, written["README.md"], lambda text: text.replace(CARD_REPO, repo_id))
     if base_model:
         card.data.base_model = base_model

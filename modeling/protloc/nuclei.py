@@ -1,4 +1,4 @@
-"""The built-in segmenter of nuclei: a small U-Net, trained by `training/train_nuclei.py`, and a watershed."""
+"""The built-in segmenter of nuclei: a small U-Net, trained by `training/nuclei/train.py`, and a watershed."""
 
 import itertools
 from functools import cache

@@ -459,3 +459,6 @@ class Handler(BaseHTTPRequestHandler):
         if first >= size:
             return self.reply(416, b"", {"Content-Range": f"bytes */{size}"})
         self.reply(206, content[first : last + 1], headers | {"Content-Range": f"bytes {first}-{last}/{size}"})
+
+
+HUB = LocalHub()  # the one that all tests use

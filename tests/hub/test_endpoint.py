@@ -22,9 +22,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from transformers import pipeline
 
-from conftest import HUB, ROOT, run_protloc
 from protloc import ASSETS
 from protloc.cards import INSULIN, SV40_SIGNAL
+from tests.helpers import ROOT, run_protloc
+from tests.hub.local_hub import HUB
 
 NUCLEUS = (ROOT / "examples" / "nucleus.tif").read_bytes()
 ENDPOINTS = ROOT / "modeling" / "protloc" / "endpoints"

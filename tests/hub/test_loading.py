@@ -22,9 +22,9 @@ from transformers import (
     pipeline,
 )
 
-from conftest import ROOT, run_protloc, run_without_protloc
 from protloc import ASSETS, DeepGPSModel, DeepGPSProcessor, DeepLocForSequenceClassification, DeepLocModel
 from protloc.cards import INSULIN, SV40_SIGNAL
+from tests.helpers import ROOT, run_protloc, run_without_protloc
 
 PROTEINS = [INSULIN, SV40_SIGNAL]
 NUCLEUS = ROOT / "examples" / "nucleus.tif"

@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from conftest import ROOT, run_protloc, tiny_deeploc
 from protloc import ASSETS
 from protloc.hub import stage_model
 from protloc.prediction import load_model
+from tests.helpers import ROOT, run_protloc, tiny_deeploc
 
 CARD = "---\nlicense: apache-2.0\n---\n# A model\n\n`OWNER/NAME`\n"
 

@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import ModelCard, snapshot_download
 from transformers import pipeline
 
-from conftest import ROOT, run_protloc
 from protloc.cards import INSULIN, SV40_SIGNAL
+from tests.helpers import ROOT, run_protloc
 
 PROTEINS = [INSULIN, SV40_SIGNAL]
 ENVIRONMENT = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -62,10 +62,10 @@ def test_from_a_data_set_to_a_prediction_elsewhere(hub, tiny_dataset, tmp_path):
 def test_deepgps_trains_from_and_pushes_to_the_hub(hub, tiny_crops, tmp_path):
     assert run_protloc("push", "dataset", tiny_crops / "known", "owner/crops")[0] == 0
     images = "images=[{dataset: owner/crops, config: known}]"
-    script, toy = ROOT / "training" / "train_deepgps.py", ROOT / "training" / "configs" / "deepgps_toy.yaml"
+    train = [sys.executable, "-m", "training.deepgps.train", ROOT / "training" / "configs" / "deepgps_toy.yaml"]
     settings = [images, f"output_dir={tmp_path / 'run'}", "limit=null", "epochs=1", "push_to_hub=owner/toy-deepgps"]
     env = {**os.environ, **ENVIRONMENT}
-    result = subprocess.run([sys.executable, script, toy, *settings], capture_output=True, text=True, env=env)
+    result = subprocess.run([*train, *settings], capture_output=True, text=True, env=env, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     repo = hub.repo("owner/toy-deepgps")
     assert f"/owner/toy-deepgps/commit/{repo.refs['main']}" in result.stdout
@@ -82,8 +82,8 @@ def test_deepgps_trains_from_and_pushes_to_the_hub(hub, tiny_crops, tmp_path):
 
 def test_training_that_could_not_be_pushed_does_not_start(run_script, hub, monkeypatch, tmp_path):
     arguments = [ROOT / "training" / "configs" / "toy.yaml", f"output_dir={tmp_path / 'run'}"]
-    code, _, err = run_script("training/train_deeploc.py", *arguments, "push_to_hub=toy")
+    code, _, err = run_script("training.deeploc.train", *arguments, "push_to_hub=toy")
     assert code == 2 and "push_to_hub=toy: 'toy' has no owner" in err
     monkeypatch.delenv("HF_TOKEN")
-    code, _, err = run_script("training/train_deeploc.py", *arguments, "push_to_hub=owner/toy")
+    code, _, err = run_script("training.deeploc.train", *arguments, "push_to_hub=owner/toy")
     assert code == 2 and "you are not logged in to the Hub" in err and hub.requests == []

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from conftest import TINY_DEEPGPS, TINY_DEEPLOC, run_without_protloc, tiny_deepgps, tiny_deeploc
 from protloc import DeepGPSConfig, DeepGPSModel, DeepLocConfig, DeepLocForSequenceClassification, DeepLocModel
+from tests.helpers import TINY_DEEPGPS, TINY_DEEPLOC, run_without_protloc, tiny_deepgps, tiny_deeploc
 
 
 class DeepLocTester:

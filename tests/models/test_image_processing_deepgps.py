@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from models.test_common import run_without_protloc
 from protloc.models.image_processing_deepgps import DeepGPSImageProcessor, normalize, read_image
+from tests.helpers import run_without_protloc
 
 PIXELS = np.random.default_rng(0).integers(0, 200, (20, 30)).astype(np.uint8)
 

@@ -6,10 +6,11 @@ from diffusers import DDIMScheduler
 from skimage.metrics import structural_similarity as reference_ssim
 from transformers import AutoModel, EsmConfig, EsmModel
 
-from conftest import ROOT, TINY_DEEPGPS, TINY_DEEPLOC, TINY_ESM, tiny_deepgps, tiny_deeploc
-from models.test_common import DeepGPSTester, DeepLocTester
 from protloc import DeepGPSConfig, DeepGPSModel
 from protloc.models.losses_deepgps import image_loss, structural_similarity
+from tests.helpers import TINY_DEEPGPS, TINY_DEEPLOC, TINY_ESM, tiny_deepgps, tiny_deeploc
+from tests.models.test_common import DeepGPSTester, DeepLocTester
+from training.common.backbones import merged, set_backbone_training
 
 TESTER = DeepGPSTester()
 VARIANTS = {
@@ -247,10 +248,7 @@ def test_around_trained_backbones(tmp_path, tokenizer):
     torch.testing.assert_close(model.encode_sequence(**inputs), deeploc.deeploc(**inputs).last_hidden_state)
 
 
-def test_low_rank_updates_of_the_encoder(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "training")
-    from backbones import merged, set_backbone_training
-
+def test_low_rank_updates_of_the_encoder():
     model = tiny_deepgps()
     inputs, targets = TESTER.inputs(), TESTER.labels()
     plain = model.state_dict()

@@ -5,12 +5,12 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoModel, AutoTokenizer
 
-from conftest import TINY_DEEPLOC, tiny_deeploc
-from models.test_common import DeepLocTester
 from protloc import DeepLocConfig, DeepLocForSequenceClassification
 from protloc.models.configuration_deeploc import COMPARTMENTS
 from protloc.models.losses_deeploc import tree_log_probabilities
 from protloc.models.residue_features import RESIDUES, VOCABULARY, residue_table
+from tests.helpers import TINY_DEEPLOC, tiny_deeploc
+from tests.models.test_common import DeepLocTester
 
 INPUTS = DeepLocTester().inputs()
 LENGTHS = [30, 7, 19]

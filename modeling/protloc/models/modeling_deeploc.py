@@ -118,7 +118,7 @@ class DeepLocEncoder(nn.Module):
 
     The backward direction reads each protein reversed within its own length. That gives what `pack_padded_sequence`
     gives (a test holds them equal) and keeps the dense kernels, without which training on a CPU is many times slower
-    (`benchmarks/benchmark_deeploc.py` measures it).
+    (`benchmarks/deeploc.py` measures it).
     """
 
     def __init__(self, config: DeepLocConfig, input_size: int):

@@ -1,4 +1,4 @@
-"""deepGPS as a diffusers pipeline, for those who live there: `training/export_diffusers.py` writes its folder."""
+"""deepGPS as a diffusers pipeline, for those who live there: `training/common/export.py` writes its folder."""
 
 from typing import Any
 

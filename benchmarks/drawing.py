@@ -1,0 +1,114 @@
+"""
+Speed of the shipped deepGPS, trick by trick, against a plain loop: `python -m benchmarks.drawing`.
+
+A protein of 500 residues is drawn on several nuclei of 208 x 208. The plain loop takes one nucleus at a time in float32
+and encodes the protein for each. Diffusion is the same network with random weights. Training is a step over eight crops
+with states that were computed before, plain in float32. Medians within one run; differences are of pixels in [0, 1].
+"""
+
+import argparse
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import AutoModel
+
+from benchmarks.common import compare, save, seconds
+from protloc import ASSETS, DeepGPSConfig, DeepGPSModel
+from protloc.prediction import native_bf16
+
+RESIDUES, NUCLEI = 500, 8
+
+
+@torch.inference_mode()
+def drawing(name: str, model: Any, steps: int, number: int, ratios: dict[str, float]) -> None:
+    """What each trick gives, each on top of those before it."""
+    ids = torch.randint(4, 24, (1, RESIDUES + 2), generator=torch.Generator().manual_seed(0))
+    ids[:, 0], ids[:, -1] = 0, 2
+    mask = torch.ones_like(ids)
+    nuclei = torch.rand(number, 1, 208, 208, generator=torch.Generator().manual_seed(0))
+
+    def generate(some: torch.Tensor, **protein) -> torch.Tensor:
+        noise = torch.Generator().manual_seed(0)
+        return model.generate(some, generator=noise, num_inference_steps=steps, **protein).protein_image.float()
+
+    def plain() -> torch.Tensor:
+        return torch.cat([generate(one, input_ids=ids, attention_mask=mask) for one in nuclei.split(1)])
+
+    def encoded_once(at_once: int = 1) -> torch.Tensor:
+        states = model.encode_sequence(ids, mask).expand(at_once, -1, -1)
+        known = {"sequence_states": states, "sequence_mask": mask.bool().expand(at_once, -1)}
+        return torch.cat([generate(some, **known) for some in nuclei.split(at_once)])
+
+    def together() -> torch.Tensor:
+        return encoded_once(number)
+
+    tricks: list[tuple[str, Callable[[], Any], Callable[[], torch.Tensor]]] = [
+        ("plain loop, float32", lambda: None, plain),
+        ("protein encoded once", lambda: None, encoded_once),
+        (f"{number} nuclei at once", lambda: None, together),
+        ("channels_last", lambda: model.unet.to(memory_format=torch.channels_last), together),
+        ("bfloat16", lambda: model.bfloat16(), together),
+        ("torch.compile of the image network", lambda: model.unet.compile(), together),
+    ]
+    rates: list[float] = []
+    for trick, change, run in tricks:
+        change()
+        rates.append(number / seconds(run))
+        if len(rates) == 1:
+            first = run()
+        # Samples of diffusion have noise of their own in each batch, so only regression can be compared.
+        off = f"{(run() - first).abs().max():.4f}" if model.config.objective == "regression" else ""
+        above = rates[-1] / rates[-2] if len(rates) > 1 else 1
+        print(f"| {name} | {trick} | {rates[-1]:.2f} | {above:.2f} | {rates[-1] / rates[0]:.2f} | {off} |", flush=True)
+        ratios[f"{name}: {trick} / plain"] = rates[-1] / rates[0]
+
+
+def training(model: Any, ratios: dict[str, float]) -> None:
+    """A step of `training.deepgps.train` in its mixed precision, against one in float32."""
+    nucleus, protein = torch.rand(2, NUCLEI, 1, 208, 208)
+    inputs = {
+        "sequence_states": torch.randn(NUCLEI, RESIDUES, model.config.sequence_size),
+        "sequence_mask": torch.ones(NUCLEI, RESIDUES, dtype=torch.bool),
+        "labels": torch.zeros(NUCLEI, dtype=torch.long),
+    }
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+    def step(mixed: bool) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            loss = model(nucleus=nucleus, protein=protein, **inputs).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    rates = [1 / seconds(lambda mixed=mixed: step(mixed)) for mixed in (False, native_bf16("cpu"))]
+    print("\n| training | steps a second | to the plain one |\n|---|---|---|")
+    print(f"| plain, float32 | {rates[0]:.2f} | 1 |\n| mixed precision | {rates[1]:.2f} | {rates[1] / rates[0]:.2f} |")
+    ratios["training: mixed precision / plain"] = rates[1] / rates[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--save", action="store_true", help="keep the ratios in benchmarks/results/")
+    args = parser.parse_args()
+    regression = AutoModel.from_pretrained(ASSETS / "deepgps").eval()
+    torch.manual_seed(0)
+    diffusion = DeepGPSModel(DeepGPSConfig(**{**regression.config.to_dict(), "objective": "diffusion"})).eval()
+    ratios: dict[str, float] = {}
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, native bfloat16: {native_bf16('cpu')}\n")
+    print("| | drawing | images a second | to the one above | to the plain loop | largest difference |")
+    print("|---|---|---|---|---|---|")
+    drawing("regression", copy.deepcopy(regression), 1, NUCLEI, ratios)
+    for steps in (4, 10, 25):
+        drawing(f"diffusion, {steps} steps", copy.deepcopy(diffusion), steps, 2, ratios)
+    training(copy.deepcopy(regression), ratios)
+    print()
+    compare("drawing", ratios)
+    if args.save:
+        save("drawing", ratios)
+
+
+if __name__ == "__main__":
+    main()

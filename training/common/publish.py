@@ -1,0 +1,46 @@
+"""The end of a training run: its report, its card, and its way to the Hub."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from httpx2 import HTTPError
+
+from protloc.cards import render_run_card
+from protloc.hub import EVALUATION, check_login, check_repo_id, push, refusal
+from protloc.prediction import LOAD_ERRORS
+from training.common.settings import REPORT, stop
+
+TEMPLATE = Path(__file__).parents[2] / "model_cards" / "run.md.jinja"
+
+
+def check_push(push_to_hub: str | None) -> None:
+    """Stop before the training if its model could not be pushed after it."""
+    if push_to_hub:
+        try:
+            check_repo_id(push_to_hub)
+            check_login()
+        except ValueError as error:
+            stop(f"push_to_hub={push_to_hub}: {error}")
+
+
+def finish(
+    config: Any, family: str, report: dict[str, Any], model: Any, datasets: Iterable[str | None], backbone: str | None
+) -> None:
+    """Write `training.json` and the card of a saved model, and push it where `push_to_hub` says."""
+    output_dir = Path(config.output_dir)
+    on_hub = sorted({name for name in datasets if name and not Path(name).exists()})
+    base_model = backbone if backbone and not Path(backbone).exists() else None
+    card = render_run_card(
+        *(family, report, model.num_parameters(), TEMPLATE), datasets=on_hub or None, base_model=base_model
+    )
+    card.save(output_dir / "README.md")
+    (output_dir / EVALUATION).unlink(missing_ok=True)  # of an earlier end of this run
+    (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+    print(f"saved {output_dir}")
+    if config.push_to_hub:
+        try:
+            print(push("model", output_dir, config.push_to_hub, config.private))
+        except (*LOAD_ERRORS, HTTPError) as error:
+            stop(f"{refusal(error)}; `protloc push model {output_dir} {config.push_to_hub}` tries again")

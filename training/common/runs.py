@@ -1,0 +1,90 @@
+"""Several training runs, one after the other: what cross-validation, ablation and search have in common."""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from protloc.prediction import reason
+from training.common.settings import stop
+
+TRAIN = ["-m", "training.deeploc.train"]
+Config = TypeVar("Config")
+
+
+def parse(description: str | None, kind: type[Config]) -> tuple[Config, str]:
+    """The settings of a series, a dataclass `kind`, from a YAML file and overrides; and how to start a run."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="field=value", help="in place of the file's values")
+    parser.add_argument(
+        "--launcher",
+        default=sys.executable,
+        help='what starts a run, such as "accelerate launch --multi_gpu" (default: this Python, one process)',
+    )
+    args = parser.parse_args()
+    try:
+        merged = OmegaConf.merge(
+            OmegaConf.structured(kind), OmegaConf.load(args.config), OmegaConf.from_dotlist(args.overrides)
+        )
+        config: Any = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, OSError, YAMLError) as error:
+        place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        stop(f"{place}{reason(error)}")
+    return config, args.launcher
+
+
+def train(launcher: str, settings: dict[str, Any], folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
+    """
+    One run in `folder`, or what is left of it.
+
+    Returns:
+        `dict`: What the run wrote to `training.json`.
+
+    Raises:
+        SystemExit: If the run fails; it has said why.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    changes = OmegaConf.from_dotlist([f"{name}={value}" for name, value in overrides.items()])
+    OmegaConf.save(OmegaConf.merge(settings, changes), folder / "config.yaml")
+    options = [str(folder / "config.yaml"), f"output_dir={folder}", "resume=true"]
+    try:
+        result = subprocess.run([*shlex.split(launcher), *TRAIN, *options])
+    except OSError as error:
+        print(f"cannot start {launcher!r}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if result.returncode:
+        raise SystemExit(result.returncode)
+    return json.loads((folder / "training.json").read_text())
+
+
+def table(rows: list[list[str]]) -> str:
+    """Markdown; the first row is the head."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def training_cost(folder: Path, watts: float, hardware: str) -> dict[str, Any]:
+    """What a run cost, from its `training.json`, for a card."""
+    report = json.loads((folder / "training.json").read_text())
+    hours = report["seconds"] / 3600
+    return {
+        "command": report["command"],
+        "proteins": report["proteins"],
+        **({"crops": report["crops"]} if "crops" in report else {}),
+        "epochs": len(report["validation"]["epochs"]),
+        "steps": report["steps"],
+        "hours": hours,
+        "hardware": hardware,
+        "watts": watts,
+        "kilowatt_hours": hours * watts / 1000,
+        "processes": report["processes"],
+        **({"remark": report["remark"]} if "remark" in report else {}),
+    }

@@ -1,0 +1,92 @@
+"""The settings of a training run: a YAML file and overrides -> a checked dataclass."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import torch
+import yaml
+from accelerate.utils import parse_flag_from_env
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from protloc.prediction import native_bf16, reason
+from training.common.checkpoints import checkpoints
+
+# What may differ when a run goes on
+MAY_CHANGE = ["output_dir", "epochs", "early_stopping_patience", "checkpoint_steps", "checkpoints_kept", "resume"]
+MAY_CHANGE += ["push_to_hub", "private"]
+SETTINGS, REPORT = "training.yaml", "training.json"  # in `output_dir`: written when a run begins and when it has ended
+MIXED_PRECISION = ["auto", "no", "bf16", "fp16"]
+Settings = TypeVar("Settings")
+
+
+def stop(message: str) -> NoReturn:
+    """End with exit code 2; the message begins with the name of the module that runs: `training.deeploc.train: ...`."""
+    name = ".".join(Path(sys.argv[0]).with_suffix("").parts[-3:])
+    print(f"{name}: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def read_settings(kind: type[Settings], doc: str | None) -> Settings:
+    """The dataclass `kind`, from the YAML file that the first argument names and from `field=value` arguments."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(doc)
+        raise SystemExit(0 if arguments else 2)
+    try:
+        merged = OmegaConf.merge(
+            OmegaConf.structured(kind), OmegaConf.load(arguments[0]), OmegaConf.from_dotlist(arguments[1:])
+        )
+        config: Any = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, OSError, yaml.YAMLError) as error:
+        place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        stop(f"{place}{reason(error)}")
+    if config.mixed_precision == "False":  # YAML reads `no` as a boolean
+        config.mixed_precision = "no"
+    return config
+
+
+def check_choices(config: Any, choices: dict[str, list[str]]) -> None:
+    for name, known in choices.items():
+        if getattr(config, name) not in known:
+            stop(f"{name} must be one of {', '.join(known)}, got {getattr(config, name)!r}")
+
+
+def choose_precision(mixed_precision: str) -> str:
+    """What `auto` stands for: bf16 where the hardware has it natively, else no."""
+    if mixed_precision != "auto":
+        return mixed_precision
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    return "bf16" if native_bf16("cpu" if on_cpu else "cuda") else "no"
+
+
+def check_output_dir(config: Any) -> None:
+    """Stop if `output_dir` holds a run that is not to go on, or can't."""
+    output_dir = Path(config.output_dir)
+    if checkpoints(output_dir / "checkpoints") or (output_dir / REPORT).exists():
+        if not config.resume:
+            stop(f"{output_dir} holds a run: add resume=true to go on with it, or choose another output_dir")
+        compare_settings(config, output_dir)
+
+
+def compare_settings(config: Any, output_dir: Path) -> None:
+    """
+    Stop if the run that is to go on was begun with other settings, which would change what it learns half-way, or if
+    nothing is left of it to do.
+    """
+    begun: Any = OmegaConf.to_container(OmegaConf.load(output_dir / SETTINGS))
+    before, now = (
+        {**{f"model.{name}": value for name, value in settings.pop("model").items()}, **settings}
+        for settings in (dict(begun), dataclasses.asdict(config))
+    )
+    for name in [*now, *before]:
+        if name not in MAY_CHANGE and before.get(name) != now.get(name):
+            stop(
+                f"{output_dir} was begun with {name}={before.get(name)}, not {now.get(name)}: resume with the settings "
+                "of that run, or choose another output_dir"
+            )
+    if begun["epochs"] == config.epochs and (output_dir / REPORT).exists():
+        print(f"{output_dir} is complete")
+        raise SystemExit(0)

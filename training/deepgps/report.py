@@ -1,0 +1,67 @@
+"""
+Measure a deepGPS that is to be shipped, and write its card.
+
+    python -m training.deepgps.report --model modeling/protloc/assets/deepgps --runs runs/deepgps \
+        --proteins data/proteins --images data/hpa:cells
+
+Writes `evaluation.json` beside the weights: the scores that `training/deepgps/evaluate.py` gives for the same options,
+and what the training cost; and renders it into the model's `README.md`. A run with the other objective stands in the
+card beside it, if `--other` names it and `--other-scores` what the evaluation script wrote of it:
+
+    python -m training.deepgps.evaluate --model runs/deepgps_diffusion --proteins data/proteins \
+        --images data/hpa:cells --samples 4 --steps 5 --out runs/deepgps_diffusion/scores.json
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+from protloc.cards import render_deepgps_card
+from protloc.hub import EVALUATION
+from protloc.prediction import LOAD_ERRORS, reason
+from training.common.runs import training_cost
+from training.deepgps.evaluate import add_data_arguments, evaluate
+
+TEMPLATE = Path(__file__).parents[2] / "model_cards" / "deepgps.md.jinja"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_data_arguments(parser)
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="the runs that trained it, in order")
+    parser.add_argument("--other", type=Path, help="a run with the other objective")
+    parser.add_argument("--other-scores", type=Path, help="JSON of training.deepgps.evaluate for that run")
+    parser.add_argument("--watts", type=float, default=100, help="assumed power of the machine (default: 100)")
+    parser.add_argument("--hardware", default=f"{platform.machine()} CPU", help="what it was trained on")
+    args = parser.parse_args()
+    try:
+        report(args)
+    except LOAD_ERRORS as error:
+        parser.exit(2, f"training.deepgps.report: {reason(error)}\n")
+
+
+def report(args: argparse.Namespace) -> None:
+    if not args.proteins or not args.images:
+        raise ValueError("the card needs --proteins and --images")
+    if (args.other is None) != (args.other_scores is None):
+        raise ValueError("--other and --other-scores go together")
+    shipped, runs = Path(args.model), [*args.runs, *([args.other] if args.other else [])]
+    results = {"training": [training_cost(run, args.watts, args.hardware) for run in runs], "evaluations": {}}
+    found = evaluate(args)
+    results["evaluations"][found["objective"]] = {**found, "model": shipped.name}
+    results["parameters"] = found["parameters"]
+    if args.other:
+        found = json.loads(args.other_scores.read_text())
+        if found["objective"] in results["evaluations"]:
+            raise ValueError(f"{args.other} has the objective {found['objective']!r} too: --other is for the other one")
+        results["evaluations"][found["objective"]] = {**found, "model": args.other.name}
+    written = json.dumps(results, indent=1) + "\n"
+    card = render_deepgps_card(json.loads(written), TEMPLATE)
+    (shipped / EVALUATION).write_text(written)
+    card.save(shipped / "README.md")
+    print(f"{shipped / EVALUATION}, {shipped / 'README.md'}")
+
+
+if __name__ == "__main__":
+    main()

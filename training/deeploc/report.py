@@ -1,0 +1,87 @@
+"""
+Measure a DeepLoc that is to be shipped, and write its card.
+
+    python -m training.deeploc.report --dataset data/deeploc --runs runs/deeploc --model modeling/protloc/assets/deeploc
+
+Writes `evaluation.json` beside the weights: the scores on the independent test set and on the validation partition, as
+far as the data set has them, the length policies compared, the ablation (if `--ablation` names its JSON) and what the
+training cost; and renders it into the model's `README.md`.
+"""
+
+import argparse
+import json
+import platform
+from functools import partial
+from pathlib import Path
+
+from datasets import get_dataset_config_names, load_dataset
+
+from protloc.cards import render_deeploc_card
+from protloc.hub import EVALUATION
+from protloc.prediction import LOAD_ERRORS, load_model, reason
+from training.common.runs import training_cost
+from training.deeploc.evaluate import compare_policies, evaluate_model
+
+TEMPLATE = Path(__file__).parents[2] / "model_cards" / "deeploc.md.jinja"
+EVALUATIONS = {
+    ("hpa", "test"): (
+        "Independent test set: human proteins of the Human Protein Atlas",
+        "Not used for training, calibration or thresholds.",
+    ),
+    ("deeploc2", "validation"): (
+        "Validation: a homology partition of DeepLoc 2.0",
+        "It chose the epoch and fitted calibration and thresholds, so these scores are a little optimistic.",
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model; gets the card")
+    parser.add_argument("--dataset", required=True, help="folder or Hub repository that load_dataset reads")
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="the runs that trained it, in order")
+    parser.add_argument(
+        "--continues",
+        action="store_true",
+        help="the runs went on from the model that its evaluation.json of now is about",
+    )
+    parser.add_argument("--ablation", type=Path, help="ablation.json of training/deeploc/ablate.py")
+    parser.add_argument("--watts", type=float, default=100, help="assumed power of the machine (default: 100)")
+    parser.add_argument("--hardware", default=f"{platform.machine()} CPU", help="what it was trained on")
+    parser.add_argument("--figures", type=Path, help="folder for the figures")
+    args = parser.parse_args()
+    try:
+        report(args)
+    except LOAD_ERRORS as error:
+        parser.exit(2, f"training.deeploc.report: {reason(error)}\n")
+
+
+def report(args: argparse.Namespace) -> None:
+    results: dict = {}
+    results["ablation"] = json.loads(args.ablation.read_text()) if args.ablation else {}
+    before = json.loads((args.model / EVALUATION).read_text())["training"] if args.continues else []
+    results["training"] = before + [training_cost(run, args.watts, args.hardware) for run in args.runs]
+    model, tokenizer = load_model(args.model, dtype="float32")
+    results |= {"parameters": model.num_parameters(), "evaluations": {}}
+    known = get_dataset_config_names(args.dataset)
+    wanted = {place: about for place, about in EVALUATIONS.items() if place[0] in known}
+    if not wanted:
+        raise ValueError(f"{args.dataset} has none of the configurations {', '.join(name for name, _ in EVALUATIONS)}")
+    for (config, split), (title, note) in wanted.items():
+        proteins = load_dataset(args.dataset, config, split=split)
+        figures = args.figures / config if args.figures else None
+        scores = evaluate_model(model, tokenizer, proteins, 16_384, None, figures)
+        about = {"title": title, "note": note, "config": config, "split": split}
+        results["evaluations"][config] = {**about, **scores}
+    load = partial(load_model, args.model, "auto", "float32")
+    results["length_policies"] = {}
+    if max(map(len, proteins["sequence"])) > model.config.max_length:
+        results["length_policies"], _ = compare_policies(load, proteins, ["middle", "end", "window"], 16_384, None)
+    card = render_deeploc_card(results, TEMPLATE)
+    (args.model / EVALUATION).write_text(json.dumps(results, indent=1) + "\n")
+    card.save(args.model / "README.md")
+    print(f"{args.model / EVALUATION}, {args.model / 'README.md'}")
+
+
+if __name__ == "__main__":
+    main()
