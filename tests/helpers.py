@@ -13,7 +13,14 @@ from pathlib import Path
 import torch
 
 import protloc_entry
-from protloc import DeepGPSConfig, DeepGPSModel, DeepLocConfig, DeepLocForSequenceClassification
+from protloc import (
+    DeepGPSConfig,
+    DeepGPSModel,
+    DeepLocConfig,
+    DeepLocForSequenceClassification,
+    UniRepConfig,
+    UniRepForCausalLM,
+)
 from protloc.models.residue_features import BLOSUM62, RESIDUES
 from protloc.taxonomy import COMPARTMENTS, KINGDOMS
 
@@ -59,6 +66,15 @@ def tiny_deeploc(**overrides) -> DeepLocForSequenceClassification:
     """A random DeepLoc of a few thousand weights, ready to predict."""
     torch.manual_seed(0)
     return DeepLocForSequenceClassification(DeepLocConfig(**{**TINY_DEEPLOC, **overrides})).eval()
+
+
+TINY_UNIREP = {"hidden_size": 16, "num_hidden_layers": 2}
+
+
+def tiny_unirep(**overrides) -> UniRepForCausalLM:
+    """A random UniRep of two layers."""
+    torch.manual_seed(0)
+    return UniRepForCausalLM(UniRepConfig(**{**TINY_UNIREP, **overrides})).eval()
 
 
 def tiny_deepgps(**overrides) -> DeepGPSModel:

@@ -15,7 +15,7 @@ from transformers import AutoModel, pipeline
 
 import protloc_entry
 from protloc import DeepGPSImageProcessor, DeepGPSProcessor, imaging
-from protloc.embedding import SequenceStates
+from protloc.embedding import ResidueEmbeddings
 from protloc.microscopy import DEFAULT_NUCLEUS
 from protloc.prediction import load_model, partial_path
 from tests.helpers import ROOT, tiny_deepgps
@@ -128,7 +128,7 @@ def test_embed(protloc_command, fasta, tiny_backbones, tmp_path):
     arguments = ("embed", fasta, "--model", tiny_backbones["esm"], "-o", out)
     assert protloc_command(*arguments) == (0, f"{out}: 3 sequences added\n")
     assert protloc_command(*arguments) == (0, f"{out}: 0 sequences added\n")
-    assert SequenceStates(out)["MPKKKRKV"].shape == (8, 16)
+    assert ResidueEmbeddings(out)["MPKKKRKV"].shape == (8, 16)
     pq.write_table(pa.table({"sequence": ["MKV", ""]}), tmp_path / "crops.parquet")
     arguments = ("embed", tmp_path / "crops.parquet", "--model", tiny_backbones["esm"], "-o", out)
     assert protloc_command(*arguments) == (0, f"{out}: 1 sequences added\n")

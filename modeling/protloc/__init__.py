@@ -6,18 +6,23 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoProcessor,
     AutoTokenizer,
     EsmTokenizer,
+    PreTrainedTokenizerFast,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .loading import load_unirep
 from .models.configuration_deepgps import DeepGPSConfig
 from .models.configuration_deeploc import DeepLocConfig
+from .models.configuration_unirep import UniRepConfig
 from .models.image_processing_deepgps import DeepGPSImageProcessor
 from .models.modeling_deepgps import DeepGPSModel
 from .models.modeling_deeploc import DeepLocForSequenceClassification, DeepLocModel
+from .models.modeling_unirep import UniRepForCausalLM, UniRepModel
 from .models.processing_deepgps import DeepGPSProcessor
 from .pipelines.pipeline_protein_imaging import ProteinImagingPipeline
 from .pipelines.pipeline_protein_localization import ProteinLocalizationPipeline
@@ -28,6 +33,10 @@ AutoConfig.register("deeploc", DeepLocConfig)
 AutoTokenizer.register(DeepLocConfig, EsmTokenizer)
 AutoModel.register(DeepLocConfig, DeepLocModel)
 AutoModelForSequenceClassification.register(DeepLocConfig, DeepLocForSequenceClassification)
+AutoConfig.register("unirep", UniRepConfig)
+AutoTokenizer.register(UniRepConfig, fast_tokenizer_class=PreTrainedTokenizerFast)
+AutoModel.register(UniRepConfig, UniRepModel)
+AutoModelForCausalLM.register(UniRepConfig, UniRepForCausalLM)
 AutoConfig.register("deepgps", DeepGPSConfig)
 AutoTokenizer.register(DeepGPSConfig, EsmTokenizer)
 AutoImageProcessor.register(DeepGPSConfig, DeepGPSImageProcessor)
@@ -71,4 +80,8 @@ __all__ = [
     "DeepLocModel",
     "ProteinImagingPipeline",
     "ProteinLocalizationPipeline",
+    "UniRepConfig",
+    "UniRepForCausalLM",
+    "UniRepModel",
+    "load_unirep",
 ]

@@ -74,6 +74,7 @@ def embed(args: argparse.Namespace) -> int:
             args.shard_size * 1_000_000,
             partial(tqdm, unit=" proteins", disable=not show_bars),
             args.compile,
+            **{name: getattr(args, name) for name in ("mean", "project", "max_length", "length_policy")},
         )
     except (ValueError, OSError) as error:  # pyarrow's are of both kinds
         print(f"protloc: {prediction.reason(error)}", file=sys.stderr)

@@ -1,9 +1,10 @@
-"""The states of a sequence encoder, computed once: sharded safetensors with an index, as transformers keeps weights."""
+"""Residue embeddings, computed once: sharded safetensors with an index, as transformers keeps weights."""
 
 import copy
 import hashlib
 import json
 import os
+import random
 import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -15,11 +16,12 @@ from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from . import packed_attention
 from .batching import SPECIAL_TOKENS, packed_batches, token_budget_batches
+from .loading import model_path
 from .models.configuration_deepgps import DeepGPSConfig
 from .models.protein_sequence import clean_sequence, read_text, split_reads
 from .models.sequence_states_deepgps import encode_sequence, load_backbone
@@ -27,7 +29,9 @@ from .prediction import LOAD_ERRORS, choose_device, reason
 
 # Parts of an encoder that its states don't depend on, and that deepGPS leaves out
 BEHIND_STATES = {"pooler", "contact_head", "decoder", "dense"}
-INDEX = "states.safetensors.index.json"
+INDEX = "embeddings.safetensors.index.json"
+PROJECTION = "projection.safetensors"
+PROJECTION_SAMPLE = 1000  # proteins that the principal components are fitted on
 
 T = TypeVar("T")
 Read = tuple[int, slice]  # number of the sequence, residues
@@ -51,9 +55,9 @@ def read_index(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"{folder} holds no {INDEX}: make it with protloc embed") from None
 
 
-class SequenceStates:
+class ResidueEmbeddings:
     """
-    Reads the states that `embed` wrote.
+    Reads what `embed` wrote, memory-mapped, in any order.
 
     Args:
         folder (`str` or `Path`)
@@ -66,7 +70,10 @@ class SequenceStates:
         self.folder = Path(folder)
         index = read_index(folder)
         self.weights: str = index["metadata"]["weights"]  # `weights_digest` of the encoder
-        self.size: int = index["metadata"]["sequence_size"]
+        self.size: int = index["metadata"]["size"]
+        self.mean: bool = index["metadata"]["mean"]
+        # Of states with `size` principal components: weight `(size, encoder's size)` and bias `(size,)`
+        self.projection: dict[str, torch.Tensor] | None = read_projection(self.folder)
         self._files: dict[str, str] = index["weight_map"]
         self._open = lru_cache(maxsize=None)(lambda name: safe_open(self.folder / name, "pt"))
 
@@ -74,14 +81,19 @@ class SequenceStates:
         return sequence_key(sequence) in self._files
 
     def __getitem__(self, sequence: str) -> torch.Tensor:
-        """bfloat16 states `(length, sequence_size)` of the residues of a sequence as `clean_sequence` gives it."""
+        """float16 states `(length, size)` of a sequence as `clean_sequence` gives it; with `mean`, `(size,)`."""
         key = sequence_key(sequence)
         if key not in self._files:
-            raise ValueError(f"{self.folder} has no states of {sequence[:20]}...: add it with protloc embed")
+            raise ValueError(f"{self.folder} has no embedding of {sequence[:20]}...: add it with protloc embed")
         return self._open(self._files[key]).get_tensor(key)
 
     def __reduce__(self):  # worker processes open the files anew
-        return SequenceStates, (self.folder,)
+        return ResidueEmbeddings, (self.folder,)
+
+
+def read_projection(folder: Path) -> dict[str, torch.Tensor] | None:
+    """The linear map that the states of a folder went through, if any."""
+    return load_file(folder / PROJECTION) if (folder / PROJECTION).exists() else None
 
 
 class Encoder:
@@ -91,7 +103,7 @@ class Encoder:
     Encoders that read packed sequences (ESM-2, BERT) are given no padding; others get batches of similar length.
 
     Args:
-        model (`str`): Folder or Hub name of a transformers encoder or of a DeepLoc.
+        model (`str`): Folder or Hub name of a transformers encoder or of a DeepLoc, or `"unirep"`.
         device, dtype (`str`): As for `load_model`.
         compile (`bool`): Compile the encoder, which takes minutes and must read packed sequences.
 
@@ -102,9 +114,10 @@ class Encoder:
     def __init__(self, model: str, device: str = "auto", dtype: str = "auto", compile: bool = False):
         self.name = model
         self.device, torch_dtype = choose_device(device, dtype)
+        path = model_path(model)
         try:
-            backbone, tokens = load_backbone(model, torch_dtype)
-            self.tokenizer = AutoTokenizer.from_pretrained(model)
+            backbone, tokens = load_backbone(path, torch_dtype)
+            self.tokenizer = AutoTokenizer.from_pretrained(path)
         except LOAD_ERRORS as error:
             raise ValueError(f"cannot load the model {model!r}: {reason(error)}") from None
         self.digest = weights_digest(backbone)
@@ -115,10 +128,13 @@ class Encoder:
         # A copy, since a configuration that takes another in resets how its attention is computed.
         self.config = DeepGPSConfig(backbone_config=copy.deepcopy(backbone.config), **tokens)
         self.spaced = len(self.tokenizer.tokenize("MKV")) == 1  # ProtBert
-        self.recurrent = backbone.config.model_type == "deeploc"  # reads any length
+        self.recurrent = backbone.config.model_type in ("deeploc", "unirep")  # reads any length
         self.packed = packed_attention.reads_packed(backbone.config)
         # Of a CPU a small batch keeps to the caches; a recurrence steps as often for a large batch as for a small one.
         self.max_tokens_per_batch = 1024 if self.packed and self.device.startswith("cpu") else 16_384
+        self.max_proteins_per_batch = None
+        if backbone.config.model_type == "unirep":  # a step is one product, and pays for many proteins
+            self.max_tokens_per_batch, self.max_proteins_per_batch = 131_072, 128
         if self.packed:
             backbone.set_attn_implementation(packed_attention.NAME)
         if compile:
@@ -156,7 +172,11 @@ class Encoder:
     ) -> Iterator[tuple[list[Read], dict[str, torch.Tensor]]]:
         reads = [(i, read) for i, sequence in enumerate(sequences) for read in self._reads(sequence)]
         lengths = [residues.stop - residues.start for _, residues in reads]
-        for batch in (packed_batches if self.packed else token_budget_batches)(lengths, max_tokens):
+        if self.packed:
+            batches = packed_batches(lengths, max_tokens)
+        else:
+            batches = token_budget_batches(lengths, max_tokens, self.max_proteins_per_batch)
+        for batch in batches:
             texts = [read_text(sequences[i], [residues], self.spaced) for i, residues in map(reads.__getitem__, batch)]
             if self.packed:
                 inputs = packed_attention.pack(self.tokenizer(texts)["input_ids"])
@@ -225,47 +245,116 @@ def embed(
     shard_bytes: int = 1_000_000_000,
     progress: Callable[[list[str]], Iterable[str]] = iter,
     compile: bool = False,
+    *,
+    mean: bool = False,
+    project: int | None = None,
+    max_length: int | None = None,
+    length_policy: str = "middle",
 ) -> int:
     """
-    Write the states of sequences to `out`, each sequence once; those that it holds already stay.
+    Write the embeddings of sequences to `out`, each sequence once; those that it holds already stay.
 
-    A shard appears whole, and the index names only whole shards: what a kill leaves behind is gone on with.
+    A shard appears whole, and the index names only whole shards: a killed run resumes.
+
+    Args:
+        sequences (`Iterable[str]`)
+        out (`Path`): A folder.
+        model (`str`), device, dtype, compile: As for [`Encoder`].
+        max_tokens_per_batch (`int`, *optional*): By default what suits the encoder.
+        shard_bytes (`int`): The most bytes of a file.
+        progress: Wraps the list of sequences that are computed.
+        mean (`bool`): Write the mean over the residues in place of every residue's.
+        project (`int`, *optional*): Write that many principal components, fitted on `PROJECTION_SAMPLE` of the
+            proteins when the folder is begun; the map is kept in the folder for the model that will read it.
+        max_length (`int`, *optional*), length_policy (`str`): What a model with these settings reads of a longer
+            protein: each window is a sequence of its own. Without a maximum every protein is read whole.
 
     Returns:
         `int`: How many sequences were new.
 
     Raises:
-        ValueError: If `out` holds states of another model, or the model can't be loaded.
+        ValueError: If `out` holds embeddings of another model or kind, or the model can't be loaded.
     """
     encoder = Encoder(model, device, dtype, compile)
-    return write_states(encoder, sequences, out, max_tokens_per_batch, shard_bytes, progress)
+    wholes = map(clean_sequence, sequences)
+    windows = (
+        read_text(whole, window)
+        for whole in wholes
+        for window in split_reads(len(whole), max_length or len(whole), length_policy)
+    )
+    return write_embeddings(
+        encoder, windows, out, max_tokens_per_batch, shard_bytes, progress, mean=mean, project=project
+    )
 
 
-def write_states(
+def fit_projection(encoder: Encoder, sequences: Sequence[str], size: int) -> dict[str, torch.Tensor]:
+    """
+    Principal components of the states of a sample's residues, each protein counting the same.
+
+    Returns:
+        `dict`: `weight` `(size, encoder's size)` and `bias` `(size,)`, such that `states @ weight.T + bias` are the
+        components; the rows of `weight` are orthonormal.
+
+    Raises:
+        ValueError: If there are more components than the encoder has numbers.
+    """
+    width = encoder.config.sequence_size
+    if size > width:
+        raise ValueError(f"--project {size} is more than the {width} numbers of {encoder.name}: choose fewer")
+    sample = random.Random(0).sample(list(sequences), min(PROJECTION_SAMPLE, len(sequences)))
+    total, products = torch.zeros(width, dtype=torch.double), torch.zeros(width, width, dtype=torch.double)
+    for sequence, states in encoder.states(sample):
+        rows = states.float()
+        total += rows.mean(dim=0).double()
+        products += (rows.T @ rows / len(sequence)).double()
+    mean = total / len(sample)
+    _, vectors = torch.linalg.eigh(products / len(sample) - torch.outer(mean, mean))
+    weight = vectors.flip(1)[:, :size].T  # the largest eigenvalues come last
+    return {"weight": weight.float().contiguous(), "bias": -(weight @ mean).float()}
+
+
+def write_embeddings(
     encoder: Encoder,
     sequences: Iterable[str],
     out: Path,
     max_tokens_per_batch: int | None = None,
     shard_bytes: int = 1_000_000_000,
     progress: Callable[[list[str]], Iterable[str]] = iter,
+    *,
+    mean: bool = False,
+    project: int | None = None,
 ) -> int:
-    """What `embed` does, with an encoder that is loaded."""
+    """What `embed` does, with an encoder that is loaded and clean sequences."""
     out.mkdir(parents=True, exist_ok=True)
-    index: dict[str, Any] = {"metadata": {"model": encoder.name, "weights": encoder.digest}, "weight_map": {}}
+    size = project or encoder.config.sequence_size
+    metadata = {"model": encoder.name, "weights": encoder.digest, "size": size, "mean": mean, "project": project}
+    index: dict[str, Any] = {"metadata": metadata, "weight_map": {}}
     if (out / INDEX).exists():
         index = read_index(out)
-        if index["metadata"]["weights"] != encoder.digest:
+        held = index["metadata"]
+        if held["weights"] != encoder.digest:
             raise ValueError(
-                f"{out} holds states of {index['metadata']['model']}, not of these weights of {encoder.name}: choose "
-                "another folder"
+                f"{out} holds embeddings of {held['model']}, not of these weights of {encoder.name}: choose another "
+                "folder"
             )
+        for name in ("mean", "project"):
+            if held[name] != metadata[name]:
+                raise ValueError(
+                    f"{out} was written with {name}={held[name]}, not {metadata[name]}: choose another folder"
+                )
     weight_map = index["weight_map"]
-    unique = dict.fromkeys(map(clean_sequence, sequences))
+    unique = dict.fromkeys(sequences)
     wanted = [sequence for sequence in unique if sequence_key(sequence) not in weight_map]
+    projection = None
+    if project:
+        if not (out / PROJECTION).exists():
+            save_file(fit_projection(encoder, wanted, project), out / (PROJECTION + ".partial"))
+            (out / (PROJECTION + ".partial")).rename(out / PROJECTION)
+        projection = read_projection(out)
     shard: dict[str, torch.Tensor] = {}
 
     def write() -> None:
-        name = f"states-{len(set(weight_map.values())):05d}.safetensors"
+        name = f"embeddings-{len(set(weight_map.values())):05d}.safetensors"
         save_file(shard, out / (name + ".partial"))
         (out / (name + ".partial")).rename(out / name)
         weight_map.update(dict.fromkeys(shard, name))
@@ -274,17 +363,23 @@ def write_states(
         partial.rename(out / INDEX)
         shard.clear()
 
-    size = 0
-    # The encoder works in a thread, so that it goes on while this one writes.
+    shard_size = 0
+    # The encoder works in a thread, so that it computes while this one writes.
     with closing(prefetch(encoder.states(wanted, max_tokens_per_batch), ahead=16)) as pairs:
         for _, (sequence, states) in zip(progress(wanted), pairs, strict=True):
-            found = states.bfloat16()
-            index["metadata"]["sequence_size"] = found.shape[1]
-            if shard and size + found.nbytes > shard_bytes:
+            found = states.float()
+            if mean:
+                found = found.mean(dim=0)
+            if projection is not None:
+                found = torch.nn.functional.linear(found, **projection)
+            found = found.half()
+            if not found.isfinite().all():
+                raise ValueError(f"{encoder.name} gives numbers that float16 can't hold for {sequence[:20]}...")
+            if shard and shard_size + found.nbytes > shard_bytes:
                 write()
-                size = 0
+                shard_size = 0
             shard[sequence_key(sequence)] = found.clone()  # of its own, not a part of the batch
-            size += found.nbytes
+            shard_size += found.nbytes
     if shard:
         write()
     return len(wanted)

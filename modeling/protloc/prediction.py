@@ -23,6 +23,7 @@ from . import ASSETS
 from .batching import SPECIAL_TOKENS, token_budget_batches
 from .ensemble import DeepLocEnsemble
 from .models.configuration_deeploc import DeepLocConfig
+from .models.protein_sequence import AMINO_ACIDS, OTHER_RESIDUES
 from .profiles import protein_profile
 from .taxonomy import MEMBRANE, SORTING_SIGNALS, SORTING_TREE
 
@@ -236,13 +237,12 @@ def tokenize(texts: Sequence[str], tokenizer: Any) -> dict[str, torch.Tensor]:
     What the tokenizer gives, but that goes through a protein residue by residue, for milliseconds: longer than a GPU
     takes to predict it.
     """
-    ids = np.full(128, tokenizer.unk_token_id)
-    for token, token_id in tokenizer.get_vocab().items():
-        if len(token) == 1:
-            ids[ord(token)] = token_id
-    cls, eos = tokenizer("")["input_ids"]
+    ids = np.zeros(128, dtype=np.int64)
+    letters = list(AMINO_ACIDS + OTHER_RESIDUES)
+    ids[[ord(letter) for letter in letters]] = np.ravel(tokenizer(letters, add_special_tokens=False)["input_ids"])
+    begin, *end = tokenizer("")["input_ids"]  # <cls> and <eos>, or UniRep's <start>
     proteins = [ids[np.frombuffer(text.replace(" ", "").encode(), dtype=np.uint8)] for text in texts]
-    rows = [torch.from_numpy(np.concatenate([[cls], protein, [eos]])) for protein in proteins]
+    rows = [torch.from_numpy(np.concatenate([[begin], protein, end]).astype(np.int64)) for protein in proteins]
     return {
         "input_ids": pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id),
         "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
-from protloc.embedding import SequenceStates
+from protloc.embedding import ResidueEmbeddings
 from protloc.microscopy import normalize
 from protloc.structures import point_cloud
 from protloc.taxonomy import image_class
@@ -134,11 +134,11 @@ class ProteinReader:
     Args:
         config ([`DeepGPSConfig`]): Of the model.
         tokenizer: Of its encoder.
-        states ([`SequenceStates`], *optional*): The encoder's states, computed before, in place of tokens.
+        states ([`ResidueEmbeddings`], *optional*): The encoder's states, computed before, in place of tokens.
         structures (`str`, *optional*): Folder of PDB or mmCIF files with the UniProt accession in their name.
     """
 
-    def __init__(self, config, tokenizer, states: SequenceStates | None = None, structures: str | None = None):
+    def __init__(self, config, tokenizer, states: ResidueEmbeddings | None = None, structures: str | None = None):
         self.reads_sequence, self.reads_structure = "sequence" in config.inputs, "structure" in config.inputs
         self.tokenizer, self.states = tokenizer, states
         self.files: dict[str, Path] = {}

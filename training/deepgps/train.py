@@ -43,7 +43,7 @@ from transformers import AutoTokenizer, get_scheduler, pipeline
 
 from protloc import ASSETS, DeepGPSConfig, DeepGPSImageProcessor, DeepGPSModel, DeepGPSProcessor
 from protloc.batching import token_budget_batches
-from protloc.embedding import SequenceStates, weights_digest
+from protloc.embedding import ResidueEmbeddings, weights_digest
 from protloc.microscopy import DEFAULT_NUCLEUS
 from protloc.prediction import LOAD_ERRORS, reason
 from protloc.taxonomy import IMAGE_CLASSES
@@ -233,7 +233,7 @@ def main() -> None:
     proteins = known = None
     try:
         reader = ProteinReader(
-            model_config, tokenizer, SequenceStates(config.states) if config.states else None, config.structures
+            model_config, tokenizer, ResidueEmbeddings(config.states) if config.states else None, config.structures
         )
         states = reader.states
         if states and model.reads_sequence and (states.size, states.weights) != encoder_of(model):

@@ -4,6 +4,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .configuration_unirep import UniRepConfig
+
 COMPARTMENTS = [
     "Cytoplasm",
     "Nucleus",
@@ -64,6 +66,8 @@ class DeepLocConfig(PreTrainedConfig):
         embedding_size (`int`): Size of the learned embedding of a residue.
         backbone_config (`dict` or `PreTrainedConfig`, *optional*): The encoder of `"backbone"`, such as an `EsmConfig`;
             [`DeepLocForSequenceClassification.from_backbone_pretrained`] fills it in.
+        projection_size (`int`): Principal components that the backbone's states are projected to first, 0 for none; the
+            map is that of a folder of `protloc embed --project N`.
         spaced_residues (`bool`): Whether the tokenizer wants spaces between residues (ProtBert).
         fixed_length (`bool`): The layout of the 2025 report (section 2.2.1) for comparison: every protein padded to
             `max_length`, unknown residues read as padding, and nothing masked.
@@ -111,6 +115,7 @@ class DeepLocConfig(PreTrainedConfig):
     input_features: str = "embedding"
     embedding_size: int = 32
     backbone_config: dict | PreTrainedConfig | None = None
+    projection_size: int = 0
     spaced_residues: bool = False
     fixed_length: bool = False
     conv_widths: list[int] | tuple[int, ...] = (1, 3, 5, 9, 15, 21)
@@ -145,6 +150,8 @@ class DeepLocConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self.conv_widths = list(self.conv_widths)
+        if isinstance(self.backbone_config, dict) and self.backbone_config.get("model_type") == "unirep":
+            self.backbone_config = UniRepConfig(**self.backbone_config)
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = dict(enumerate(COMPARTMENTS))
             self.label2id = {label: index for index, label in self.id2label.items()}
@@ -168,6 +175,8 @@ class DeepLocConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if (self.input_features == "backbone") != (self.backbone_config is not None):
             raise ValueError("input_features 'backbone' and backbone_config go together: give both or neither")
+        if self.projection_size and self.input_features != "backbone":
+            raise ValueError(f"projection_size needs input_features 'backbone', got {self.input_features!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if self.decoder_steps < 1:

