@@ -90,23 +90,20 @@ def main() -> None:
         hidden = config.hidden_size
         # Of a residue: the multiplier's and the gates' products, and in upper layers those of the input
         operations = 2 * 5 * hidden**2 * (2 * config.num_hidden_layers - 1)
-        print(
-            f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(proteins)} proteins, {residues} residues"
-        )
+        threads = torch.get_num_threads()
+        print(f"torch {torch.__version__}, {threads} threads, {len(proteins)} proteins, {residues} residues")
         ratios = {}
-        plain = 0.0
+        few, first = proteins[: args.naive], encoders["float32"]
+        plain = rate(lambda: naive(first.backbone, few, first.tokenizer), sum(map(len, few)), args.device)
+        print(f"protein after protein, float32: {plain:.0f} residues/s")
         for dtype, encoder in encoders.items():
             left = torch.randn(128, hidden, device=args.device).to(getattr(torch, dtype))
             right = torch.randn(hidden, 4 * hidden, device=args.device).to(getattr(torch, dtype))
             product = 2 * 128 * hidden * 4 * hidden
             rate(lambda a=left, b=right: [a @ b for _ in range(50)], 50 * product, args.device)  # warm
-            few = proteins[: args.naive]
-            if dtype == "float32":
-                plain = rate(lambda: naive(encoder.backbone, few, encoder.tokenizer), sum(map(len, few)), args.device)
-                print(f"protein after protein, float32: {plain:.0f} residues/s")
             # The ceiling is measured before and after, since others may use the machine meanwhile.
             before = rate(lambda a=left, b=right: [a @ b for _ in range(50)], 50 * product, args.device)
-            found = rate(lambda: [None for _ in encoder.states(proteins)], residues, args.device)
+            found = rate(lambda e=encoder: [None for _ in e.states(proteins)], residues, args.device)
             after = rate(lambda a=left, b=right: [a @ b for _ in range(50)], 50 * product, args.device)
             share = found * operations / ((before + after) / 2)
             print(f"{dtype}: {found:.0f} residues/s, {share:.0%} of one product's {(before + after) / 2e9:.0f} GFLOPS")
