@@ -25,7 +25,7 @@ def check_push(push_to_hub: str | None) -> None:
             stop(f"push_to_hub={push_to_hub}: {error}")
 
 
-def finish(
+def publish(
     config: Any, family: str, report: dict[str, Any], model: Any, datasets: Iterable[str | None], backbone: str | None
 ) -> None:
     """Write `training.json` and the card of a saved model, and push it where `push_to_hub` says."""
@@ -36,7 +36,7 @@ def finish(
         *(family, report, model.num_parameters(), TEMPLATE), datasets=on_hub or None, base_model=base_model
     )
     card.save(output_dir / "README.md")
-    (output_dir / EVALUATION).unlink(missing_ok=True)  # of an earlier end of this run
+    (output_dir / EVALUATION).unlink(missing_ok=True)  # of an earlier model in this folder
     (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n")
     print(f"saved {output_dir}")
     if config.push_to_hub:
