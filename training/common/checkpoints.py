@@ -4,11 +4,11 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_model, save_model
+from torch.optim.lr_scheduler import LRScheduler
 
 STATE, AVERAGE = "state.json", "average.safetensors"
 
@@ -30,7 +30,7 @@ def save_checkpoint(
     accelerator: Accelerator,
     folder: Path,
     progress: Progress,
-    scheduler: Any,
+    scheduler: LRScheduler,
     average: torch.nn.Module | None,
     kept: int,
 ) -> None:
@@ -57,7 +57,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    accelerator: Accelerator, checkpoint: Path, scheduler: Any, average: torch.nn.Module | None
+    accelerator: Accelerator, checkpoint: Path, scheduler: LRScheduler, average: torch.nn.Module | None
 ) -> Progress:
     """
     Put back everything that `save_checkpoint` has written.

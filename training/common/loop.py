@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
 from accelerate.utils import DistributedType, KwargsHandler, ProjectConfiguration, set_seed
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -105,7 +106,7 @@ class Loop:
         config: LoopConfig,
         model: PreTrainedModel,
         optimizer: torch.optim.Optimizer,
-        scheduler: Any,
+        scheduler: LRScheduler,
         loader: DataLoader,
         *,
         criterion: str,
@@ -191,6 +192,8 @@ class Loop:
         return clock
 
     def _end_step(self, losses: dict[str, float], bar: tqdm) -> None:
+        if not math.isfinite(losses["loss"]):
+            bar.close()  # the message comes after it
         check_finite(f"the training loss of step {self.progress.step + 1}", losses["loss"])
         self.scheduler.step()
         if self.average:

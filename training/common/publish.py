@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from httpx2 import HTTPError
+from transformers import PreTrainedModel
 
-from protloc.cards import render_run_card
 from protloc.hub import EVALUATION, check_login, check_repo_id, push, refusal
 from protloc.prediction import LOAD_ERRORS
+from training.common.cards import render_run_card
 from training.common.settings import REPORT, stop
 
 TEMPLATE = Path(__file__).parents[2] / "model_cards" / "run.md.jinja"
@@ -26,7 +27,12 @@ def check_push(push_to_hub: str | None) -> None:
 
 
 def publish(
-    config: Any, family: str, report: dict[str, Any], model: Any, datasets: Iterable[str | None], backbone: str | None
+    config: Any,
+    family: str,
+    report: dict[str, Any],
+    model: PreTrainedModel,
+    datasets: Iterable[str | None],
+    backbone: str | None,
 ) -> None:
     """Write `training.json` and the card of a saved model, and push it where `push_to_hub` says."""
     output_dir = Path(config.output_dir)

@@ -18,9 +18,9 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from protloc.cards import render_deepgps_card
 from protloc.hub import EVALUATION
 from protloc.prediction import LOAD_ERRORS, reason
+from training.common.cards import render_deepgps_card
 from training.common.runs import training_cost
 from training.deepgps.evaluate import add_data_arguments, evaluate
 

@@ -13,7 +13,7 @@ Train deepGPS.
     # an encoder of 3 or 15 billion parameters that is trained too
     accelerate launch --config_file training/configs/fsdp.yaml -m training.deepgps.train \
         training/configs/deepgps_single2.yaml backbone=facebook/esm2_t36_3B_UR50D backbone_training=full \
-        embeddings=null ema_decay=0
+        embeddings=null gradient_checkpointing=true ema_decay=0
     # resume after a stop
     accelerate launch -m training.deepgps.train training/configs/deepgps.yaml resume=true
 
@@ -67,6 +67,8 @@ from training.deepgps.validation import (
     validate_images,
 )
 
+MAX_TOKENS_PER_PASS = 12_000  # of sequences without an image, padding included
+
 
 @dataclass
 class TrainingConfig:
@@ -92,7 +94,6 @@ class TrainingConfig:
     epochs: int = 50
     batch_size: int = 16  # crops on each process
     proteins_per_step: int = 32  # sequences without an image on each process, where `proteins` is given
-    max_tokens_per_pass: int = 12000  # of those sequences, padding included
     gradient_accumulation_steps: int = 1
     augment: bool = True  # turn and flip
     learning_rate: float = 2e-4
@@ -253,7 +254,7 @@ def backward_labels(
     own = slice(accelerator.process_index, None, accelerator.num_processes)
     drawn, labels = drawn[own], labels[own]
     total = 0.0
-    for part in token_budget_batches([len(sequence) for sequence in drawn], config.max_tokens_per_pass):
+    for part in token_budget_batches([len(sequence) for sequence in drawn], MAX_TOKENS_PER_PASS):
         inputs = data.reader([drawn[i] for i in part], [""] * len(part)) | {"labels": labels[part]}
         with accelerator.no_sync(model):
             loss = model(**{name: tensor.to(accelerator.device) for name, tensor in inputs.items()}).loss

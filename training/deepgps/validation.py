@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from sklearn.metrics import roc_auc_score
+from torch.utils.data import DataLoader
 
 from protloc.metrics import fit_calibration
 from training.deepgps.data import Crops, LabelledProteins, ProteinReader
@@ -16,7 +17,7 @@ SHOWN = 8  # crops of the picture
 
 
 @torch.no_grad()
-def validate_images(accelerator: Accelerator, model: Any, loader: Any) -> dict[str, float]:
+def validate_images(accelerator: Accelerator, model: Any, loader: DataLoader) -> dict[str, float]:
     """Mean image loss, and for regression the PSNR in dB."""
     model.eval()
     results = []
