@@ -94,6 +94,7 @@ class Loop:
         scheduler: Steps once for every optimizer step. Accelerate would step it once for each process.
         loader (`DataLoader`): Of training batches; its batch sampler has as many for every process, and `set_epoch`:
             the order depends on the seed and the epoch alone.
+        validation_loader (`DataLoader`)
         criterion (`str`): The validation score that chooses the epoch and stops early.
         maximize (`bool`): Whether a higher `criterion` is better.
 
@@ -108,6 +109,7 @@ class Loop:
         optimizer: torch.optim.Optimizer,
         scheduler: LRScheduler,
         loader: DataLoader,
+        validation_loader: DataLoader,
         *,
         criterion: str,
         maximize: bool,
@@ -120,7 +122,10 @@ class Loop:
         if config.ema_decay:
             averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
             self.average = averaged.to(accelerator.device)
-        self.model, self.optimizer, self.loader = accelerator.prepare(model, optimizer, loader)
+        # All in one call: FSDP and DeepSpeed ask for it.
+        self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
+            model, optimizer, loader, validation_loader
+        )
         self.judged: Any = self.average.module if self.average else accelerator.unwrap_model(self.model)
         accelerator.init_trackers("tensorboard")
         self.progress = Progress()

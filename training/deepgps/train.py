@@ -294,9 +294,10 @@ def main() -> None:
     )
     # The images alone choose the epoch: the labels are calibrated at the end, and their ranking settles long before.
     loop = Loop(
-        *(accelerator, config, model, optimizer, scheduler, train_loader), criterion="image_loss", maximize=False
+        *(accelerator, config, model, optimizer, scheduler, train_loader, validation_loader),
+        criterion="image_loss",
+        maximize=False,
     )
-    validation_loader = accelerator.prepare(validation_loader)
     known = data.validation_proteins if model.config.classify else None
 
     # Training
@@ -310,7 +311,7 @@ def main() -> None:
         return {**losses, "loss": loss.detach()}
 
     def validate() -> dict[str, float]:
-        scores = validate_images(accelerator, loop.judged, validation_loader)
+        scores = validate_images(accelerator, loop.judged, loop.validation_loader)
         if known:
             logits = protein_logits(accelerator, loop.judged, known, data.reader)
             scores |= label_validation_scores(logits, known.labels)

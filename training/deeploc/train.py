@@ -239,9 +239,10 @@ def main() -> None:
         f"{trained:,} trained parameters, mixed precision {accelerator.mixed_precision}"
     )
     loop = Loop(
-        *(accelerator, config, model, optimizer, scheduler, train_loader), criterion="macro_auprc", maximize=True
+        *(accelerator, config, model, optimizer, scheduler, train_loader, validation_loader),
+        criterion="macro_auprc",
+        maximize=True,
     )
-    validation_loader = accelerator.prepare(validation_loader)
 
     # Training
     def backward(batch: Batch, place: Place) -> dict[str, torch.Tensor | float]:
@@ -257,7 +258,7 @@ def main() -> None:
         return {"loss": loss.detach()}
 
     def validate() -> dict[str, float]:
-        logits, *others = predict_logits(accelerator, loop.judged, validation_loader)
+        logits, *others = predict_logits(accelerator, loop.judged, loop.validation_loader)
         check_finite("the largest logit of the validation split", logits.abs().max().item())
         return validation_scores(logits, *others)
 
@@ -265,7 +266,7 @@ def main() -> None:
 
     # Calibration and thresholds on raw logits of the best epoch
     best = loop.best_model(DeepLocForSequenceClassification)
-    fit_decisions(best.config, *predict_logits(accelerator, best, validation_loader))
+    fit_decisions(best.config, *predict_logits(accelerator, best, loop.validation_loader))
     if accelerator.is_main_process:
         locator = pipeline("protein-localization", model=best, tokenizer=tokenizer)
         locator.save_pretrained(config.output_dir, state_dict=rounded(best))
