@@ -31,32 +31,22 @@ bench: .venv/.installed
 	$(BIN)/python -m benchmarks.site
 	$(BIN)/python -m benchmarks.cost_model
 
-# Take a trained model (make ship RUN=runs/deeploc) into the package: configuration, weights and tokenizer, without the
-# remote code, and the references to it, that a folder for the Hub carries. Then measure it and write its card; RUNS are
-# the runs that trained it, REPORT further options of training/deeploc/report.py, such as "--ablation FILE".
+# Take a trained model (make ship RUN=runs/deeploc) into the package, measure it and write its card; RUNS are the runs that
+# trained it, REPORT further options of training/deeploc/report.py, such as "--ablation FILE".
 RUNS ?= $(RUN)
 REPORT ?=
 DATASET ?= data/deeploc
+DEEPLOC = modeling/protloc/assets/deeploc
 ship: .venv/.installed
-	cp $(RUN)/model.safetensors $(RUN)/tokenizer_config.json $(RUN)/vocab.txt modeling/protloc/assets/deeploc/
-	$(BIN)/python -c "import json, sys; config = json.load(open(sys.argv[1])); \
-	  [config.pop(key, None) for key in ('auto_map', 'custom_pipelines')]; \
-	  json.dump(config, open(sys.argv[2], 'w'), indent=2, sort_keys=True)" \
-	  $(RUN)/config.json modeling/protloc/assets/deeploc/config.json
-	$(BIN)/python -m training.deeploc.report --model modeling/protloc/assets/deeploc --dataset $(DATASET) --runs $(RUNS) $(REPORT)
+	$(BIN)/python -m training.common.ship --run $(RUN) --out $(DEEPLOC)
+	$(BIN)/python -m training.deeploc.report --model $(DEEPLOC) --dataset $(DATASET) --runs $(RUNS) $(REPORT)
 
 # The same for a deepGPS (make ship-deepgps RUN=runs/deepgps); its nucleus and tokenizer come along.
 IMAGES ?= data/hpa:cells
 PROTEINS ?= data/proteins
 DEEPGPS = modeling/protloc/assets/deepgps
 ship-deepgps: .venv/.installed
-	cp $(RUN)/model.safetensors $(RUN)/tokenizer_config.json $(RUN)/vocab.txt $(DEEPGPS)/
-	for name in config preprocessor_config processor_config; do $(BIN)/python -c "import json, sys; \
-	  config = json.load(open(sys.argv[1])); \
-	  parts = [config, *(part for part in config.values() if isinstance(part, dict))]; \
-	  [part.pop(key, None) for part in parts for key in ('auto_map', 'custom_pipelines', '_name_or_path')]; \
-	  json.dump(config, open(sys.argv[2], 'w'), indent=2, sort_keys=True)" \
-	  $(RUN)/$$name.json $(DEEPGPS)/$$name.json || exit 1; done
+	$(BIN)/python -m training.common.ship --run $(RUN) --out $(DEEPGPS)
 	$(BIN)/python -m training.deepgps.report --model $(DEEPGPS) --runs $(RUNS) --proteins $(PROTEINS) --images $(IMAGES) $(REPORT)
 
 # DeepLoc 1.0's own benchmark, from the published files to the table:

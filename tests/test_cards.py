@@ -6,8 +6,8 @@ import re
 import pytest
 
 from protloc import ASSETS
-from protloc.cards import render_deepgps_card, render_deeploc_card
 from tests.helpers import ROOT
+from training.common.cards import render_deepgps_card, render_deeploc_card
 
 TEMPLATE = ROOT / "model_cards" / "deeploc.md.jinja"
 DEEPGPS_TEMPLATE = ROOT / "model_cards" / "deepgps.md.jinja"

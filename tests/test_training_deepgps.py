@@ -120,14 +120,14 @@ def test_the_published_network_and_schedule(tiny_crops, tiny_backbones, tmp_path
 
 
 @pytest.mark.slow
-def test_states_computed_before_give_the_same_training(tiny_crops, tiny_deeploc_dir, tmp_path):
+def test_embeddings_computed_before_give_the_same_training(tiny_crops, tiny_deeploc_dir, tmp_path):
     sequences = [SEQUENCES[name] + "A" * seed for seed, name in enumerate(list(SEQUENCES) * 8)]
-    embed(sequences, tmp_path / "states", str(tiny_deeploc_dir), dtype="float32")
+    embed(sequences, tmp_path / "embeddings", str(tiny_deeploc_dir), dtype="float32")
     common = (f"backbone={tiny_deeploc_dir}", "mixed_precision=no", "epochs=1")
     train(tmp_path / "tokens", tiny_crops, *common)
-    train(tmp_path / "states_run", tiny_crops, *common, f"states={tmp_path / 'states'}")
-    one, other = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("tokens", "states_run"))
-    for name in one:  # the states are stored in bfloat16
+    train(tmp_path / "embedded", tiny_crops, *common, f"embeddings={tmp_path / 'embeddings'}")
+    one, other = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("tokens", "embedded"))
+    for name in one:  # the embeddings are stored in bfloat16
         torch.testing.assert_close(one[name], other[name], rtol=0, atol=0.02)
 
 
@@ -146,8 +146,8 @@ def tiny_deeploc_dir(tmp_path_factory, tokenizer) -> Path:
         (["labels=[nucleus]"], "labels: 'nucleus' is none of cytoplasm"),
         (["validation_share=0"], "validation_share must be between 0 and 1, got 0.0"),
         (["schedule=linear"], "schedule must be one of cosine, constant, decay, got 'linear'"),
-        (["states=/nowhere"], "/nowhere holds no states.safetensors.index.json: make it with protloc embed"),
-        (["states=/nowhere", "backbone_training=full"], "states hold what a frozen encoder says"),
+        (["embeddings=/nowhere"], "/nowhere holds no states.safetensors.index.json: make it with protloc embed"),
+        (["embeddings=/nowhere", "backbone_training=full"], "embeddings are those of a frozen encoder"),
         (["backbone=/nowhere"], "cannot build on '/nowhere'"),
         (["backbone_training=lora"], "a DeepLoc encoder has no linear layers for LoRA"),
         (["batch_size=100"], "lower batch_size"),
@@ -171,12 +171,12 @@ def test_cells_of_unknown_proteins_need_partners(run_script, tiny_crops, tmp_pat
     assert code == 2 and "crops without a sequence need `proteins`" in err
 
 
-def test_states_of_other_weights(run_script, tiny_crops, tiny_backbones, tiny_deeploc_dir, tmp_path):
-    embed(["MK"], tmp_path / "states", str(tiny_backbones["esm"]))
+def test_embeddings_of_other_weights(run_script, tiny_crops, tiny_backbones, tiny_deeploc_dir, tmp_path):
+    embed(["MK"], tmp_path / "embeddings", str(tiny_backbones["esm"]))
     images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"
-    arguments = [TOY, images, f"output_dir={tmp_path / 'run'}", f"states={tmp_path / 'states'}"]
+    arguments = [TOY, images, f"output_dir={tmp_path / 'run'}", f"embeddings={tmp_path / 'embeddings'}"]
     code, _, err = run_script("training.deepgps.train", *arguments, f"backbone={tiny_deeploc_dir}")
-    assert code == 2 and "holds states of other weights than" in err
+    assert code == 2 and "holds residue embeddings of other weights than" in err
 
 
 @pytest.mark.slow
@@ -202,7 +202,7 @@ def test_structures(run_script, tiny_crops, data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_never_stopped(tiny_crops, tiny_proteins, tmp_path):
+def test_a_killed_run_resumes_as_if_never_stopped(tiny_crops, tiny_proteins, tmp_path):
     overrides = (f"proteins={tiny_proteins}", "checkpoint_steps=1", "epochs=3", "batch_size=2", "mixed_precision=no")
     train(tmp_path / "whole", tiny_crops, *overrides)
     images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,7 +160,7 @@ def test_a_used_folder_is_not_started_anew(run_script, trained, tiny_dataset):
     assert code == 2 and "holds a run: add resume=true" in err
 
 
-def test_a_run_goes_on_with_its_own_settings_only(run_script, trained, tiny_dataset):
+def test_a_run_resumes_with_its_own_settings_only(run_script, trained, tiny_dataset):
     options = ["max_tokens_per_batch=400", "checkpoint_steps=4", "checkpoints_kept=2", "resume=true"]
     arguments = [TOY, f"dataset={tiny_dataset}", f"output_dir={trained}", *options]
     before = (trained / "model.safetensors").read_bytes()
@@ -243,13 +245,13 @@ def test_folds_profiles_and_teachers(tiny_dataset, tmp_path, trained):
         *("train_split=train+validation", "validation_partition=1", f"teachers=[{trained}]"),
     )
     assert "epoch 1: 20 validation proteins" in output
-    lessons = np.load(tmp_path / "run" / "teachers.npy")
-    assert lessons.shape == (60, 10)
+    probabilities = np.load(tmp_path / "run" / "teachers.npy")
+    assert probabilities.shape == (60, 10)
     teacher, tokenizer = load_model(trained)
     splits = [load_dataset(str(tiny_dataset), "deeploc2", split=split) for split in ("train", "validation")]
     proteins = [p for split in splits for p in split if p["partition"] != 1]
     (row,) = predict([(proteins[7]["id"], proteins[7]["sequence"])], teacher, tokenizer)
-    np.testing.assert_allclose(lessons[7], [row[name] for name in teacher.config.id2label.values()], atol=1e-5)
+    np.testing.assert_allclose(probabilities[7], [row[name] for name in teacher.config.id2label.values()], atol=1e-5)
     model, tokenizer = load_model(tmp_path / "run")
     with pytest.raises(ValueError, match="name the folder"):
         next(predict([("a", "MKT")], model, tokenizer))
@@ -301,3 +303,49 @@ def test_two_processes_equal_one_with_the_same_global_batch(tiny_dataset, tmp_pa
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
     reports = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two")]
     assert reports[0]["steps"] == reports[1]["steps"] == 4
+
+
+class Payload:
+    """Pickled, it creates a file where it is loaded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["custom_checkpoint_0.pkl", "optimizer.bin", "random_states_0.pkl", "state.json"])
+def test_a_checkpoint_cannot_run_code(run_script, trained, tiny_dataset, tmp_path, name):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "training.json").unlink()
+    *_, latest = sorted((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name[5:]))
+    (latest / name).write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+    options = ["max_tokens_per_batch=400", "checkpoint_steps=4", "checkpoints_kept=2", "resume=true"]
+    arguments = [TOY, f"dataset={tiny_dataset}", f"output_dir={tmp_path / 'run'}", *options]
+    code, _, err = run_script("training.deeploc.train", *arguments)
+    assert not (tmp_path / "executed").exists()
+    if name == "random_states_0.pkl":  # accelerate does without them, and every batch is seeded by its place
+        assert code == 0, err
+    else:
+        assert code == 2 and f"cannot resume from {latest}: " in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_weights_that_are_not_finite_stop_the_run(run_script, tiny_dataset, tmp_path):
+    arguments = [TOY, f"dataset={tiny_dataset}", f"output_dir={tmp_path / 'run'}", "max_tokens_per_batch=400"]
+    options = ["optimizer=sgd", "learning_rate=1e30", "max_grad_norm=1e30", "warmup_fraction=0"]
+    code, _, err = run_script("training.deeploc.train", *arguments, *options)
+    assert code == 2 and "is nan: lower learning_rate, or raise warmup_fraction" in err.splitlines()[-1]
+    assert not list((tmp_path / "run").glob("checkpoints/step_*"))
+
+
+def test_a_run_ships_without_remote_code(run_script, trained, tmp_path):
+    code, _, err = run_script("training.common.ship", "--run", trained, "--out", tmp_path / "assets")
+    assert code == 0, err
+    assert {path.suffix for path in (tmp_path / "assets").iterdir()} == {".safetensors", ".json", ".txt"}
+    config = json.loads((tmp_path / "assets" / "config.json").read_text())
+    assert "auto_map" in json.loads((trained / "config.json").read_text()) and "auto_map" not in config
+    (row,) = predict([("a", "MKTAYIAK")], *load_model(tmp_path / "assets"))
+    assert row["localizations"]
+    code, _, err = run_script("training.common.ship", "--run", tmp_path, "--out", tmp_path / "assets")
+    assert code == 2 and f"{tmp_path} has no model.safetensors: give a complete run" in err

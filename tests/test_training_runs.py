@@ -1,4 +1,4 @@
-"""Configurations, cross-validation, ablation and search: real runs at tiny size, cut off and gone on with."""
+"""Configurations, cross-validation, ablation and search: real runs at tiny size, cut off and resumed."""
 
 import json
 import sqlite3
@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from protloc import DeepGPSConfig, DeepLocConfig
 from protloc.prediction import load_ensemble, predict
 from tests.helpers import ROOT
+from training.common.settings import load_yaml
 from training.deepgps.train import TrainingConfig as DeepGPSTraining
 from training.deeploc.train import TrainingConfig
 
@@ -35,7 +36,7 @@ TINY = {
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configurations(path):
     """Every field of every file exists, in the training's configuration and in the model's."""
-    config = OmegaConf.load(path)
+    config = load_yaml(path)
     if path.stem.startswith("deepgps"):
         run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DeepGPSTraining), config))
         assert DeepGPSConfig(**run.model).model_type == "deepgps" and run.images[0].dataset
@@ -55,6 +56,15 @@ def test_configurations(path):
     for run in runs:
         merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainingConfig), {"output_dir": "x"}, run))
         assert DeepLocConfig(**merged.model).num_labels == 10
+
+
+def test_a_configuration_overrides_its_base():
+    shipped, blosum = (load_yaml(ROOT / "training" / "configs" / f"{name}.yaml") for name in ("deeploc", "blosum62"))
+    assert blosum.output_dir == "runs/blosum62" and "base" not in blosum
+    assert blosum.model == {**shipped.model, "input_features": "blosum62"} and blosum.epochs == shipped.epochs
+    two, four = (load_yaml(ROOT / "training" / "configs" / f"deepgps_single{n}.yaml") for n in (2, 4))
+    assert four.images == [{"dataset": "data/opencell", "config": "single-4"}] and len(four.labels) == 4
+    assert four.learning_rate == two.learning_rate
 
 
 def run_script(script, *arguments):
@@ -145,7 +155,7 @@ def test_a_failed_trial_is_not_tried_again(tiny_dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_search_goes_on_after_a_stop(tiny_dataset, tmp_path):
+def test_search_resumes(tiny_dataset, tmp_path):
     training = {"dataset": str(tiny_dataset), **TINY}
     space = {"learning_rate": [0.001, 0.1, "log"], "model.decoder_steps": {"choices": [1, 2]}}
     out = tmp_path / "out"

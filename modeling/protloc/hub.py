@@ -41,9 +41,9 @@ from transformers import (
 )
 from yaml import YAMLError
 
-from .cards import CARD_REPO
 from .prediction import LOAD_ERRORS, reason
 
+CARD_REPO = "OWNER/NAME"  # in a card's snippets, until the model is pushed
 ENDPOINTS = Path(__file__).parent / "endpoints"
 EVALUATION = "evaluation.json"
 # What `requirements.txt` of a model repository names: all that its remote code and handler import

@@ -23,9 +23,9 @@ from PIL import Image
 from transformers import pipeline
 
 from protloc import ASSETS
-from protloc.cards import INSULIN, SV40_SIGNAL
 from tests.helpers import ROOT, run_protloc
 from tests.hub.local_hub import HUB
+from training.common.cards import INSULIN, SV40_SIGNAL
 
 NUCLEUS = (ROOT / "examples" / "nucleus.tif").read_bytes()
 ENDPOINTS = ROOT / "modeling" / "protloc" / "endpoints"

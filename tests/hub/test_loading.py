@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from protloc import ASSETS, DeepGPSModel, DeepGPSProcessor, DeepLocForSequenceClassification, DeepLocModel
-from protloc.cards import INSULIN, SV40_SIGNAL
 from tests.helpers import ROOT, run_protloc, run_without_protloc
+from training.common.cards import INSULIN, SV40_SIGNAL
 
 PROTEINS = [INSULIN, SV40_SIGNAL]
 NUCLEUS = ROOT / "examples" / "nucleus.tif"

@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import ModelCard, snapshot_download
 from transformers import pipeline
 
-from protloc.cards import INSULIN, SV40_SIGNAL
 from tests.helpers import ROOT, run_protloc
+from training.common.cards import INSULIN, SV40_SIGNAL
 
 PROTEINS = [INSULIN, SV40_SIGNAL]
 ENVIRONMENT = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protloc.cards import INSULIN, SV40_SIGNAL
 from protloc.sequences import read_fasta
 from tests.helpers import ROOT
+from training.common.cards import INSULIN, SV40_SIGNAL
 
 sys.path.insert(0, str(ROOT / "spaces" / "opengps"))
 import app

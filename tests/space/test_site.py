@@ -22,10 +22,10 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 from transformers import pipeline
 
-from protloc.cards import INSULIN, SV40_SIGNAL
 from protloc.microscopy import simulate
 from protloc.sequences import read_fasta
 from tests.helpers import ROOT, run_protloc
+from training.common.cards import INSULIN, SV40_SIGNAL
 
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

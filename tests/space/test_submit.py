@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from protloc.cards import SV40_SIGNAL
 from protloc.microscopy import simulate
 from protloc.submissions import FolderStore
 from tests.helpers import ROOT
+from training.common.cards import SV40_SIGNAL
 
 sys.path.insert(0, str(ROOT / "spaces" / "opengps"))
 import submit

@@ -1,15 +1,21 @@
-"""What a training run saves to go on after a stop."""
+"""What a training run saves in order to resume: nothing that could run code when it is loaded."""
 
+import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
+from safetensors.torch import load_model, save_model
+from torch.optim.lr_scheduler import LRScheduler
+
+STATE, AVERAGE = "state.json", "average.safetensors"
 
 
 @dataclass
 class Progress:
-    """Where a run stands; saved with each checkpoint."""
+    """How far a run has come; saved with each checkpoint."""
 
     epoch: int = 0
     batch: int = 0  # batches of the epoch that are done
@@ -19,17 +25,28 @@ class Progress:
     seconds: float = 0.0  # of training and validation, over all sittings
     scores: list[dict[str, float]] = field(default_factory=list)  # on the validation split, by epoch
 
-    def state_dict(self):
-        return dict(self.__dict__)
 
-    def load_state_dict(self, state):
-        self.__dict__.update(state)
+def save_checkpoint(
+    accelerator: Accelerator,
+    folder: Path,
+    progress: Progress,
+    scheduler: LRScheduler,
+    average: torch.nn.Module | None,
+    kept: int,
+) -> None:
+    """
+    Write beside and rename, so that a kill leaves only whole checkpoints; the oldest ones are deleted.
 
-
-def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, kept: int) -> None:
-    """Write beside and rename, so that a kill leaves only whole checkpoints; the oldest ones go."""
+    Accelerate saves weights (safetensors), optimizer and random state (tensors, loaded with `weights_only`). Progress
+    and schedule are JSON and the average is safetensors: `register_for_checkpointing` would pickle them.
+    """
     partial_folder = folder / "partial"
     accelerator.save_state(str(partial_folder))
+    if accelerator.is_main_process:
+        state = {"progress": asdict(progress), "scheduler": scheduler.state_dict()}
+        (partial_folder / STATE).write_text(json.dumps(state, indent=1) + "\n")
+        if average is not None:
+            save_model(average, str(partial_folder / AVERAGE))
     accelerator.wait_for_everyone()  # every process writes its random states
     if accelerator.is_main_process:
         shutil.rmtree(folder / f"step_{progress.step}", ignore_errors=True)
@@ -39,5 +56,25 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: Progress, 
     accelerator.wait_for_everyone()
 
 
+def load_checkpoint(
+    accelerator: Accelerator, checkpoint: Path, scheduler: LRScheduler, average: torch.nn.Module | None
+) -> Progress:
+    """
+    Put back everything that `save_checkpoint` has written.
+
+    Under FSDP and DeepSpeed these libraries read their own formats, which hold pickles: resume only runs of your own.
+
+    Raises:
+        OSError, ValueError, RuntimeError, pickle.UnpicklingError: If the folder is not a checkpoint of this model.
+    """
+    state = json.loads((checkpoint / STATE).read_text())
+    accelerator.load_state(str(checkpoint), load_kwargs={"weights_only": True})
+    scheduler.load_state_dict(state["scheduler"])
+    if average is not None:
+        load_model(average, checkpoint / AVERAGE, device=str(accelerator.device))
+    return Progress(**state["progress"])
+
+
 def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints in a folder, the latest last."""
     return sorted(folder.glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))

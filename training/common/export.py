@@ -39,7 +39,7 @@ def main() -> None:
         DeepGPSDiffusionPipeline(model.eval(), model.scheduler, processor).save_pretrained(args.out)
     except LOAD_ERRORS as error:
         parser.exit(2, f"training.common.export: {reason(error)}\n")
-    shutil.copyfile(inspect.getsourcefile(DeepGPSDiffusionPipeline), args.out / "pipeline.py")
+    shutil.copyfile(inspect.getfile(DeepGPSDiffusionPipeline), args.out / "pipeline.py")
     print(args.out)
 
 

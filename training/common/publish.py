@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from httpx2 import HTTPError
+from transformers import PreTrainedModel
 
-from protloc.cards import render_run_card
 from protloc.hub import EVALUATION, check_login, check_repo_id, push, refusal
 from protloc.prediction import LOAD_ERRORS
+from training.common.cards import render_run_card
 from training.common.settings import REPORT, stop
 
 TEMPLATE = Path(__file__).parents[2] / "model_cards" / "run.md.jinja"
@@ -25,8 +26,13 @@ def check_push(push_to_hub: str | None) -> None:
             stop(f"push_to_hub={push_to_hub}: {error}")
 
 
-def finish(
-    config: Any, family: str, report: dict[str, Any], model: Any, datasets: Iterable[str | None], backbone: str | None
+def publish(
+    config: Any,
+    family: str,
+    report: dict[str, Any],
+    model: PreTrainedModel,
+    datasets: Iterable[str | None],
+    backbone: str | None,
 ) -> None:
     """Write `training.json` and the card of a saved model, and push it where `push_to_hub` says."""
     output_dir = Path(config.output_dir)
@@ -36,7 +42,7 @@ def finish(
         *(family, report, model.num_parameters(), TEMPLATE), datasets=on_hub or None, base_model=base_model
     )
     card.save(output_dir / "README.md")
-    (output_dir / EVALUATION).unlink(missing_ok=True)  # of an earlier end of this run
+    (output_dir / EVALUATION).unlink(missing_ok=True)  # of an earlier model in this folder
     (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n")
     print(f"saved {output_dir}")
     if config.push_to_hub:

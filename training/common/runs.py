@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from protloc.prediction import reason
-from training.common.settings import stop
+from training.common.settings import merge_settings
 
 TRAIN = ["-m", "training.deeploc.train"]
 Config = TypeVar("Config")
@@ -30,15 +27,7 @@ def parse(description: str | None, kind: type[Config]) -> tuple[Config, str]:
         help='what starts a run, such as "accelerate launch --multi_gpu" (default: this Python, one process)',
     )
     args = parser.parse_args()
-    try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(kind), OmegaConf.load(args.config), OmegaConf.from_dotlist(args.overrides)
-        )
-        config: Any = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, OSError, YAMLError) as error:
-        place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        stop(f"{place}{reason(error)}")
-    return config, args.launcher
+    return merge_settings(kind, args.config, args.overrides), args.launcher
 
 
 def train(launcher: str, settings: dict[str, Any], folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:

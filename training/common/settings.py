@@ -8,13 +8,13 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import yaml
 from accelerate.utils import parse_flag_from_env
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from protloc.prediction import native_bf16, reason
 from training.common.checkpoints import checkpoints
 
-# What may differ when a run goes on
+# What may differ when a run resumes
 MAY_CHANGE = ["output_dir", "epochs", "early_stopping_patience", "checkpoint_steps", "checkpoints_kept", "resume"]
 MAY_CHANGE += ["push_to_hub", "private"]
 SETTINGS, REPORT = "training.yaml", "training.json"  # in `output_dir`: written when a run begins and when it has ended
@@ -29,20 +29,33 @@ def stop(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+def load_yaml(path: str | Path) -> Any:
+    """A YAML file; `base: other.yaml` in it names one in the same folder whose fields it overrides."""
+    config: Any = OmegaConf.load(path)
+    if not isinstance(config, DictConfig) or "base" not in config:
+        return config
+    base = Path(path).parent / config.pop("base")
+    return OmegaConf.merge(load_yaml(base), config)
+
+
+def merge_settings(kind: type[Settings], path: str | Path, overrides: list[str]) -> Settings:
+    """The dataclass `kind` from a YAML file and `field=value` overrides; stops in one sentence where they don't fit."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(kind), load_yaml(path), OmegaConf.from_dotlist(overrides))
+        settings: Any = OmegaConf.to_object(merged)
+    except (OmegaConfBaseException, OSError, yaml.YAMLError) as error:
+        place = getattr(error, "full_key", None)
+        stop(f"{place}: {reason(error)}" if place else reason(error))
+    return settings
+
+
 def read_settings(kind: type[Settings], doc: str | None) -> Settings:
     """The dataclass `kind`, from the YAML file that the first argument names and from `field=value` arguments."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(doc)
         raise SystemExit(0 if arguments else 2)
-    try:
-        merged = OmegaConf.merge(
-            OmegaConf.structured(kind), OmegaConf.load(arguments[0]), OmegaConf.from_dotlist(arguments[1:])
-        )
-        config: Any = OmegaConf.to_object(merged)
-    except (OmegaConfBaseException, OSError, yaml.YAMLError) as error:
-        place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        stop(f"{place}{reason(error)}")
+    config: Any = merge_settings(kind, arguments[0], arguments[1:])
     if config.mixed_precision == "False":  # YAML reads `no` as a boolean
         config.mixed_precision = "no"
     return config
@@ -63,18 +76,18 @@ def choose_precision(mixed_precision: str) -> str:
 
 
 def check_output_dir(config: Any) -> None:
-    """Stop if `output_dir` holds a run that is not to go on, or can't."""
+    """Stop if `output_dir` holds a run that is not to be resumed, or can't be."""
     output_dir = Path(config.output_dir)
     if checkpoints(output_dir / "checkpoints") or (output_dir / REPORT).exists():
         if not config.resume:
-            stop(f"{output_dir} holds a run: add resume=true to go on with it, or choose another output_dir")
+            stop(f"{output_dir} holds a run: add resume=true to resume it, or choose another output_dir")
         compare_settings(config, output_dir)
 
 
 def compare_settings(config: Any, output_dir: Path) -> None:
     """
-    Stop if the run that is to go on was begun with other settings, which would change what it learns half-way, or if
-    nothing is left of it to do.
+    Stop if the run to resume was begun with other settings, which would change the training half-way, or if it is
+    complete.
     """
     begun: Any = OmegaConf.to_container(OmegaConf.load(output_dir / SETTINGS))
     before, now = (
@@ -90,3 +103,10 @@ def compare_settings(config: Any, output_dir: Path) -> None:
     if begun["epochs"] == config.epochs and (output_dir / REPORT).exists():
         print(f"{output_dir} is complete")
         raise SystemExit(0)
+
+
+def save_settings(config: Any) -> None:
+    """Write the settings of a run that begins into its `output_dir`."""
+    output_dir = Path(config.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.structured(config), output_dir / SETTINGS)

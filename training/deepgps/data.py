@@ -15,7 +15,9 @@ from omegaconf import MISSING
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
+from transformers import PreTrainedTokenizerBase
 
+from protloc import DeepGPSConfig
 from protloc.embedding import ResidueEmbeddings
 from protloc.microscopy import normalize
 from protloc.structures import point_cloud
@@ -69,7 +71,7 @@ def load_crops(sources: Sequence[ImageSource], split: str, labels: Sequence[str]
 
 def hold_out(crops: Dataset, share: float, by: str) -> tuple[Dataset, Dataset]:
     """
-    Crops to learn and crops to validate with: a share of the genes, or source images, by a digest of their names.
+    Crops to train on and crops to validate with: a share of the genes, or source images, by a digest of their names.
 
     Where no gene is known, the source image decides.
     """
@@ -134,13 +136,20 @@ class ProteinReader:
     Args:
         config ([`DeepGPSConfig`]): Of the model.
         tokenizer: Of its encoder.
-        states ([`ResidueEmbeddings`], *optional*): The encoder's states, computed before, in place of tokens.
+        embeddings ([`ResidueEmbeddings`], *optional*): The encoder's residue embeddings, computed before, in place of
+            tokens.
         structures (`str`, *optional*): Folder of PDB or mmCIF files with the UniProt accession in their name.
     """
 
-    def __init__(self, config, tokenizer, states: ResidueEmbeddings | None = None, structures: str | None = None):
+    def __init__(
+        self,
+        config: DeepGPSConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        embeddings: ResidueEmbeddings | None = None,
+        structures: str | None = None,
+    ):
         self.reads_sequence, self.reads_structure = "sequence" in config.inputs, "structure" in config.inputs
-        self.tokenizer, self.states = tokenizer, states
+        self.tokenizer, self.embeddings = tokenizer, embeddings
         self.files: dict[str, Path] = {}
         self.clouds: dict[str, torch.Tensor] = {}
         if self.reads_structure:
@@ -156,16 +165,16 @@ class ProteinReader:
         return self.clouds[accession]
 
     def can_read(self, sequence: str, accession: str) -> bool:
-        known = not self.reads_sequence or self.states is None or not sequence or sequence in self.states
+        known = not self.reads_sequence or self.embeddings is None or not sequence or sequence in self.embeddings
         return known and (not self.reads_structure or accession in self.files)
 
     def __call__(self, sequences: Sequence[str], accessions: Sequence[str]) -> dict[str, torch.Tensor]:
         """`sequence_states` and `sequence_mask`, or `input_ids` and `attention_mask`; `structure`."""
         inputs: dict[str, torch.Tensor] = {}
-        if self.reads_sequence and self.states is not None:
-            states = [self.states[sequence] for sequence in sequences]
-            inputs["sequence_states"] = pad_sequence(states, batch_first=True).float()
-            inputs["sequence_mask"] = pad_sequence([torch.ones(len(rows)) for rows in states], batch_first=True).bool()
+        if self.reads_sequence and self.embeddings is not None:
+            rows = [self.embeddings[sequence] for sequence in sequences]
+            inputs["sequence_states"] = pad_sequence(rows, batch_first=True).float()
+            inputs["sequence_mask"] = pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True).bool()
         elif self.reads_sequence:
             spaced = len(self.tokenizer.tokenize("MKV")) == 1  # ProtBert
             texts = [" ".join(sequence) if spaced else sequence for sequence in sequences]
@@ -205,6 +214,11 @@ class Crops(TorchDataset):
         self.partners, self.reader, self.augment, self.seed = partners, reader, augment, seed
         self.epoch = 0
 
+    def limit(self, count: int) -> None:
+        """Keep the first `count` crops only."""
+        self.crops = self.crops.select(range(min(count, len(self))))
+        self.repeats, self.known = self.repeats[:count], self.known[:count]
+
     def __len__(self) -> int:
         return len(self.crops)
 
@@ -217,7 +231,7 @@ class Crops(TorchDataset):
         images[0] = normalize(images[0])  # a user's nucleus is stretched like this
         if self.augment:
             turns, flipped = numbers.integers(4), numbers.integers(2)
-            images = [np.rot90(image[:, ::-1] if flipped else image, turns) for image in images]
+            images = [np.rot90(image[:, ::-1] if flipped else image, int(turns)) for image in images]
         nucleus, protein = (torch.tensor(image.copy()).unsqueeze(0) for image in images)
         sequence = row["sequence"]
         if not sequence:
@@ -247,14 +261,15 @@ class CropSampler(Sampler[list[tuple[int, int]]]):
     The order depends on `seed` and the epoch alone. `batch_size` crops go to each process and step.
     """
 
-    def __init__(self, repeats: Sequence[float], batch_size: int, seed: int, num_processes: int):
-        self.repeats, self.batch_size = np.array(repeats), batch_size
-        self.seed, self.num_processes = seed, num_processes
+    def __init__(self, crops: Crops, batch_size: int, seed: int, num_processes: int):
+        self.crops, self.batch_size, self.seed, self.num_processes = crops, batch_size, seed, num_processes
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
+        self.crops.epoch = epoch
         numbers = np.random.default_rng([self.seed, epoch])
-        counts = np.floor(self.repeats + numbers.random(len(self.repeats))).astype(int)
+        repeats = np.array(self.crops.repeats)
+        counts = np.floor(repeats + numbers.random(len(repeats))).astype(int)
         order = numbers.permutation([(i, time) for i, count in enumerate(counts) for time in range(count)])
         step = self.batch_size * self.num_processes
         kept = order[: len(order) // step * step].reshape(-1, self.batch_size, 2)

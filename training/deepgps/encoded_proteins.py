@@ -1,4 +1,4 @@
-"""A deepGPS's own states of sequences, for its evaluation."""
+"""Sequences as residue embeddings of a deepGPS's own encoder, for its evaluation."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ Inputs = dict[str, torch.Tensor]
 
 
 class EncodedProteins:
-    """The model's own states of sequences, each computed once."""
+    """The encoder's residue embeddings of sequences, each computed once."""
 
     def __init__(self, model: Any, reader: ProteinReader, max_tokens: int):
         self.model, self.reader, self.max_tokens = model, reader, max_tokens

@@ -34,6 +34,8 @@ from training.deepgps.labels import judge_labels, label_scores
 INDEPENDENT = Path(__file__).resolve().parents[2] / "examples" / "independent.fasta"
 INDEPENDENT_CLASSES = {"Q16630": "nucleoplasm", "P33240": "nucleoplasm", "P13639": "cytoplasm"}  # deepGPS, "Website"
 
+MAX_TOKENS = 16_384  # of a batch of sequences, padding included
+
 
 def load(args: argparse.Namespace) -> tuple[Any, EncodedProteins]:
     try:
@@ -41,7 +43,7 @@ def load(args: argparse.Namespace) -> tuple[Any, EncodedProteins]:
         tokenizer = AutoTokenizer.from_pretrained(args.model)
     except (*LOAD_ERRORS, AssertionError) as error:
         raise ValueError(f"cannot load the model {str(args.model)!r}: {reason(error)}") from None
-    return model, EncodedProteins(model, ProteinReader(model.config, tokenizer, None, args.structures), args.max_tokens)
+    return model, EncodedProteins(model, ProteinReader(model.config, tokenizer, None, args.structures), MAX_TOKENS)
 
 
 def read_source(text: str) -> ImageSource:
@@ -78,7 +80,6 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="first crops only, to try")
     parser.add_argument("--figures", type=Path, help="folder for figures")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--max-tokens", type=int, default=16_384, help="of a batch of sequences (default: 16384)")
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ def with_intervals(truth: np.ndarray, probabilities: np.ndarray, classes: list[s
     """Scores with 95 % intervals of accuracy, F1, AUROC and AUPRC, by resampling the proteins."""
     scores = label_scores(truth, probabilities, classes)
     numbers = np.random.default_rng(SEED)
-    drawn = []
+    drawn: list[dict[str, Any]] = []
     while len(drawn) < RESAMPLES:
         chosen = numbers.integers(0, len(truth), len(truth))
         if len(set(truth[chosen])) == len(set(truth)):

@@ -16,10 +16,11 @@ import argparse
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
-from protloc.cards import render_deepgps_card
 from protloc.hub import EVALUATION
 from protloc.prediction import LOAD_ERRORS, reason
+from training.common.cards import render_deepgps_card
 from training.common.runs import training_cost
 from training.deepgps.evaluate import add_data_arguments, evaluate
 
@@ -47,7 +48,8 @@ def report(args: argparse.Namespace) -> None:
     if (args.other is None) != (args.other_scores is None):
         raise ValueError("--other and --other-scores go together")
     shipped, runs = Path(args.model), [*args.runs, *([args.other] if args.other else [])]
-    results = {"training": [training_cost(run, args.watts, args.hardware) for run in runs], "evaluations": {}}
+    results: dict[str, Any] = {"evaluations": {}}
+    results["training"] = [training_cost(run, args.watts, args.hardware) for run in runs]
     found = evaluate(args)
     results["evaluations"][found["objective"]] = {**found, "model": shipped.name}
     results["parameters"] = found["parameters"]

@@ -1,5 +1,5 @@
 """
-Does every kind of deepGPS learn? Two minutes of training on made-up proteins, where the place is known.
+Sanity check: does every kind of deepGPS learn within two minutes, on made-up proteins of known place?
 
     python -m training.deepgps.sanity_check
     python -m training.deepgps.sanity_check diffusion structure --seconds 60
@@ -15,6 +15,7 @@ import argparse
 import random
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ SIGNAL = "PKKKRKV"
 SIZE = 32  # side of the images in pixels
 POINTS = 64
 BATCH = 16
-NETWORK = {
+NETWORK: dict[str, Any] = {
     "backbone_config": {
         "model_type": "deeploc",
         "embedding_size": 16,
@@ -50,7 +51,7 @@ NETWORK = {
     "attention_head_size": 16,
     "image_size": SIZE,
 }
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "condition": {},
     "paper": {"unet": "paper", "pooling": "mean"},
     "diffusion": {"objective": "diffusion", "num_inference_steps": 10},
@@ -80,9 +81,9 @@ def made_up_proteins(count: int, seed: int) -> dict:
         row, column = numbers.uniform(12, SIZE - 12, 2)
         height, width = numbers.uniform(4, 7, 2)
         inside = ((rows - row) / height) ** 2 + ((columns - column) / width) ** 2 < 1
-        place = inside if label else around(inside)
+        where = inside if label else around(inside)
         nuclei.append(inside * numbers.uniform(0.5, 1) + numbers.normal(0, 0.05, inside.shape))
-        proteins.append(place * numbers.uniform(0.5, 1) + numbers.normal(0, 0.05, inside.shape))
+        proteins.append(where * numbers.uniform(0.5, 1) + numbers.normal(0, 0.05, inside.shape))
     images = {"nucleus": nuclei, "protein": proteins}
     return {
         "sequences": sequences,
@@ -129,7 +130,7 @@ def train(model: DeepGPSModel, data: dict, tokenizer, seconds: float) -> int:
 
 
 @torch.no_grad()
-def right_sides(model: DeepGPSModel, data: dict, tokenizer) -> tuple[float, float, float]:
+def right_sides(model: Any, data: dict, tokenizer) -> tuple[float, float, float]:
     """Shares of images that are brighter where the protein is, and of right labels; mean PSNR of the images in dB."""
     model.eval()
     inputs = model_inputs(model, data, tokenizer, np.arange(len(data["labels"])))
@@ -162,14 +163,14 @@ def main() -> None:
         parser.error(f"unknown variant {min(unknown)!r}: choose from {', '.join(VARIANTS)}")
 
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "deeploc")
-    learnt, held_out = made_up_proteins(4000, seed=1), made_up_proteins(200, seed=2)
+    training, held_out = made_up_proteins(4000, seed=1), made_up_proteins(200, seed=2)
     titles = ["images right", "labels right", "PSNR", "images right, shuffled"]
     rows = [["model", "parameters", "steps", "steps a second", *titles]]
     good = True
     for name in args.variants or VARIANTS:
         torch.manual_seed(0)
         model = DeepGPSModel(DeepGPSConfig(**{**NETWORK, **VARIANTS[name]}))
-        steps = train(model, learnt, tokenizer, args.seconds)
+        steps = train(model, training, tokenizer, args.seconds)
         images, labels, psnr = right_sides(model, held_out, tokenizer)
         control, _, _ = right_sides(model, shuffled(held_out), tokenizer)
         speed = f"{steps / args.seconds:.1f}"

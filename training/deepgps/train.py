@@ -3,43 +3,35 @@ Train deepGPS.
 
     # a toy run on a CPU, about a minute, on the OpenCell data set of datasets_scripts/build_opencell.py
     accelerate launch --cpu -m training.deepgps.train training/configs/deepgps_toy.yaml
-    # the shipped checkpoint: states of its encoder first, then under an hour on a core
-    protloc embed data/proteins/data/*.parquet data/opencell/data/*.parquet data/hpa/data/*.parquet -o data/states
+    # the shipped checkpoint: residue embeddings of its encoder first, then under an hour on a core
+    protloc embed data/proteins/data/*.parquet data/opencell/data/*.parquet data/hpa/data/*.parquet -o data/embeddings
     accelerate launch --cpu --num_cpu_threads_per_process 2 -m training.deepgps.train training/configs/deepgps.yaml
     # the published model (Yuan et al. 2025) with ESM-2, on one GPU and on many
-    protloc embed data/opencell/data/*.parquet --model facebook/esm2_t33_650M_UR50D -o data/states-650M
+    protloc embed data/opencell/data/*.parquet --model facebook/esm2_t33_650M_UR50D -o data/embeddings-650M
     accelerate launch -m training.deepgps.train training/configs/deepgps_paper.yaml
     accelerate launch --multi_gpu -m training.deepgps.train training/configs/deepgps_single2.yaml
     # an encoder of 3 or 15 billion parameters that is trained too
     accelerate launch --config_file training/configs/fsdp.yaml -m training.deepgps.train \
-        training/configs/deepgps_single2.yaml backbone=facebook/esm2_t36_3B_UR50D backbone_training=full states=null \
-        ema_decay=0
-    # go on after a stop
+        training/configs/deepgps_single2.yaml backbone=facebook/esm2_t36_3B_UR50D backbone_training=full \
+        embeddings=null gradient_checkpointing=true ema_decay=0
+    # resume after a stop
     accelerate launch -m training.deepgps.train training/configs/deepgps.yaml resume=true
 
 The first argument is a YAML file with fields of `TrainingConfig`; `field=value` overrides it. `output_dir` receives
 checkpoints to resume from, TensorBoard logs with pictures, and at the end the model with its processor.
 """
 
-import dataclasses
-import math
-import shlex
-import sys
-import time
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, skip_first_batches
-from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
-from omegaconf import MISSING, OmegaConf
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DistributedType
+from omegaconf import MISSING
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import AutoTokenizer, get_scheduler, pipeline
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, get_scheduler, pipeline
 
 from protloc import ASSETS, DeepGPSConfig, DeepGPSImageProcessor, DeepGPSModel, DeepGPSProcessor
 from protloc.batching import token_budget_batches
@@ -47,27 +39,35 @@ from protloc.embedding import ResidueEmbeddings, weights_digest
 from protloc.microscopy import DEFAULT_NUCLEUS
 from protloc.prediction import LOAD_ERRORS, reason
 from protloc.taxonomy import IMAGE_CLASSES
-from training.common.backbones import merged, set_backbone_training
-from training.common.checkpoints import Progress, checkpoints, save_checkpoint
-from training.common.publish import check_push, finish
+from training.common.backbones import set_backbone_training
+from training.common.loop import Batch, Loop, Place, rounded, start_accelerator, steps_per_epoch
+from training.common.publish import check_push, publish
 from training.common.settings import (
     MIXED_PRECISION,
-    SETTINGS,
     check_choices,
     check_output_dir,
-    choose_precision,
     read_settings,
+    save_settings,
     stop,
 )
-from training.deepgps.data import Crops, CropSampler, ImageSource, LabelledProteins, ProteinReader, hold_out, load_crops
+from training.deepgps.data import (
+    Crops,
+    CropSampler,
+    ImageSource,
+    LabelledProteins,
+    ProteinReader,
+    hold_out,
+    load_crops,
+)
 from training.deepgps.validation import (
-    SHOWN,
     calibrate,
     label_validation_scores,
-    panel,
+    log_panel,
     protein_logits,
     validate_images,
 )
+
+MAX_TOKENS_PER_PASS = 12_000  # of sequences without an image, padding included
 
 
 @dataclass
@@ -77,9 +77,9 @@ class TrainingConfig:
     output_dir: str = MISSING
     validation_share: float = 0.1  # of the training crops, held out for early stopping
     validation_by: str = "gene"  # or source_image: what is never on both sides
-    proteins: str | None = None  # labelled sequences: learnt too, and partners of cells without a sequence
+    proteins: str | None = None  # labelled sequences: trained on too, and partners of cells without one
     source_weights: dict[str, float] = field(default_factory=dict)  # how much likelier proteins of a source are drawn
-    states: str | None = None  # folder of `protloc embed`, in place of the encoder
+    embeddings: str | None = None  # residue embeddings of `protloc embed`, in place of the encoder
     structures: str | None = None  # folder of PDB or mmCIF files, for models that read them
     limit: int | None = None  # crops of each part, for a quick try
     # Model
@@ -88,13 +88,12 @@ class TrainingConfig:
     backbone: str = str(ASSETS / "deeploc")  # folder or Hub name of a transformers encoder or a DeepLoc
     backbone_training: str = "frozen"  # frozen, full or lora
     lora_rank: int = 8
-    initial_weights: str | None = None  # a deepGPS of this shape to go on from
+    initial_weights: str | None = None  # a deepGPS of this shape to start from
     gradient_checkpointing: bool = False
     # Optimization
     epochs: int = 50
     batch_size: int = 16  # crops on each process
     proteins_per_step: int = 32  # sequences without an image on each process, where `proteins` is given
-    max_tokens_per_pass: int = 12000  # of those sequences, padding included
     gradient_accumulation_steps: int = 1
     augment: bool = True  # turn and flip
     learning_rate: float = 2e-4
@@ -137,8 +136,8 @@ def read_config() -> TrainingConfig:
         stop(f"validation_share must be between 0 and 1, got {config.validation_share}")
     if config.limit is not None and config.limit < 1:
         stop(f"limit must be 1 or more, got {config.limit}")
-    if config.states and config.backbone_training != "frozen":
-        stop("states hold what a frozen encoder says: give states=null to train it, or backbone_training=frozen")
+    if config.embeddings and config.backbone_training != "frozen":
+        stop("embeddings are those of a frozen encoder: give embeddings=null to train it, or backbone_training=frozen")
     if config.proteins and "structure" in config.model.get("inputs", ""):
         stop("proteins have sequences and no structures: give proteins=null to a model that reads structures")
     check_output_dir(config)
@@ -146,9 +145,9 @@ def read_config() -> TrainingConfig:
     return config
 
 
-def build_model(config: TrainingConfig) -> tuple[DeepGPSModel, Any]:
+def build_model(config: TrainingConfig) -> tuple[DeepGPSModel, PreTrainedTokenizerBase]:
     """The model before training, and its tokenizer."""
-    names = {
+    names: dict[str, Any] = {
         "id2label": dict(enumerate(config.labels)),
         "label2id": {label: number for number, label in enumerate(config.labels)},
     }
@@ -175,27 +174,88 @@ def build_model(config: TrainingConfig) -> tuple[DeepGPSModel, Any]:
 
 
 def encoder_of(model: DeepGPSModel) -> tuple[int, str]:
-    """Size of its states, and the digest of its weights."""
+    """Size of its residue embeddings, and the digest of its weights."""
     return model.config.sequence_size, weights_digest(model.backbone)
 
 
-def build_schedule(config: TrainingConfig, optimizer, steps_per_epoch: int):
-    """Not prepared by accelerate, which would step it once for each process."""
+def build_schedule(config: TrainingConfig, optimizer: torch.optim.Optimizer, epoch_steps: int) -> LRScheduler:
+    """Learning rate by optimizer step."""
     if config.schedule == "decay":
-        return LambdaLR(optimizer, lambda step: 0.9 ** (step // steps_per_epoch))
-    total = steps_per_epoch * config.epochs
+        return LambdaLR(optimizer, lambda step: 0.9 ** (step // epoch_steps))
+    total = epoch_steps * config.epochs
     name = "constant_with_warmup" if config.schedule == "constant" else "cosine"
     return get_scheduler(name, optimizer, round(config.warmup_fraction * total), total)
 
 
-def learn_labels(config: TrainingConfig, accelerator: Accelerator, model, proteins, reader, numbers) -> float:
+@dataclass
+class Data:
+    """What a deepGPS is trained and validated on."""
+
+    reader: ProteinReader
+    train: Crops
+    validation: Crops
+    proteins: LabelledProteins | None  # trained on beside the crops
+    validation_proteins: LabelledProteins | None
+
+
+def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrainedTokenizerBase) -> Data:
+    proteins = known = None
+    try:
+        embeddings = ResidueEmbeddings(config.embeddings) if config.embeddings else None
+        reader = ProteinReader(model.config, tokenizer, embeddings, config.structures)
+        if embeddings and model.reads_sequence and (embeddings.size, embeddings.weights) != encoder_of(model):
+            raise ValueError(
+                f"{config.embeddings} holds residue embeddings of other weights than {config.backbone}'s: make them "
+                "with protloc embed"
+            )
+        if config.proteins:
+            proteins = LabelledProteins(config.proteins, "train", config.labels, config.source_weights)
+            known = LabelledProteins(config.proteins, "validation", config.labels, human_only=True)
+            for sequence in proteins.sequences + known.sequences:
+                if not reader.can_read(sequence, ""):
+                    raise ValueError(
+                        f"{config.embeddings} has no residue embeddings of {sequence[:20]}...: add them with "
+                        "protloc embed"
+                    )
+        crops = load_crops(config.images, "train", config.labels)
+        parts = hold_out(crops, config.validation_share, config.validation_by)
+        train, validation = (
+            Crops(part, source.partners() if source else {}, reader, augment, config.seed)
+            for part, source, augment in zip(parts, (proteins, known), (config.augment, False), strict=True)
+        )
+    except (ValueError, OSError) as error:
+        stop(f"cannot read the data: {reason(error)}")
+    for part in (train, validation):
+        part.limit(config.limit or len(part))
+    if not len(train) or not len(validation):
+        stop(
+            f"{len(train)} crops to train on and {len(validation)} to validate with: both are needed; crops without a "
+            "sequence need `proteins`"
+        )
+    return Data(reader, train, validation, proteins, known)
+
+
+def build_loaders(config: TrainingConfig, data: Data, processes: int) -> tuple[DataLoader, DataLoader]:
+    sampler = CropSampler(data.train, config.batch_size, config.seed, processes)
+    if not len(sampler):
+        stop(f"{len(data.train)} crops are less than a batch of {config.batch_size} on every process: lower batch_size")
+    return (
+        DataLoader(data.train, batch_sampler=sampler, collate_fn=data.train.collate, num_workers=config.workers),
+        DataLoader(data.validation, config.batch_size, collate_fn=data.validation.collate),
+    )
+
+
+def backward_labels(
+    config: TrainingConfig, accelerator: Accelerator, model: Any, data: Data, numbers: np.random.Generator
+) -> float:
     """Gradients of this process's part of a draw of proteins, in passes of similar length; their mean loss."""
-    drawn, labels = proteins.draw(config.proteins_per_step * accelerator.num_processes, numbers)
+    assert data.proteins
+    drawn, labels = data.proteins.draw(config.proteins_per_step * accelerator.num_processes, numbers)
     own = slice(accelerator.process_index, None, accelerator.num_processes)
     drawn, labels = drawn[own], labels[own]
     total = 0.0
-    for part in token_budget_batches([len(sequence) for sequence in drawn], config.max_tokens_per_pass):
-        inputs = reader([drawn[i] for i in part], [""] * len(part)) | {"labels": labels[part]}
+    for part in token_budget_batches([len(sequence) for sequence in drawn], MAX_TOKENS_PER_PASS):
+        inputs = data.reader([drawn[i] for i in part], [""] * len(part)) | {"labels": labels[part]}
         with accelerator.no_sync(model):
             loss = model(**{name: tensor.to(accelerator.device) for name, tensor in inputs.items()}).loss
             accelerator.backward(loss * len(part) / len(drawn))
@@ -205,23 +265,9 @@ def learn_labels(config: TrainingConfig, accelerator: Accelerator, model, protei
 
 def main() -> None:
     config = read_config()
-    output_dir = Path(config.output_dir)
-    checkpoint_dir = output_dir / "checkpoints"
-
-    mixed_precision = choose_precision(config.mixed_precision)
-    accelerator = Accelerator(
-        mixed_precision=mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
-        dataloader_config=DataLoaderConfiguration(even_batches=False),
-        # A step over sequences alone leaves the image network out.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.proteins is not None)],
-    )
-    set_seed(config.seed)
-    whole_weights = config.ema_decay or config.backbone_training == "lora"
-    if accelerator.distributed_type == DistributedType.FSDP and whole_weights:
-        stop("moving averages and low-rank updates need whole weights: under FSDP give ema_decay=0 and no lora")
+    # A step over sequences alone leaves the image network out.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=config.proteins is not None)
+    accelerator = start_accelerator(config, unused)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         if config.proteins:
             stop("DeepSpeed steps at every backward pass, and proteins need several: use FSDP, or proteins=null")
@@ -229,181 +275,63 @@ def main() -> None:
 
     # Model and data
     model, tokenizer = build_model(config)
-    model_config = model.config
-    proteins = known = None
-    try:
-        reader = ProteinReader(
-            model_config, tokenizer, ResidueEmbeddings(config.states) if config.states else None, config.structures
-        )
-        states = reader.states
-        if states and model.reads_sequence and (states.size, states.weights) != encoder_of(model):
-            raise ValueError(
-                f"{config.states} holds states of other weights than {config.backbone}'s: see protloc embed"
-            )
-        if config.proteins:
-            proteins = LabelledProteins(config.proteins, "train", config.labels, config.source_weights)
-            known = LabelledProteins(config.proteins, "validation", config.labels, human_only=True)
-            for sequence in proteins.sequences + known.sequences:
-                if not reader.can_read(sequence, ""):
-                    raise ValueError(f"{config.states} has no states of {sequence[:20]}...: add it with protloc embed")
-        parts = hold_out(
-            load_crops(config.images, "train", config.labels), config.validation_share, config.validation_by
-        )
-        train_set, validation_set = (
-            Crops(part, source.partners() if source else {}, reader, augment, config.seed)
-            for part, source, augment in zip(parts, (proteins, known), (config.augment, False), strict=True)
-        )
-    except (ValueError, OSError) as error:
-        stop(f"cannot read the data: {reason(error)}")
-    if config.limit:
-        train_set.crops = train_set.crops.select(range(min(config.limit, len(train_set))))
-        validation_set.crops = validation_set.crops.select(range(min(config.limit, len(validation_set))))
-        train_set.repeats = train_set.repeats[: config.limit]
-    if not len(train_set) or not len(validation_set):
-        stop(
-            f"{len(train_set)} crops to learn and {len(validation_set)} to validate with: both are needed; crops "
-            "without a sequence need `proteins`"
-        )
+    data = load_data(config, model, tokenizer)
+    train_loader, validation_loader = build_loaders(config, data, accelerator.num_processes)
     if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.structured(config), output_dir / SETTINGS)
-
-    sampler = CropSampler(train_set.repeats, config.batch_size, config.seed, accelerator.num_processes)
-    train_loader = DataLoader(
-        train_set, batch_sampler=sampler, collate_fn=train_set.collate, num_workers=config.workers
-    )
-    validation_loader = DataLoader(validation_set, config.batch_size, collate_fn=validation_set.collate)
-    steps_per_epoch = math.ceil(len(sampler) / accelerator.num_processes / config.gradient_accumulation_steps)
-    if not steps_per_epoch:
-        stop(f"{len(train_set)} crops are less than a batch of {config.batch_size} on every process: lower batch_size")
+        save_settings(config)
 
     # Optimizer
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
-    if config.ema_decay:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)).to(accelerator.device)
-    scheduler = build_schedule(config, optimizer, steps_per_epoch)
-    model, optimizer, train_loader, validation_loader = accelerator.prepare(
-        model, optimizer, train_loader, validation_loader
-    )
-    progress = Progress()
-    accelerator.register_for_checkpointing(scheduler, progress)
-    if config.ema_decay:
-        accelerator.register_for_checkpointing(average)
-    judged: Any = average.module if config.ema_decay else accelerator.unwrap_model(model)  # what is validated and kept
-    accelerator.init_trackers("tensorboard")
+    steps = steps_per_epoch(accelerator, len(train_loader))
+    scheduler = build_schedule(config, optimizer, steps)
+    num_proteins = len(data.proteins.sequences) if data.proteins else 0
     accelerator.print(
-        f"{len(train_set)} crops to learn, {len(validation_set)} to validate with, {train_set.left_out} left out for "
-        f"want of a sequence or structure; {len(proteins.sequences) if proteins else 0} labelled proteins; "
-        f"{steps_per_epoch} steps an epoch; {sum(p.numel() for p in trained):,} trained parameters; "
-        f"mixed precision {mixed_precision}"
+        f"{len(data.train)} crops to train on, {len(data.validation)} to validate with, {data.train.left_out} left out "
+        f"for want of a sequence or structure; {num_proteins} labelled proteins; {steps} steps an epoch; "
+        f"{sum(parameter.numel() for parameter in trained):,} trained parameters; "
+        f"mixed precision {accelerator.mixed_precision}"
     )
-
-    if config.resume and checkpoints(checkpoint_dir):
-        latest = checkpoints(checkpoint_dir)[-1]
-        accelerator.load_state(str(latest))
-        accelerator.print(f"resumed from {latest}: epoch {progress.epoch}, batch {progress.batch}")
+    # The images alone choose the epoch: the labels are calibrated at the end, and their ranking settles long before.
+    loop = Loop(
+        *(accelerator, config, model, optimizer, scheduler, train_loader, validation_loader),
+        criterion="image_loss",
+        maximize=False,
+    )
+    known = data.validation_proteins if model.config.classify else None
 
     # Training
-    model.train()
-    while progress.epoch < config.epochs and progress.epochs_since_best < config.early_stopping_patience:
-        sampler.set_epoch(progress.epoch)
-        train_set.epoch = progress.epoch
-        loader = skip_first_batches(train_loader, progress.batch)
-        bar = tqdm(
-            loader,
-            desc=f"Epoch {progress.epoch + 1}/{config.epochs}",
-            initial=progress.batch,
-            total=len(train_loader),
-            disable=not accelerator.is_local_main_process,
-            mininterval=5,
-        )
-        clock = time.monotonic()
-        for batch in bar:
-            # Dropout and noise depend on the batch's place alone: a run that resumes goes on as if never stopped.
-            place = (config.seed, progress.epoch, progress.batch)
-            torch.manual_seed(hash((*place, accelerator.process_index)))
-            losses = {}
-            with accelerator.accumulate(model):
-                if proteins and model_config.classify:
-                    losses["train/label_loss"] = learn_labels(
-                        config, accelerator, model, proteins, reader, np.random.default_rng(place)
-                    )
-                loss = model(**batch).loss
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            progress.batch += 1
-            progress.seconds += time.monotonic() - clock
-            clock = time.monotonic()
-            if accelerator.sync_gradients:
-                scheduler.step()
-                if config.ema_decay:
-                    average.update_parameters(accelerator.unwrap_model(model))
-                progress.step += 1
-                losses |= {"train/loss": loss.item(), "train/lr": scheduler.get_last_lr()[0]}
-                accelerator.log(losses, progress.step)
-                bar.set_postfix(loss=f"{loss.item():.4f}")
-                if progress.step % config.checkpoint_steps == 0:
-                    save_checkpoint(accelerator, checkpoint_dir, progress, config.checkpoints_kept)
+    def backward(batch: Batch, place: Place) -> dict[str, torch.Tensor | float]:
+        losses: dict[str, torch.Tensor | float] = {}
+        if known:
+            numbers = np.random.default_rng(place)
+            losses["label_loss"] = backward_labels(config, accelerator, loop.model, data, numbers)
+        loss = loop.model(**batch).loss
+        accelerator.backward(loss)
+        return {**losses, "loss": loss.detach()}
 
-        scores = validate_images(accelerator, judged, validation_loader)
-        if known and model_config.classify:
-            scores |= label_validation_scores(protein_logits(accelerator, judged, known, reader), known.labels)
-        if accelerator.is_main_process:
-            some = validation_set.collate([validation_set[i] for i in range(min(SHOWN, len(validation_set)))])
-            some = {name: tensor.to(accelerator.device) for name, tensor in some.items()}
-            accelerator.get_tracker("tensorboard").log_images(
-                {"validation": panel(judged, some)}, step=progress.step, dataformats="NHWC"
-            )
-        progress.seconds += time.monotonic() - clock
-        progress.scores.append(scores)
-        accelerator.log({f"validation/{name}": value for name, value in scores.items()}, progress.step)
-        found = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        accelerator.print(f"epoch {progress.epoch + 1}: {found}")
-        progress.epoch, progress.batch = progress.epoch + 1, 0
-        progress.epochs_since_best += 1
-        # By the images alone: the labels are calibrated at the end, and rank the same long before.
-        score = -scores["image_loss"]
-        if not math.isfinite(score):
-            stop(f"the image loss is {-score}: lower learning_rate, or raise warmup_fraction")
-        if score > progress.best_score:
-            progress.best_score, progress.epochs_since_best = score, 0
-            # Gathered from all processes where the weights are cut over them (FSDP); merging and averages are whole.
-            weights = None
-            if accelerator.distributed_type == DistributedType.FSDP:
-                weights = accelerator.get_state_dict(model)
-            if accelerator.is_main_process:
-                merged(judged).save_pretrained(output_dir / "best", state_dict=weights)
-        save_checkpoint(accelerator, checkpoint_dir, progress, config.checkpoints_kept)
+    def validate() -> dict[str, float]:
+        scores = validate_images(accelerator, loop.judged, loop.validation_loader)
+        if known:
+            logits = protein_logits(accelerator, loop.judged, known, data.reader)
+            scores |= label_validation_scores(logits, known.labels)
+        log_panel(accelerator, loop.judged, data.validation, loop.progress.step)
+        return scores
+
+    loop.run(backward, validate, f"{len(data.validation)} validation crops")
 
     # The best epoch, its labels calibrated on the validation split
-    accelerator.wait_for_everyone()
-    best = DeepGPSModel.from_pretrained(output_dir / "best").to(accelerator.device)
-    if known and best.config.classify:
-        calibrate(best, protein_logits(accelerator, best, known, reader), known.labels)
+    best = loop.best_model(DeepGPSModel)
+    if known:
+        calibrate(best, protein_logits(accelerator, best, known, data.reader), known.labels)
     if accelerator.is_main_process:
-        # Weights are stored in bfloat16, at half the size; the configuration keeps float32 to compute in.
-        stored = {name: value.bfloat16() for name, value in best.state_dict().items()}
         processor = DeepGPSProcessor(tokenizer, DeepGPSImageProcessor(default_nucleus=DEFAULT_NUCLEUS))
-        drawer = pipeline("protein-imaging", model=best.eval(), processor=processor)
-        drawer.save_pretrained(output_dir, state_dict=stored)
-        arguments = [argument for argument in sys.argv[1:] if argument != "resume=true"]
-        report = {
-            "command": shlex.join(["python", "-m", "training.deepgps.train", *arguments]),
-            "processes": accelerator.num_processes,
-            "training": dataclasses.asdict(config),
-            "crops": len(train_set),
-            "validation_crops": len(validation_set),
-            "proteins": len(proteins.sequences) if proteins else 0,
-            "seconds": progress.seconds,
-            "steps": progress.step,
-            "validation": {"epochs": progress.scores},
-        }
+        drawer = pipeline("protein-imaging", model=best, processor=processor)
+        drawer.save_pretrained(config.output_dir, state_dict=rounded(best))
+        counts = {"crops": len(data.train), "validation_crops": len(data.validation), "proteins": num_proteins}
+        report = loop.report("training.deepgps.train", **counts)
         datasets = [*(source.dataset for source in config.images), config.proteins]
-        finish(config, "deepgps", report, best, datasets, config.backbone)
+        publish(config, "deepgps", report, best, datasets, config.backbone)
     accelerator.end_training()
 
 

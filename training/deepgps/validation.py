@@ -1,4 +1,4 @@
-"""What a deepGPS under training says of the validation split: losses, scores, pictures; and its calibration."""
+"""A deepGPS on the validation split during training: losses, scores, pictures; and its calibration."""
 
 from typing import Any
 
@@ -7,15 +7,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from sklearn.metrics import roc_auc_score
+from torch.utils.data import DataLoader
 
 from protloc.metrics import fit_calibration
+from training.deepgps.data import Crops, LabelledProteins, ProteinReader
 
 SEED = 0  # of a diffusion model's noise
 SHOWN = 8  # crops of the picture
 
 
 @torch.no_grad()
-def validate_images(accelerator: Accelerator, model: Any, loader: Any) -> dict[str, float]:
+def validate_images(accelerator: Accelerator, model: Any, loader: DataLoader) -> dict[str, float]:
     """Mean image loss, and for regression the PSNR in dB."""
     model.eval()
     results = []
@@ -39,7 +41,9 @@ def validate_images(accelerator: Accelerator, model: Any, loader: Any) -> dict[s
 
 
 @torch.no_grad()
-def protein_logits(accelerator: Accelerator, model: Any, proteins: Any, reader: Any, batch: int = 32) -> torch.Tensor:
+def protein_logits(
+    accelerator: Accelerator, model: Any, proteins: LabelledProteins, reader: ProteinReader, batch: int = 32
+) -> torch.Tensor:
     """Logits `(proteins, labels)`; every process reads its part."""
     model.eval()
     order = np.argsort([len(sequence) for sequence in proteins.sequences])
@@ -83,6 +87,15 @@ def panel(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
     shown = batch["nucleus"], batch["protein"], drawn
     rows = [torch.cat(list(images[:, 0].float().cpu()), dim=1) for images in shown]
     return np.repeat(torch.cat(rows).numpy()[None, ..., None], 3, axis=-1)
+
+
+def log_panel(accelerator: Accelerator, model: Any, crops: Crops, step: int) -> None:
+    """The first crops of the validation split as a picture in TensorBoard."""
+    if accelerator.is_main_process:
+        batch = crops.collate([crops[i] for i in range(min(SHOWN, len(crops)))])
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        tracker = accelerator.get_tracker("tensorboard")
+        tracker.log_images({"validation": panel(model, batch)}, step=step, dataformats="NHWC")
 
 
 def calibrate(model: Any, logits: torch.Tensor, labels: np.ndarray) -> None:

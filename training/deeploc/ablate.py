@@ -1,10 +1,10 @@
 """
-What each idea gives: the same data, seed and epochs, one thing changed at a time.
+Ablation study: the same data, seed and epochs, one change at a time.
 
     python -m training.deeploc.ablate training/configs/ablation.yaml
 
-The YAML names the common training and, for each variant, the fields that differ. Started again after a stop it goes on
-where it was. `OUTPUT_DIR/ablation.json` holds what the printed table shows.
+The YAML names the common training and, for each variant, the fields that differ. Started again after a stop it
+resumes. `OUTPUT_DIR/ablation.json` holds what the printed table shows.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""From a data set of proteins to batches for DeepLoc: splits, reads, targets, and what a teacher says."""
+"""From a data set of proteins to batches for DeepLoc: splits, windows, targets, and teachers' probabilities."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, load_dataset
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from protloc import DeepLocConfig
@@ -51,8 +52,8 @@ def profile_source(proteins: Dataset, folder: str | Path | None) -> str | Path |
 
 def encode(proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | None) -> Dataset:
     """
-    One row for each read of a protein: `input_ids` or `profile`, `length`, `protein` (its number), `target` (the labels
-    as a vector, or an index if single-label), `membrane`, `signal_labels` and `signal_positions`.
+    One row for each window of a protein: `input_ids` or `profile`, `length`, `protein` (its number), `target` (the
+    labels as a vector, or an index if single-label), `membrane`, `signal_labels` and `signal_positions`.
 
     Raises:
         ValueError: For a protein with several labels in single-label training, and for a missing profile.
@@ -76,19 +77,19 @@ def encode(proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | 
                     profile = protein_profile(Path(profiles), batch["id"][k], sequence)
                 if profile is None:
                     raise ValueError("input_features 'profile' needs a data set with profiles, or profiles=DIR")
-            for read in split_reads(len(sequence), config.max_length, config.length_policy):
+            for window in split_reads(len(sequence), config.max_length, config.length_policy):
                 row = {
                     "protein": number,
-                    "length": sum(piece.stop - piece.start for piece in read),
+                    "length": sum(piece.stop - piece.start for piece in window),
                     "target": target,
                     "membrane": batch["membrane"][k],
                 }
                 if profile is None:
-                    row["input_ids"] = tokenizer(read_text(sequence, read, config.spaced_residues))["input_ids"]
+                    row["input_ids"] = tokenizer(read_text(sequence, window, config.spaced_residues))["input_ids"]
                 else:
-                    row["profile"] = np.concatenate([np.asarray(profile, dtype=np.float32)[piece] for piece in read])
+                    row["profile"] = np.concatenate([np.asarray(profile, dtype=np.float32)[piece] for piece in window])
                 if config.signals:
-                    seen = np.concatenate([np.array([int(d) for d in digits[piece]], dtype=int) for piece in read])
+                    seen = np.concatenate([np.array([int(d) for d in digits[piece]], dtype=int) for piece in window])
                     known = [float(i in seen) for i in range(1, len(SORTING_SIGNALS) + 1)]
                     row["signal_labels"] = known if digits else [-1.0] * len(SORTING_SIGNALS)
                     around = [] if profile is not None else [0]  # <cls> and <eos>
@@ -108,9 +109,9 @@ def encode(proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | 
     )
 
 
-def read_lengths(reads: Dataset, config: DeepLocConfig) -> list[int]:
-    """Residues of each read as the model computes them: with a fixed length, padding counts."""
-    return [config.max_length] * len(reads) if config.fixed_length else list(reads["length"])
+def window_lengths(windows: Dataset, config: DeepLocConfig) -> list[int]:
+    """Residues of each window as the model computes them: with a fixed length, padding counts."""
+    return [config.max_length] * len(windows) if config.fixed_length else list(windows["length"])
 
 
 def collate(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -168,8 +169,10 @@ def repeat_factors(targets: np.ndarray, num_labels: int, frequency: float) -> li
     return np.where(targets > 0, factors, 1).max(axis=1).tolist()
 
 
-def teach(proteins: Dataset, teachers: list[str], profiles: str | None, path: Path, resume: bool) -> np.ndarray:
-    """Mean probabilities `(n, num_labels)` that models give, for a student; kept in a file for a run that resumes."""
+def teacher_probabilities(
+    proteins: Dataset, teachers: list[str], profiles: str | None, path: Path, resume: bool
+) -> np.ndarray:
+    """Mean probabilities `(n, num_labels)` of an ensemble, to distil from; kept in a file for a run that resumes."""
     state = PartialState()
     if state.is_main_process and not (resume and path.exists()):
         ensemble, tokenizer = load_ensemble(teachers)
@@ -183,3 +186,11 @@ def teach(proteins: Dataset, teachers: list[str], profiles: str | None, path: Pa
         path.with_suffix(".partial").rename(path)
     state.wait_for_everyone()
     return np.load(path)
+
+
+def distillation_targets(labels: torch.Tensor, probabilities: torch.Tensor, weight: float) -> torch.Tensor:
+    """Teachers' probabilities `(batch, num_labels)` by `weight`, and the labels, vectors or indices, by the rest."""
+    probabilities = probabilities.to(labels.device)
+    if labels.ndim == 1:
+        labels = F.one_hot(labels, probabilities.shape[1])
+    return weight * probabilities + (1 - weight) * labels

@@ -175,8 +175,8 @@ def table(result: dict[str, Any]) -> str:
     lines += ["|---|---|---|---|---|---|"]
     for name, group in result["groups"].items():
         values = [group[key] for key in ("micro_f1", "macro_f1", "argmax_accuracy", "membrane_accuracy")]
-        cells = " | ".join("" if value is None else f"{value:.3f}" for value in values)
-        lines.append(f"| {name} | {group['num_proteins']} | {cells} |")
+        texts = " | ".join("" if value is None else f"{value:.3f}" for value in values)
+        lines.append(f"| {name} | {group['num_proteins']} | {texts} |")
     return "\n".join(lines)
 
 

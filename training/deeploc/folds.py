@@ -9,8 +9,8 @@ Cross-validate DeepLoc over homology partitions; the models together are an ense
     protloc predict proteins.fasta --ensemble runs/folds/fold_*
 
 Each partition validates one model (early stopping, calibration, thresholds) that trains on all others. Started again
-after a stop it goes on where it was. `OUTPUT_DIR/out_of_fold.json` holds the scores of every protein by the model that
-has not learnt from its partition: they chose that model's epoch and thresholds, so they are a little optimistic.
+after a stop it resumes. `OUTPUT_DIR/out_of_fold.json` holds the scores of every protein by the model that
+was not trained on its partition: they chose that model's epoch and thresholds, so they are a little optimistic.
 """
 
 import json

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from datasets import get_dataset_config_names, load_dataset
 
-from protloc.cards import render_deeploc_card
 from protloc.hub import EVALUATION
 from protloc.prediction import LOAD_ERRORS, load_model, reason
+from training.common.cards import render_deeploc_card
 from training.common.runs import training_cost
 from training.deeploc.evaluate import compare_policies, evaluate_model
 
@@ -40,11 +40,6 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of the model; gets the card")
     parser.add_argument("--dataset", required=True, help="folder or Hub repository that load_dataset reads")
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="the runs that trained it, in order")
-    parser.add_argument(
-        "--continues",
-        action="store_true",
-        help="the runs went on from the model that its evaluation.json of now is about",
-    )
     parser.add_argument("--ablation", type=Path, help="ablation.json of training/deeploc/ablate.py")
     parser.add_argument("--watts", type=float, default=100, help="assumed power of the machine (default: 100)")
     parser.add_argument("--hardware", default=f"{platform.machine()} CPU", help="what it was trained on")
@@ -59,8 +54,7 @@ def main() -> None:
 def report(args: argparse.Namespace) -> None:
     results: dict = {}
     results["ablation"] = json.loads(args.ablation.read_text()) if args.ablation else {}
-    before = json.loads((args.model / EVALUATION).read_text())["training"] if args.continues else []
-    results["training"] = before + [training_cost(run, args.watts, args.hardware) for run in args.runs]
+    results["training"] = [training_cost(run, args.watts, args.hardware) for run in args.runs]
     model, tokenizer = load_model(args.model, dtype="float32")
     results |= {"parameters": model.num_parameters(), "evaluations": {}}
     known = get_dataset_config_names(args.dataset)

@@ -5,7 +5,7 @@ Search hyper-parameters of DeepLoc with Optuna, for the macro AUPRC on the valid
     python -m training.deeploc.search training/configs/search.yaml trials=50 --launcher "accelerate launch --multi_gpu"
 
 The YAML names the common training and the space: `[low, high]`, `[low, high, log]` or `{choices: [...]}` for each
-field. Trials are kept in `OUTPUT_DIR/study.db`: started again, the search goes on, and first with the trial that was
+field. Trials are kept in `OUTPUT_DIR/study.db`: started again, the search resumes, first with the trial that was
 cut off. `optuna-dashboard sqlite:///OUTPUT_DIR/study.db` shows it.
 """
 
@@ -57,10 +57,10 @@ def main() -> None:
     study.set_user_attr("space", space)
     # A seed of its own for each start: the same one would draw the first trials again.
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
-    for trial in study.get_trials(states=[TrialState.RUNNING]):  # cut off: go on with its checkpoints
-        if "folder" in trial.user_attrs:
-            study.enqueue_trial(trial.params, user_attrs={"folder": trial.user_attrs["folder"]})
-        study.tell(trial.number, state=TrialState.FAIL)
+    for cut_off in study.get_trials(states=[TrialState.RUNNING]):  # resumed from its checkpoints
+        if "folder" in cut_off.user_attrs:
+            study.enqueue_trial(cut_off.params, user_attrs={"folder": cut_off.user_attrs["folder"]})
+        study.tell(cut_off.number, state=TrialState.FAIL)
     while len(study.get_trials(states=[TrialState.COMPLETE])) < config.trials:
         trial = study.ask()
         if "folder" not in trial.user_attrs:
@@ -73,7 +73,7 @@ def main() -> None:
             raise
         study.tell(trial, report["validation"]["best"]["macro_auprc"])
 
-    done = sorted(study.get_trials(states=[TrialState.COMPLETE]), key=lambda trial: -trial.value)
+    done = sorted(study.get_trials(states=[TrialState.COMPLETE]), key=lambda trial: trial.values[0], reverse=True)
     best = {"macro_auprc": done[0].value, "fields": done[0].params, "folder": done[0].user_attrs["folder"]}
     (folder / "best.json").write_text(json.dumps(best, indent=2) + "\n")
     rows = [[*space, "macro AUPRC"]]

@@ -9,17 +9,13 @@ Train DeepLoc.
     # many GPUs, another width, from a data set on the Hub
     accelerate launch --multi_gpu -m training.deeploc.train training/configs/deeploc.yaml \
         dataset=OWNER/NAME model.lstm_size=512 output_dir=runs/wide
-    # go on after a stop
+    # resume after a stop
     accelerate launch -m training.deeploc.train training/configs/deeploc.yaml resume=true
 
 The first argument is a YAML file with fields of `TrainingConfig`; `field=value` overrides it. `output_dir` receives
 checkpoints to resume from, TensorBoard logs, and at the end the model with calibration and thresholds.
 """
 
-import math
-import shlex
-import sys
-import time
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -27,41 +23,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
-from accelerate.utils import ProjectConfiguration, set_seed
-from omegaconf import MISSING, OmegaConf
-from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from datasets import Dataset
+from omegaconf import MISSING
 from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import AutoTokenizer, get_scheduler, pipeline
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, get_scheduler, pipeline
 
 from protloc import ASSETS, DeepLocConfig, DeepLocForSequenceClassification
 from protloc.batching import TokenBudgetBatchSampler, token_budget_batches
 from protloc.prediction import LOAD_ERRORS, load_config, reason
 from protloc.taxonomy import COMPARTMENTS
-from training.common.backbones import merged, set_backbone_training
-from training.common.checkpoints import Progress, checkpoints, save_checkpoint
-from training.common.publish import check_push, finish
+from training.common.backbones import set_backbone_training
+from training.common.loop import Batch, Loop, Place, check_finite, rounded, start_accelerator, steps_per_epoch
+from training.common.publish import check_push, publish
 from training.common.settings import (
     MIXED_PRECISION,
-    SETTINGS,
     check_choices,
     check_output_dir,
-    choose_precision,
     read_settings,
+    save_settings,
     stop,
 )
 from training.deeploc.data import (
     class_balanced_weights,
     class_counts,
     collate,
+    distillation_targets,
     encode,
     load_proteins,
     mask_residues,
-    read_lengths,
     repeat_factors,
-    teach,
+    teacher_probabilities,
+    window_lengths,
 )
 from training.deeploc.validation import fit_decisions, predict_logits, validation_scores
 
@@ -79,15 +71,15 @@ class TrainingConfig:
     limit: int | None = None  # proteins of each split, for a quick try
     # Model
     model: dict[str, Any] = field(default_factory=dict)  # fields of DeepLocConfig
-    initial_weights: str | None = None  # a DeepLoc of this shape, by folder or Hub name, to go on from
+    initial_weights: str | None = None  # a DeepLoc of this shape, by folder or Hub name, to start from
     backbone: str | None = None  # folder or Hub name of a transformers encoder
     backbone_training: str = "frozen"  # frozen, full or lora
     lora_rank: int = 8
     # Loss and sampling
     class_balance: str = "sqrt"  # positives count by the square root of their rarity; effective_number; none
-    oversampling_frequency: float = 0.0  # labels rarer than this are shown more often
+    oversampling_frequency: float = 0.0  # labels rarer than this are sampled more often
     mask_rate: float = 0.15  # residues replaced by <mask> in training
-    teachers: list[str] = field(default_factory=list)  # models whose mean probabilities are learnt beside the labels
+    teachers: list[str] = field(default_factory=list)  # models whose mean probabilities are targets beside the labels
     distillation_weight: float = 0.5  # of the teachers' probabilities; the labels have the rest
     # Optimization
     epochs: int = 8
@@ -137,7 +129,7 @@ def read_config() -> TrainingConfig:
     return config
 
 
-def build_model(config: TrainingConfig):
+def build_model(config: TrainingConfig) -> tuple[DeepLocForSequenceClassification, PreTrainedTokenizerBase]:
     """The untrained model and its tokenizer."""
     try:
         model_config = DeepLocConfig(**config.model)
@@ -159,195 +151,127 @@ def build_model(config: TrainingConfig):
     return model, tokenizer
 
 
-def build_optimizer(config: TrainingConfig, model) -> torch.optim.Optimizer:
+def build_optimizer(config: TrainingConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "sgd":
-        return torch.optim.SGD(trained, momentum=0.9, nesterov=True, **options)
-    return (torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam)(trained, **options)
+        return torch.optim.SGD(trained, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(trained, lr=rate, weight_decay=decay)
+
+
+def load_data(config: TrainingConfig) -> tuple[Dataset, Dataset]:
+    """Training and validation proteins, not yet encoded."""
+    source = config.dataset, config.dataset_config, config.train_split, config.validation_split
+    try:
+        train_set, validation_set = load_proteins(*source, config.validation_partition)
+    except (ValueError, OSError) as error:
+        stop(f"cannot read {config.dataset!r}, {config.dataset_config!r}: {reason(error)}")
+    limit = config.limit or max(len(train_set), len(validation_set))
+    return train_set.take(min(limit, len(train_set))), validation_set.take(min(limit, len(validation_set)))
+
+
+def balance_classes(config: TrainingConfig, model_config: DeepLocConfig, targets: np.ndarray) -> None:
+    """Weights of the loss by the rarity of the classes, into the model's configuration."""
+    counts = class_counts(targets, model_config.num_labels)
+    if config.class_balance == "sqrt" and targets.ndim == 2:
+        model_config.positive_weights = np.sqrt((len(targets) - counts) / counts).tolist()
+    if config.class_balance == "effective_number":
+        model_config.class_weights = class_balanced_weights(counts)
+
+
+def build_loaders(
+    config: TrainingConfig, model_config: DeepLocConfig, train_set: Dataset, validation_set: Dataset, processes: int
+) -> tuple[DataLoader, DataLoader, float]:
+    """Batches of similar length for training and validation, and the mean number of windows of a training batch."""
+    repeats = None
+    if config.oversampling_frequency:
+        targets = np.array(train_set["target"])
+        repeats = repeat_factors(targets, model_config.num_labels, config.oversampling_frequency)
+    lengths, validation_lengths = (window_lengths(part, model_config) for part in (train_set, validation_set))
+    budget = config.max_tokens_per_batch
+    sampler = TokenBudgetBatchSampler(lengths, budget, config.seed, processes, config.max_proteins_per_batch, repeats)
+    collate_batch = partial(collate, pad_token_id=model_config.pad_token_id)
+    train_loader = DataLoader(train_set, batch_sampler=sampler, collate_fn=collate_batch)
+    batches = token_budget_batches(validation_lengths, 2 * budget)
+    validation_loader = DataLoader(validation_set, batch_sampler=batches, collate_fn=collate_batch)
+    return train_loader, validation_loader, float(np.mean([len(batch) for batch in sampler]))
 
 
 def main() -> None:
     config = read_config()
-    output_dir = Path(config.output_dir)
-    checkpoint_dir = output_dir / "checkpoints"
-
-    mixed_precision = choose_precision(config.mixed_precision)
-    accelerator = Accelerator(
-        mixed_precision=mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "logs")),
-        # Batches vary in size, and the sampler already gives every process as many.
-        dataloader_config=DataLoaderConfiguration(even_batches=False),
-    )
-    set_seed(config.seed)
+    accelerator = start_accelerator(config)
 
     # Model and data
     model, tokenizer = build_model(config)
     model_config = model.config
     if list(model_config.id2label.values()) != COMPARTMENTS:
         stop("model.id2label must be the ten DeepLoc compartments")
+    train_proteins, validation_proteins = load_data(config)
+    probabilities = None
     try:
-        train_set, validation_set = (
-            proteins.select(range(min(config.limit or len(proteins), len(proteins))))
-            for proteins in load_proteins(
-                *(config.dataset, config.dataset_config, config.train_split, config.validation_split),
-                config.validation_partition,
-            )
-        )
-    except (ValueError, OSError) as error:
-        stop(f"cannot read {config.dataset!r}, {config.dataset_config!r}: {reason(error)}")
-    num_proteins = len(train_set)
-    try:
-        lessons = None
         if config.teachers:
-            lessons = teach(train_set, config.teachers, config.profiles, output_dir / "teachers.npy", config.resume)
+            cache = Path(config.output_dir) / "teachers.npy"
+            probabilities = torch.tensor(
+                teacher_probabilities(train_proteins, config.teachers, config.profiles, cache, config.resume)
+            )
         with accelerator.main_process_first():
             train_set, validation_set = (
-                encode(proteins, model_config, tokenizer, config.profiles) for proteins in (train_set, validation_set)
+                encode(proteins, model_config, tokenizer, config.profiles)
+                for proteins in (train_proteins, validation_proteins)
             )
     except (ValueError, OSError) as error:
         stop(reason(error))
-
     if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.structured(config), output_dir / SETTINGS)
-
-    targets = np.array(train_set["target"])
-    counts = class_counts(targets, model_config.num_labels)
-    if config.class_balance == "sqrt" and targets.ndim == 2:
-        model_config.positive_weights = np.sqrt((len(targets) - counts) / counts).tolist()
-    if config.class_balance == "effective_number":
-        model_config.class_weights = class_balanced_weights(counts)
-    if lessons is not None:
-        lessons = torch.tensor(lessons)
-
-    repeats = None
-    if config.oversampling_frequency:
-        repeats = repeat_factors(targets, model_config.num_labels, config.oversampling_frequency)
-    sampler = TokenBudgetBatchSampler(
-        *(read_lengths(train_set, model_config), config.max_tokens_per_batch, config.seed, accelerator.num_processes),
-        *(config.max_proteins_per_batch, repeats),
+        save_settings(config)
+    balance_classes(config, model_config, np.array(train_set["target"]))
+    train_loader, validation_loader, mean_batch_size = build_loaders(
+        config, model_config, train_set, validation_set, accelerator.num_processes
     )
-    proteins_per_batch = np.mean([len(batch) for batch in sampler])
-    validation_batches = token_budget_batches(
-        read_lengths(validation_set, model_config), 2 * config.max_tokens_per_batch
-    )
-    collate_batch = partial(collate, pad_token_id=model_config.pad_token_id)
-    train_loader = DataLoader(train_set, batch_sampler=sampler, collate_fn=collate_batch)
-    validation_loader = DataLoader(validation_set, batch_sampler=validation_batches, collate_fn=collate_batch)
 
     # Optimizer
     optimizer = build_optimizer(config, model)
-    if config.ema_decay:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)).to(accelerator.device)
-    steps_per_epoch = math.ceil(len(sampler) / accelerator.num_processes / config.gradient_accumulation_steps)
-    total_steps = steps_per_epoch * config.epochs
-    # Not prepared: accelerate would step it once for each process.
-    scheduler = get_scheduler(config.schedule, optimizer, round(config.warmup_fraction * total_steps), total_steps)
-    model, optimizer, train_loader, validation_loader = accelerator.prepare(
-        model, optimizer, train_loader, validation_loader
-    )
-    progress = Progress()
-    accelerator.register_for_checkpointing(scheduler, progress)
-    if config.ema_decay:
-        accelerator.register_for_checkpointing(average)
-    judged = average.module if config.ema_decay else accelerator.unwrap_model(model)  # what is validated and kept
-    accelerator.init_trackers("tensorboard")
+    steps = steps_per_epoch(accelerator, len(train_loader)) * config.epochs
+    scheduler = get_scheduler(config.schedule, optimizer, round(config.warmup_fraction * steps), steps)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     accelerator.print(
-        f"{num_proteins} proteins, {len(sampler)} batches an epoch, {total_steps} steps, "
-        f"{sum(p.numel() for p in model.parameters() if p.requires_grad):,} trained parameters, "
-        f"mixed precision {mixed_precision}"
+        f"{len(train_proteins)} proteins, {len(train_loader)} batches an epoch, {steps} steps, "
+        f"{trained:,} trained parameters, mixed precision {accelerator.mixed_precision}"
     )
-
-    if config.resume and checkpoints(checkpoint_dir):
-        latest = checkpoints(checkpoint_dir)[-1]
-        accelerator.load_state(str(latest))
-        accelerator.print(f"resumed from {latest}: epoch {progress.epoch}, batch {progress.batch}")
+    loop = Loop(
+        *(accelerator, config, model, optimizer, scheduler, train_loader, validation_loader),
+        criterion="macro_auprc",
+        maximize=True,
+    )
 
     # Training
-    while progress.epoch < config.epochs and progress.epochs_since_best < config.early_stopping_patience:
-        sampler.set_epoch(progress.epoch)
-        loader = skip_first_batches(train_loader, progress.batch)
-        bar = tqdm(
-            loader,
-            desc=f"Epoch {progress.epoch + 1}/{config.epochs}",
-            initial=progress.batch,
-            total=len(train_loader),
-            disable=not accelerator.is_local_main_process,
-            mininterval=5,
-        )
-        clock = time.monotonic()
-        for batch in bar:
-            # Masking and dropout depend on the batch's place alone: a run that resumes goes on as if never stopped.
-            torch.manual_seed(hash((config.seed, progress.epoch, progress.batch, accelerator.process_index)))
-            mask_residues(batch, config.mask_rate, model_config)
-            protein = batch.pop("protein")
-            if lessons is not None:
-                told = lessons[protein.cpu()].to(accelerator.device)
-                labels = batch["labels"] if targets.ndim == 2 else F.one_hot(batch["labels"], told.shape[1])
-                batch["labels"] = config.distillation_weight * told + (1 - config.distillation_weight) * labels
-            with accelerator.accumulate(model):
-                loss = model(**batch).loss
-                # Batches of short proteins hold more of them: each protein counts the same.
-                accelerator.backward(loss * len(protein) / proteins_per_batch)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            progress.batch += 1
-            progress.seconds += time.monotonic() - clock
-            clock = time.monotonic()
-            if accelerator.sync_gradients:
-                scheduler.step()
-                if config.ema_decay:
-                    average.update_parameters(accelerator.unwrap_model(model))
-                progress.step += 1
-                accelerator.log({"train/loss": loss.item(), "train/lr": scheduler.get_last_lr()[0]}, progress.step)
-                bar.set_postfix(loss=f"{loss.item():.3f}")
-                if progress.step % config.checkpoint_steps == 0:
-                    save_checkpoint(accelerator, checkpoint_dir, progress, config.checkpoints_kept)
+    def backward(batch: Batch, place: Place) -> dict[str, torch.Tensor | float]:
+        mask_residues(batch, config.mask_rate, model_config)
+        protein = batch.pop("protein")
+        if probabilities is not None:
+            batch["labels"] = distillation_targets(
+                batch["labels"], probabilities[protein.cpu()], config.distillation_weight
+            )
+        loss = loop.model(**batch).loss
+        # Batches of short proteins hold more of them: each protein counts the same.
+        accelerator.backward(loss * len(protein) / mean_batch_size)
+        return {"loss": loss.detach()}
 
-        validation = predict_logits(accelerator, judged, validation_loader)
-        scores = validation_scores(*validation)
-        progress.seconds += time.monotonic() - clock
-        progress.scores.append(scores)
-        accelerator.log({f"validation/{name}": value for name, value in scores.items()}, progress.step)
-        accelerator.print(
-            f"epoch {progress.epoch + 1}: {len(validation[0])} validation proteins, "
-            + ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        )
-        progress.epoch, progress.batch = progress.epoch + 1, 0
-        progress.epochs_since_best += 1
-        if scores["macro_auprc"] > progress.best_score:
-            progress.best_score, progress.epochs_since_best = scores["macro_auprc"], 0
-            if accelerator.is_main_process:
-                merged(judged).save_pretrained(output_dir / "best")
-        save_checkpoint(accelerator, checkpoint_dir, progress, config.checkpoints_kept)
+    def validate() -> dict[str, float]:
+        logits, *others = predict_logits(accelerator, loop.judged, loop.validation_loader)
+        check_finite("the largest logit of the validation split", logits.abs().max().item())
+        return validation_scores(logits, *others)
 
-    # Calibration and thresholds, on raw logits of the best epoch
-    accelerator.wait_for_everyone()
-    best = DeepLocForSequenceClassification.from_pretrained(output_dir / "best").to(accelerator.device)
-    best.load_state_dict({name: value.bfloat16().float() for name, value in best.state_dict().items()})
-    fit_decisions(best.config, *predict_logits(accelerator, best, validation_loader))
+    loop.run(backward, validate, f"{len(validation_proteins)} validation proteins")
+
+    # Calibration and thresholds on raw logits of the best epoch
+    best = loop.best_model(DeepLocForSequenceClassification)
+    fit_decisions(best.config, *predict_logits(accelerator, best, loop.validation_loader))
     if accelerator.is_main_process:
-        # Weights are stored in bfloat16, at half the size; the configuration keeps float32 to compute in.
-        stored = {name: value.bfloat16() for name, value in best.state_dict().items()}
         locator = pipeline("protein-localization", model=best, tokenizer=tokenizer)
-        locator.save_pretrained(output_dir, state_dict=stored)
-        scores = max(progress.scores, key=lambda epoch: epoch["macro_auprc"])
-        arguments = [argument for argument in sys.argv[1:] if argument != "resume=true"]
-        report = {
-            "command": shlex.join(["python", "-m", "training.deeploc.train", *arguments]),
-            "processes": accelerator.num_processes,
-            "training": vars(config),
-            "proteins": num_proteins,
-            "seconds": progress.seconds,
-            "steps": progress.step,
-            "validation": {"best": scores, "epochs": progress.scores},
-        }
-        finish(config, "deeploc", report, best, [config.dataset], config.backbone or config.initial_weights)
+        locator.save_pretrained(config.output_dir, state_dict=rounded(best))
+        report = loop.report("training.deeploc.train", proteins=len(train_proteins))
+        publish(config, "deeploc", report, best, [config.dataset], config.backbone or config.initial_weights)
     accelerator.end_training()
 
 

@@ -5,7 +5,7 @@ Train the built-in segmenter of nuclei on images with labelled nuclei, and measu
     python -m training.nuclei.train --images FOLDER --out modeling/protloc/assets/nuclei
 
 FOLDER holds `NAME_image.png` and `NAME_labels.png` (Data Science Bowl 2018; nuclei numbered from 1). Some simulated
-fields are learnt beside them, for textured nuclei and fields without any; they are not in the scores. With `--folds`
+fields join them in training, for textured nuclei and fields without any; they are not in the scores. With `--folds`
 every image is segmented by a network that has not seen it, and the scores are printed (and written, for the data
 cards); with `--out` the weights of one network trained on all images are written. A network takes some ten minutes on a
 core of a CPU.
@@ -76,7 +76,7 @@ def crop(image: np.ndarray, labels: np.ndarray, numbers: np.random.Generator) ->
     image = resize(image[window], (SIZE, SIZE), order=1, anti_aliasing=taken > SIZE)
     labels = resize(labels[window], (SIZE, SIZE), order=0, preserve_range=True, anti_aliasing=False).astype(np.int32)
     turns, flipped = numbers.integers(4), numbers.integers(2)
-    image, labels = (np.rot90(part[:, ::-1] if flipped else part, turns) for part in (image, labels))
+    image, labels = (np.rot90(part[:, ::-1] if flipped else part, int(turns)) for part in (image, labels))
     image = np.clip(image, 0, 1) ** (0.5 * np.exp(numbers.uniform(-0.5, 0.5)))
     if numbers.random() < 0.3:
         image = ndimage.gaussian_filter(image, numbers.uniform(0.3, 1.2))
@@ -93,7 +93,7 @@ def train(pairs: list[tuple[np.ndarray, np.ndarray]], steps: int, seed: int) -> 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
     progress = trange(steps, disable=not sys.stderr.isatty())
     for _ in progress:
-        crops = [crop(*shown[i], numbers) for i in numbers.integers(0, len(shown), BATCH)]
+        crops = [crop(shown[i][0], shown[i][1], numbers) for i in numbers.integers(0, len(shown), BATCH)]
         images = torch.tensor(np.stack([image for image, _ in crops]))[:, None]
         images = images.contiguous(memory_format=torch.channels_last)
         depths = torch.tensor(np.stack([depth(labels) for _, labels in crops]))
@@ -101,7 +101,7 @@ def train(pairs: list[tuple[np.ndarray, np.ndarray]], steps: int, seed: int) -> 
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(images)
         place, middle = logits.float().unbind(1)
-        # The depth is learnt everywhere, as 0 outside: a nucleus that only seems one has no core.
+        # The depth is a target everywhere, as 0 outside: what only resembles a nucleus has no core.
         loss = F.binary_cross_entropy_with_logits(place, places) + F.binary_cross_entropy_with_logits(middle, depths)
         loss.backward()
         optimizer.step()

@@ -1,0 +1,251 @@
+"""The training loop of DeepLoc and deepGPS: steps, validation, early stopping, checkpoints and exact resume."""
+
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
+from accelerate.utils import DistributedType, KwargsHandler, ProjectConfiguration, set_seed
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from protloc.prediction import LOAD_ERRORS, reason
+from training.common.backbones import merged
+from training.common.checkpoints import Progress, checkpoints, load_checkpoint, save_checkpoint
+from training.common.settings import choose_precision, stop
+
+Batch = dict[str, torch.Tensor]
+Place = tuple[int, int, int]  # seed, epoch, batch
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+class LoopConfig(Protocol):
+    """The fields of a `TrainingConfig` that the loop uses."""
+
+    output_dir: str
+    backbone_training: str
+    epochs: int
+    gradient_accumulation_steps: int
+    max_grad_norm: float
+    ema_decay: float
+    early_stopping_patience: int
+    mixed_precision: str
+    checkpoint_steps: int
+    checkpoints_kept: int
+    resume: bool
+    seed: int
+
+
+def start_accelerator(config: LoopConfig, *handlers: KwargsHandler) -> Accelerator:
+    """Processes, devices and precision of a run; seeds everything."""
+    accelerator = Accelerator(
+        mixed_precision=choose_precision(config.mixed_precision),
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")),
+        # Batches vary in size, and the sampler already gives every process as many.
+        dataloader_config=DataLoaderConfiguration(even_batches=False),
+        kwargs_handlers=list(handlers),
+    )
+    set_seed(config.seed)
+    whole_weights = config.ema_decay or config.backbone_training == "lora"
+    if accelerator.distributed_type == DistributedType.FSDP and whole_weights:
+        stop("moving averages and low-rank updates need whole weights: under FSDP give ema_decay=0 and no lora")
+    return accelerator
+
+
+def steps_per_epoch(accelerator: Accelerator, batches: int) -> int:
+    """Optimizer steps of an epoch of so many batches, those of all processes together."""
+    return math.ceil(batches / accelerator.num_processes / accelerator.gradient_accumulation_steps)
+
+
+def check_finite(name: str, value: float) -> None:
+    """Stop before numbers that are none reach a checkpoint."""
+    if not math.isfinite(value):
+        stop(f"{name} is {value}: lower learning_rate, or raise warmup_fraction")
+
+
+def rounded(model: torch.nn.Module) -> Batch:
+    """The weights as they are stored: in bfloat16, at half the size of float32."""
+    return {
+        name: value.bfloat16() if value.is_floating_point() else value for name, value in model.state_dict().items()
+    }
+
+
+class Loop:
+    """
+    A run from its latest checkpoint, or its beginning, to the model of its best epoch.
+
+    Args:
+        accelerator (`Accelerator`): Of `start_accelerator`.
+        config (`LoopConfig`)
+        model (`PreTrainedModel`): Before `prepare`, as all others.
+        optimizer (`torch.optim.Optimizer`)
+        scheduler: Steps once for every optimizer step. Accelerate would step it once for each process.
+        loader (`DataLoader`): Of training batches; its batch sampler has as many for every process, and `set_epoch`:
+            the order depends on the seed and the epoch alone.
+        validation_loader (`DataLoader`)
+        criterion (`str`): The validation score that chooses the epoch and stops early.
+        maximize (`bool`): Whether a higher `criterion` is better.
+
+    `model` is the one to train, `judged` the one that is validated and kept: itself unwrapped, or its moving average.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        config: LoopConfig,
+        model: PreTrainedModel,
+        optimizer: torch.optim.Optimizer,
+        scheduler: LRScheduler,
+        loader: DataLoader,
+        validation_loader: DataLoader,
+        *,
+        criterion: str,
+        maximize: bool,
+    ):
+        self.accelerator, self.config, self.scheduler = accelerator, config, scheduler
+        self.sampler: Any = loader.batch_sampler
+        self.criterion, self.sign = criterion, 1 if maximize else -1
+        self.output_dir, self.folder = Path(config.output_dir), Path(config.output_dir) / "checkpoints"
+        self.average: AveragedModel | None = None
+        if config.ema_decay:
+            averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+            self.average = averaged.to(accelerator.device)
+        # All in one call: FSDP and DeepSpeed ask for it.
+        self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
+            model, optimizer, loader, validation_loader
+        )
+        self.judged: Any = self.average.module if self.average else accelerator.unwrap_model(self.model)
+        accelerator.init_trackers("tensorboard")
+        self.progress = Progress()
+        if config.resume and checkpoints(self.folder):
+            self._resume(checkpoints(self.folder)[-1])
+
+    def _resume(self, latest: Path) -> None:
+        try:
+            self.progress = load_checkpoint(self.accelerator, latest, self.scheduler, self.average)
+        except (*LOAD_ERRORS, UnpicklingError, KeyError, TypeError) as error:
+            stop(f"cannot resume from {latest}: {reason(error)}; delete this folder to resume from the one before it")
+        self.accelerator.print(f"resumed from {latest}: epoch {self.progress.epoch}, batch {self.progress.batch}")
+
+    def run(
+        self,
+        backward: Callable[[Batch, Place], dict[str, torch.Tensor | float]],
+        validate: Callable[[], dict[str, float]],
+        subject: str,
+    ) -> None:
+        """
+        Args:
+            backward: Adds the gradients of a batch, and returns what is logged; `"loss"` must be finite.
+            validate: Scores of `judged` on the validation split, with `criterion` among them.
+            subject (`str`): What is validated, such as `"200 validation proteins"`.
+        """
+        progress = self.progress
+        self.model.train()
+        while progress.epoch < self.config.epochs and progress.epochs_since_best < self.config.early_stopping_patience:
+            clock = self._train_epoch(backward)
+            scores = validate()
+            progress.seconds += time.monotonic() - clock
+            progress.scores.append(scores)
+            self.accelerator.log({f"validation/{name}": value for name, value in scores.items()}, progress.step)
+            found = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            self.accelerator.print(f"epoch {progress.epoch + 1}: {subject}, {found}")
+            check_finite(f"the {self.criterion.replace('_', ' ')} of the validation split", scores[self.criterion])
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+            self._keep_if_best(self.sign * scores[self.criterion])
+            self._save()
+
+    def _train_epoch(self, backward: Callable[[Batch, Place], dict[str, torch.Tensor | float]]) -> float:
+        """Train what is left of the epoch; the time when it ended."""
+        accelerator, progress = self.accelerator, self.progress
+        self.sampler.set_epoch(progress.epoch)
+        bar = tqdm(
+            skip_first_batches(self.loader, progress.batch),
+            desc=f"Epoch {progress.epoch + 1}/{self.config.epochs}",
+            initial=progress.batch,
+            total=len(self.loader),
+            disable=not accelerator.is_local_main_process,
+            mininterval=5,
+        )
+        clock = time.monotonic()
+        for batch in bar:
+            # Noise, masking and dropout depend on the batch's place alone: a resumed run equals an uninterrupted one.
+            place = (self.config.seed, progress.epoch, progress.batch)
+            torch.manual_seed(hash((*place, accelerator.process_index)))
+            with accelerator.accumulate(self.model):
+                losses = backward(batch, place)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            progress.batch += 1
+            progress.seconds += time.monotonic() - clock
+            clock = time.monotonic()
+            if accelerator.sync_gradients:
+                self._end_step({name: float(value) for name, value in losses.items()}, bar)
+        return clock
+
+    def _end_step(self, losses: dict[str, float], bar: tqdm) -> None:
+        if not math.isfinite(losses["loss"]):
+            bar.close()  # the message comes after it
+        check_finite(f"the training loss of step {self.progress.step + 1}", losses["loss"])
+        self.scheduler.step()
+        if self.average:
+            self.average.update_parameters(self.accelerator.unwrap_model(self.model))
+        self.progress.step += 1
+        logged = {f"train/{name}": value for name, value in losses.items()}
+        self.accelerator.log({**logged, "train/lr": self.scheduler.get_last_lr()[0]}, self.progress.step)
+        bar.set_postfix(loss=f"{losses['loss']:.4f}")
+        if self.progress.step % self.config.checkpoint_steps == 0:
+            self._save()
+
+    def _keep_if_best(self, score: float) -> None:
+        self.progress.epochs_since_best += 1
+        if score <= self.progress.best_score:
+            return
+        self.progress.best_score, self.progress.epochs_since_best = score, 0
+        # Gathered from all processes where the weights are cut over them (FSDP); merged and averaged ones are whole.
+        weights = None
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            weights = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            merged(self.judged).save_pretrained(self.output_dir / "best", state_dict=weights)
+
+    def _save(self) -> None:
+        options = self.progress, self.scheduler, self.average, self.config.checkpoints_kept
+        save_checkpoint(self.accelerator, self.folder, *options)
+
+    def best_model(self, kind: type[Model]) -> Model:
+        """The model of the best epoch, its weights rounded as they are stored: what is calibrated is what ships."""
+        self.accelerator.wait_for_everyone()
+        best: Any = kind.from_pretrained(self.output_dir / "best").to(self.accelerator.device)
+        best.load_state_dict(rounded(best))
+        return best.eval()
+
+    def report(self, module: str, **data: int) -> dict[str, Any]:
+        """What `training.json` holds: the command, the settings, counts of the data, time, steps and scores."""
+        arguments = [argument for argument in sys.argv[1:] if argument != "resume=true"]
+        settings: Any = self.config
+        return {
+            "command": shlex.join(["python", "-m", module, *arguments]),
+            "processes": self.accelerator.num_processes,
+            "training": asdict(settings),
+            **data,
+            "seconds": self.progress.seconds,
+            "steps": self.progress.step,
+            "validation": {
+                "best": max(self.progress.scores, key=lambda scores: self.sign * scores[self.criterion]),
+                "epochs": self.progress.scores,
+            },
+        }

@@ -1,0 +1,60 @@
+"""
+Take a trained model into the package.
+
+    python -m training.common.ship --run runs/deeploc --out modeling/protloc/assets/deeploc
+
+Copies weights, tokenizer and configurations without the remote code, and the references to it, that a folder for the
+Hub carries. `make ship` and `make ship-deepgps` then measure the model and write its card.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+COPIED = ["model.safetensors", "tokenizer_config.json", "vocab.txt"]
+CONFIGURATIONS = ["config.json", "preprocessor_config.json", "processor_config.json"]  # the last two: of a deepGPS
+LEFT_OUT = ["auto_map", "custom_pipelines", "_name_or_path"]
+
+
+def without_references(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration, and those nested in it, without what names remote code or the place of its origin."""
+    return {
+        name: without_references(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name not in LEFT_OUT
+    }
+
+
+def ship(run: Path, out: Path) -> None:
+    """
+    Args:
+        run (`Path`): Folder of a training run that is complete.
+        out (`Path`): Folder in the package.
+
+    Raises:
+        FileNotFoundError: If the run has no weights, tokenizer or configuration.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        shutil.copyfile(run / name, out / name)
+    for name in CONFIGURATIONS:
+        if name == "config.json" or (run / name).exists():
+            config = without_references(json.loads((run / name).read_text()))
+            (out / name).write_text(json.dumps(config, indent=2, sort_keys=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
+    parser.add_argument("--out", type=Path, required=True, help="folder in the package")
+    args = parser.parse_args()
+    try:
+        ship(args.run, args.out)
+    except FileNotFoundError as error:
+        parser.exit(2, f"training.common.ship: {args.run} has no {Path(error.filename).name}: give a complete run\n")
+
+
+if __name__ == "__main__":
+    main()
