@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from protloc.prediction import reason
+from protloc.loading import one_line
 from training.common.settings import stop
 
 TRAIN = ["-m", "training.deeploc.train"]
@@ -37,7 +37,7 @@ def parse(description: str | None, kind: type[Config]) -> tuple[Config, str]:
         config: Any = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, OSError, YAMLError) as error:
         place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        stop(f"{place}{reason(error)}")
+        stop(f"{place}{one_line(error)}")
     return config, args.launcher
 
 

@@ -11,7 +11,7 @@ from accelerate.utils import parse_flag_from_env
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from protloc.prediction import native_bf16, reason
+from protloc.loading import native_bf16, one_line
 from training.common.checkpoints import checkpoints
 
 # What may differ when a run goes on
@@ -42,7 +42,7 @@ def read_settings(kind: type[Settings], doc: str | None) -> Settings:
         config: Any = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, OSError, yaml.YAMLError) as error:
         place = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        stop(f"{place}{reason(error)}")
+        stop(f"{place}{one_line(error)}")
     if config.mixed_precision == "False":  # YAML reads `no` as a boolean
         config.mixed_precision = "no"
     return config

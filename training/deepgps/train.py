@@ -44,8 +44,8 @@ from transformers import AutoTokenizer, get_scheduler, pipeline
 from protloc import ASSETS, DeepGPSConfig, DeepGPSImageProcessor, DeepGPSModel, DeepGPSProcessor
 from protloc.batching import token_budget_batches
 from protloc.embedding import SequenceStates, weights_digest
+from protloc.loading import LOAD_ERRORS, one_line
 from protloc.microscopy import DEFAULT_NUCLEUS
-from protloc.prediction import LOAD_ERRORS, reason
 from protloc.taxonomy import IMAGE_CLASSES
 from training.common.backbones import merged, set_backbone_training
 from training.common.checkpoints import Progress, checkpoints, save_checkpoint
@@ -159,7 +159,7 @@ def build_model(config: TrainingConfig) -> tuple[DeepGPSModel, Any]:
         else:
             model = DeepGPSModel.from_backbone_pretrained(config.backbone, **names, **config.model)
     except (*LOAD_ERRORS, TypeError) as error:
-        stop(f"cannot build on {(config.initial_weights or config.backbone)!r}: {reason(error)}")
+        stop(f"cannot build on {(config.initial_weights or config.backbone)!r}: {one_line(error)}")
     if model.reads_sequence:
         try:
             set_backbone_training(model, config.backbone_training, config.lora_rank)
@@ -254,7 +254,7 @@ def main() -> None:
             for part, source, augment in zip(parts, (proteins, known), (config.augment, False), strict=True)
         )
     except (ValueError, OSError) as error:
-        stop(f"cannot read the data: {reason(error)}")
+        stop(f"cannot read the data: {one_line(error)}")
     if config.limit:
         train_set.crops = train_set.crops.select(range(min(config.limit, len(train_set))))
         validation_set.crops = validation_set.crops.select(range(min(config.limit, len(validation_set))))

@@ -10,8 +10,10 @@ from datasets import Dataset, load_dataset
 from torch.nn.utils.rnn import pad_sequence
 
 from protloc import DeepLocConfig
-from protloc.models.protein_sequence import read_text, split_reads
-from protloc.prediction import load_ensemble, predict
+from protloc.files import atomic_path
+from protloc.loading import load_ensemble
+from protloc.models.protein_sequence import split_windows, tokenize, window_text
+from protloc.prediction import predict
 from protloc.profiles import protein_profile
 from protloc.taxonomy import SORTING_SIGNALS
 
@@ -76,19 +78,19 @@ def encode(proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | 
                     profile = protein_profile(Path(profiles), batch["id"][k], sequence)
                 if profile is None:
                     raise ValueError("input_features 'profile' needs a data set with profiles, or profiles=DIR")
-            for read in split_reads(len(sequence), config.max_length, config.length_policy):
+            for window in split_windows(len(sequence), config.max_length, config.length_policy):
                 row = {
                     "protein": number,
-                    "length": sum(piece.stop - piece.start for piece in read),
+                    "length": sum(piece.stop - piece.start for piece in window),
                     "target": target,
                     "membrane": batch["membrane"][k],
                 }
                 if profile is None:
-                    row["input_ids"] = tokenizer(read_text(sequence, read, config.spaced_residues))["input_ids"]
+                    row["input_ids"] = tokenize([window_text(sequence, window)], tokenizer)["input_ids"][0].tolist()
                 else:
-                    row["profile"] = np.concatenate([np.asarray(profile, dtype=np.float32)[piece] for piece in read])
+                    row["profile"] = np.concatenate([np.asarray(profile, dtype=np.float32)[piece] for piece in window])
                 if config.signals:
-                    seen = np.concatenate([np.array([int(d) for d in digits[piece]], dtype=int) for piece in read])
+                    seen = np.concatenate([np.array([int(d) for d in digits[piece]], dtype=int) for piece in window])
                     known = [float(i in seen) for i in range(1, len(SORTING_SIGNALS) + 1)]
                     row["signal_labels"] = known if digits else [-1.0] * len(SORTING_SIGNALS)
                     around = [] if profile is not None else [0]  # <cls> and <eos>
@@ -178,8 +180,7 @@ def teach(proteins: Dataset, teachers: list[str], profiles: str | None, path: Pa
         rows = predict(records, ensemble, tokenizer, profiles=profile_source(proteins, profiles))
         probabilities = np.array([[row[name] for name in names] for row in rows], dtype=np.float32)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".partial"), "wb") as file:
+        with atomic_path(path) as partial, open(partial, "wb") as file:
             np.save(file, probabilities)
-        path.with_suffix(".partial").rename(path)
     state.wait_for_everyone()
     return np.load(path)

@@ -38,7 +38,7 @@ from transformers import AutoTokenizer, get_scheduler, pipeline
 
 from protloc import ASSETS, DeepLocConfig, DeepLocForSequenceClassification
 from protloc.batching import TokenBudgetBatchSampler, token_budget_batches
-from protloc.prediction import LOAD_ERRORS, load_config, reason
+from protloc.loading import LOAD_ERRORS, load_config, one_line
 from protloc.taxonomy import COMPARTMENTS
 from training.common.backbones import merged, set_backbone_training
 from training.common.checkpoints import Progress, checkpoints, save_checkpoint
@@ -142,7 +142,7 @@ def build_model(config: TrainingConfig):
     try:
         model_config = DeepLocConfig(**config.model)
     except (*LOAD_ERRORS, TypeError) as error:
-        stop(f"model: {reason(error)}")
+        stop(f"model: {one_line(error)}")
     try:
         if config.backbone is None:
             if config.initial_weights is None:
@@ -154,7 +154,7 @@ def build_model(config: TrainingConfig):
         model = DeepLocForSequenceClassification.from_backbone_pretrained(config.backbone, **config.model)
         tokenizer = AutoTokenizer.from_pretrained(config.backbone)
     except (*LOAD_ERRORS, TypeError) as error:
-        stop(f"cannot build on {(config.backbone or config.initial_weights)!r}: {reason(error)}")
+        stop(f"cannot build on {(config.backbone or config.initial_weights)!r}: {one_line(error)}")
     set_backbone_training(model.deeploc, config.backbone_training, config.lora_rank)
     return model, tokenizer
 
@@ -197,7 +197,7 @@ def main() -> None:
             )
         )
     except (ValueError, OSError) as error:
-        stop(f"cannot read {config.dataset!r}, {config.dataset_config!r}: {reason(error)}")
+        stop(f"cannot read {config.dataset!r}, {config.dataset_config!r}: {one_line(error)}")
     num_proteins = len(train_set)
     try:
         lessons = None
@@ -208,7 +208,7 @@ def main() -> None:
                 encode(proteins, model_config, tokenizer, config.profiles) for proteins in (train_set, validation_set)
             )
     except (ValueError, OSError) as error:
-        stop(reason(error))
+        stop(one_line(error))
 
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)
