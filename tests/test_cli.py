@@ -15,8 +15,9 @@ import pytest
 from transformers import pipeline
 
 import protloc_entry
+from protloc.loading import load_model
 from protloc.models.configuration_deeploc import COMPARTMENTS, SORTING_SIGNALS, SORTING_TREE
-from protloc.prediction import load_model, partial_path
+from protloc.prediction import partial_path
 from tests.helpers import ROOT, tiny_deeploc, write_pssm
 
 HEADER = ["protein_id", "length", "truncated", "localizations", "membrane", "membrane_probability", *COMPARTMENTS]
@@ -389,6 +390,23 @@ finally:
         result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
         assert result.returncode == code, result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_predicting_imports_only_what_it_needs(fasta, tiny_model_dir):
+    """What pictures, tables, training and evaluation need is not loaded for sequences."""
+    script = """
+import sys, protloc_entry
+sys.argv = ["protloc", *sys.argv[1:]]
+try:
+    protloc_entry.main()
+finally:
+    heavy = {"datasets", "diffusers", "gemmi", "matplotlib", "pandas", "pyarrow", "ray", "skimage", "sklearn"}
+    assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    assert not {"protloc.plots", "protloc.hub", "protloc.drawing", "protloc.shards"} & set(sys.modules)
+"""
+    command = [sys.executable, "-c", script, "predict", fasta, "--model", tiny_model_dir]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "") and len(read_csv(result.stdout)) == 30
 
 
 def test_python_dash_m():

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModel, EsmConfig, pipeline
 
-from protloc.prediction import load_model, predict
+from protloc.loading import load_model
+from protloc.prediction import predict
 from protloc.taxonomy import KINGDOMS
 from tests.helpers import ROOT, tiny_deeploc, write_pssm
 
@@ -69,7 +70,7 @@ def test_evaluation(run_script, trained, tiny_dataset, tmp_path):
         *("--config", "deeploc2", "--split", "validation", "--out", tmp_path / "scores.json"),
     )
     assert code == 0, err
-    scores = json.loads((tmp_path / "scores.json").read_text())
+    scores = json.loads((tmp_path / "scores.json").window_text())
     assert scores["localization"]["num_proteins"] == 20 and scores["membrane"]["num_proteins"] == 20
     micro = scores["localization"]["average"]["micro"]["f1"]
     assert f"| {micro:.3f} |" in next(line for line in out.splitlines() if line.startswith("| micro"))
@@ -101,7 +102,7 @@ def test_evaluation_of_length_policies(run_script, tiny_dataset, tmp_path, token
     assert code == 0, err
     long = sum(len(s) > 50 for s in load_dataset(str(tiny_dataset), "deeploc2", split="validation")["sequence"])
     assert out.startswith(f"{long} proteins of more than 50 residues.")
-    policies = json.loads((tmp_path / "s.json").read_text())["length_policies"]
+    policies = json.loads((tmp_path / "s.json").window_text())["length_policies"]
     assert list(policies) == ["middle", "window"] and policies["middle"] != policies["window"]
     assert policies["window"]["localization"]["num_proteins"] == long
 
@@ -174,7 +175,7 @@ def test_a_run_resumes_with_its_own_settings_only(run_script, trained, tiny_data
 
 
 def test_the_report_says_how_it_was_trained(trained, tiny_dataset):
-    report = json.loads((trained / "training.json").read_text())
+    report = json.loads((trained / "training.json").window_text())
     assert report["command"].startswith("python -m training.deeploc.train ")
     assert report["command"].endswith("checkpoint_steps=4 checkpoints_kept=2")
     assert report["processes"] == 1 and report["proteins"] == 60 and report["steps"] > 4
@@ -214,7 +215,7 @@ def test_every_loss_sampling_and_average(tiny_dataset, tmp_path):
     assert len(model.config.class_weights) == 10 and model.config.positive_weights is None
     (row,) = predict([("a", "MKTAYIAK" * 20)], model, tokenizer, signals=True, tree=True)
     assert not row["truncated"] and 0 < row["signal_SP"] < 1 and 0 < row["tree_secretory"] < 1
-    report = json.loads((tmp_path / "run" / "training.json").read_text())
+    report = json.loads((tmp_path / "run" / "training.json").window_text())
     assert len(report["validation"]["epochs"]) == 2 and report["seconds"] > 0
 
 
@@ -301,7 +302,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(tiny_dataset, tmp_pa
     one, two = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-    reports = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two")]
+    reports = [json.loads((tmp_path / name / "training.json").window_text()) for name in ("one", "two")]
     assert reports[0]["steps"] == reports[1]["steps"] == 4
 
 
@@ -343,8 +344,8 @@ def test_a_run_ships_without_remote_code(run_script, trained, tmp_path):
     code, _, err = run_script("training.common.ship", "--run", trained, "--out", tmp_path / "assets")
     assert code == 0, err
     assert {path.suffix for path in (tmp_path / "assets").iterdir()} == {".safetensors", ".json", ".txt"}
-    config = json.loads((tmp_path / "assets" / "config.json").read_text())
-    assert "auto_map" in json.loads((trained / "config.json").read_text()) and "auto_map" not in config
+    config = json.loads((tmp_path / "assets" / "config.json").window_text())
+    assert "auto_map" in json.loads((trained / "config.json").window_text()) and "auto_map" not in config
     (row,) = predict([("a", "MKTAYIAK")], *load_model(tmp_path / "assets"))
     assert row["localizations"]
     code, _, err = run_script("training.common.ship", "--run", tmp_path, "--out", tmp_path / "assets")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from protloc.hub import EVALUATION
-from protloc.prediction import LOAD_ERRORS, reason
+from protloc.loading import LOAD_ERRORS, one_line
 from training.common.cards import render_deepgps_card
 from training.common.runs import training_cost
 from training.deepgps.evaluate import add_data_arguments, evaluate
@@ -39,7 +39,7 @@ def main() -> None:
     try:
         report(args)
     except LOAD_ERRORS as error:
-        parser.exit(2, f"training.deepgps.report: {reason(error)}\n")
+        parser.exit(2, f"training.deepgps.report: {one_line(error)}\n")
 
 
 def report(args: argparse.Namespace) -> None:
@@ -54,7 +54,7 @@ def report(args: argparse.Namespace) -> None:
     results["evaluations"][found["objective"]] = {**found, "model": shipped.name}
     results["parameters"] = found["parameters"]
     if args.other:
-        found = json.loads(args.other_scores.read_text())
+        found = json.loads(args.other_scores.window_text())
         if found["objective"] in results["evaluations"]:
             raise ValueError(f"{args.other} has the objective {found['objective']!r} too: --other is for the other one")
         results["evaluations"][found["objective"]] = {**found, "model": args.other.name}

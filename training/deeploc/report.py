@@ -17,7 +17,7 @@ from pathlib import Path
 from datasets import get_dataset_config_names, load_dataset
 
 from protloc.hub import EVALUATION
-from protloc.prediction import LOAD_ERRORS, load_model, reason
+from protloc.loading import LOAD_ERRORS, load_model, one_line
 from training.common.cards import render_deeploc_card
 from training.common.runs import training_cost
 from training.deeploc.evaluate import compare_policies, evaluate_model
@@ -48,12 +48,12 @@ def main() -> None:
     try:
         report(args)
     except LOAD_ERRORS as error:
-        parser.exit(2, f"training.deeploc.report: {reason(error)}\n")
+        parser.exit(2, f"training.deeploc.report: {one_line(error)}\n")
 
 
 def report(args: argparse.Namespace) -> None:
     results: dict = {}
-    results["ablation"] = json.loads(args.ablation.read_text()) if args.ablation else {}
+    results["ablation"] = json.loads(args.ablation.window_text()) if args.ablation else {}
     results["training"] = [training_cost(run, args.watts, args.hardware) for run in args.runs]
     model, tokenizer = load_model(args.model, dtype="float32")
     results |= {"parameters": model.num_parameters(), "evaluations": {}}
