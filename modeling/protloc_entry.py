@@ -7,8 +7,8 @@ It stands outside the package because importing anything in `protloc` imports tr
 
 import argparse
 import sys
-from importlib.util import find_spec
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 FORMATS = (".csv", ".jsonl", ".parquet")
