@@ -107,7 +107,8 @@ def write_csv(path: Path, columns: list[str], rows) -> None:
 
 
 def fill_datasets(folder: Path) -> None:
-    """The published files that the page names, made up, in their layouts."""
+    """The published files that the page names, made up, in their layouts; nothing is built of them yet."""
+    shutil.rmtree(folder / "data")
     deeploc2 = deeploc2_csv(folder / "Swissprot_Train_Validation_dataset.csv")
     signals_csv(folder / "signals.csv", deeploc2)
     absent = ("Extracellular", "Plastid")
