@@ -1,6 +1,7 @@
 """The package as it is installed, and the examples it is shown with."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,7 @@ def test_wheel_in_an_empty_environment(tmp_path):
     assert wheel.stat().st_size < 15_000_000
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     pip = [tmp_path / "env" / "bin" / "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel]
-    subprocess.run(pip, check=True)
+    subprocess.run(pip, check=True, env={**os.environ, "PYTHONPATH": ""})
 
     examples = ROOT / "examples" / "proteins.fasta"
     command = [tmp_path / "env" / "bin" / "protloc", "predict", examples, "--dtype", "float32"]
