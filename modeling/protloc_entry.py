@@ -8,9 +8,11 @@ It stands outside the package because importing anything in `protloc` imports tr
 import argparse
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 FORMATS = (".csv", ".jsonl", ".parquet")
+IMAGE_PACKAGES = ("diffusers", "gemmi", "imagecodecs", "skimage", "tifffile", "torchmetrics")  # of protloc[images]
 
 
 class VersionAction(argparse.Action):
@@ -292,6 +294,12 @@ def main() -> None:
             parser.error("--preview is for submissions list")
         if args.exclude and args.action != "approve":
             parser.error("--exclude is for submissions approve")
+
+    drawing = args.command == "predict" and args.nucleus
+    if (drawing or args.command == "submissions") and not all(map(find_spec, IMAGE_PACKAGES)):
+        what = "drawing needs" if drawing else "submissions need"
+        print(f"protloc: {what} protloc[images]: pip install 'protloc[images]'", file=sys.stderr)
+        sys.exit(2)
 
     from protloc.commands import run
 

@@ -75,10 +75,10 @@ def test_the_card_of_deepgps(deepgps_results):
     assert card.data.license == "cc-by-sa-4.0"
 
 
-def test_readme_shows_the_measured_deepgps(deepgps_results):
+def test_results_show_the_measured_deepgps(deepgps_results):
     """Written by `make ship-deepgps`; every row of figures in its section is one of the card's."""
-    readme = (ROOT / "README.md").read_text()
-    section = readme.split("### deepGPS on held-out proteins and cells")[1].split("\n### ")[0]
+    page = (ROOT / "docs" / "results.md").read_text()
+    section = page.split("## deepGPS on held-out proteins and cells")[1].split("\n## ")[0]
     card = str(render_deepgps_card(deepgps_results, DEEPGPS_TEMPLATE))
     rows = [line for line in section.splitlines() if line.startswith("|") and re.search(r"\d\.\d", line)]
     assert len(rows) > 8
@@ -94,11 +94,11 @@ def test_metadata_for_the_hub(results):
     assert values["hpa", "F1 (micro)"] == round(micro, 3)
 
 
-def test_readme_shows_the_measured_segmenter():
+def test_images_page_shows_the_measured_segmenter():
     """Written by `training/nuclei/train.py --folds 5 --report model_cards/nuclei.json`."""
     measured = json.loads((ROOT / "model_cards" / "nuclei.json").read_text())
-    readme = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs" / "images.md").read_text()
     for scores in (measured, measured["classical"]):
         cells = [f"{scores[name]:.3f}" for name in ("f1_50", "f1_75", "mean_average_precision")]
         cells += [f"{scores['found']:,} for {scores['nuclei']:,}", f"{scores['mean_count_error']:.1f}"]
-        assert "| " + " | ".join(cells) + " |" in readme
+        assert "| " + " | ".join(cells) + " |" in page

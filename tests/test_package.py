@@ -1,6 +1,7 @@
 """The package as it is installed, and the examples it is shown with."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,9 +86,10 @@ def test_wheel_in_an_empty_environment(tmp_path):
     """Build the wheel, install it where nothing is, and predict with the weights it carries."""
     subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT], check=True)
     (wheel,) = tmp_path.glob("protloc-*.whl")
+    assert wheel.stat().st_size < 15_000_000
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     pip = [tmp_path / "env" / "bin" / "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel]
-    subprocess.run(pip, check=True)
+    subprocess.run(pip, check=True, env={**os.environ, "PYTHONPATH": ""})
 
     examples = ROOT / "examples" / "proteins.fasta"
     command = [tmp_path / "env" / "bin" / "protloc", "predict", examples, "--dtype", "float32"]
@@ -96,6 +98,18 @@ def test_wheel_in_an_empty_environment(tmp_path):
     model, tokenizer = load_model(dtype="float32")
     assert installed == [row["localizations"] for row in predict(read_fasta(examples), model, tokenizer)]
     assert len(installed) == 12
+
+    # Without the extra for images
+    assert not any((tmp_path / "env").rglob("site-packages/diffusers"))
+    for arguments, what in (
+        (["predict", examples, "--nucleus", "default", "-o", "drawn.csv"], "drawing needs"),
+        (["submissions", "list", tmp_path], "submissions need"),
+    ):
+        command = [tmp_path / "env" / "bin" / "protloc", *arguments]
+        refused = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PATH": "/usr/bin"})
+        assert refused.returncode == 2
+        assert refused.stderr == f"protloc: {what} protloc[images]: pip install 'protloc[images]'\n"
+    assert not (tmp_path / "drawn.csv").exists()
 
     located = subprocess.run(
         [tmp_path / "env" / "bin" / "python", "-c", "import protloc; print(protloc.__file__)"],

@@ -16,25 +16,25 @@ from training.common.cards import INSULIN, SV40_SIGNAL
 
 PROTEINS = [INSULIN, SV40_SIGNAL]
 ENVIRONMENT = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-SECTION = (ROOT / "README.md").read_text().split("## On the Hugging Face Hub")[1].split("\n## ")[0]
+PAGE = (ROOT / "docs" / "hub.md").read_text()
 
 
 def run_commands(commands: str, folder: Path) -> None:
-    """Commands of the README, in a folder that looks like a clone."""
+    """Commands of the page, in a folder that looks like a clone."""
     for name in ("training", "datasets_scripts", "model_cards"):
         (folder / name).symlink_to(ROOT / name)
-    commands = commands.replace(".venv/bin/", f"{Path(sys.executable).parent}/").replace("OWNER", "owner")
-    options = {"capture_output": True, "text": True, "cwd": folder, "env": {**os.environ, **ENVIRONMENT}}
-    result = subprocess.run(["bash", "-ec", commands], **options)
+    env = {**os.environ, **ENVIRONMENT, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    options = {"capture_output": True, "text": True, "cwd": folder, "env": env}
+    result = subprocess.run(["bash", "-ec", commands.replace("OWNER", "owner")], **options)
     assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.slow
 def test_from_a_data_set_to_a_prediction_elsewhere(hub, tiny_dataset, tmp_path):
-    """The commands of the README's section, one after the other, and its snippet in an empty environment."""
+    """The commands of docs/hub.md, one after the other, and its snippet in an empty environment."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "deeploc").symlink_to(tiny_dataset)
-    run_commands(re.findall(r"```bash\n(.*?)```", SECTION, flags=re.DOTALL)[0], tmp_path)
+    run_commands(re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)[0], tmp_path)
     files = hub.repo("owner/deeploc").files()
     evaluation = json.loads(files["evaluation.json"])["evaluations"]["deeploc2"]
     micro = evaluation["localization"]["average"]["micro"]["f1"]
@@ -48,7 +48,7 @@ def test_from_a_data_set_to_a_prediction_elsewhere(hub, tiny_dataset, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     pip = [tmp_path / "env" / "bin" / "pip", "install", "-q", "-c", ROOT / "constraints.txt"]
     subprocess.run([*pip, "-r", there / "requirements.txt"], check=True)
-    snippet = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)[0].replace("OWNER", "owner")
+    snippet = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[0].replace("OWNER", "owner")
     script = f"{snippet}\nimport json, sys\nprint(json.dumps(locate(json.loads(sys.argv[1]))))"
     command = [tmp_path / "env" / "bin" / "python", "-c", script, json.dumps(PROTEINS)]
     env = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
