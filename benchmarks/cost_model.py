@@ -25,8 +25,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import EsmConfig, EsmModel, PreTrainedModel, utils
 
 from protloc import prediction
+from protloc.loading import load_model
 from protloc.models.protein_sequence import AMINO_ACIDS
-from protloc.prediction import columns, load_model, predict
+from protloc.prediction import columns, predict
 from protloc.sequences import check_records
 from protloc.shards import cut, read_shard, write_part
 
@@ -104,7 +105,7 @@ def measure(read_proteins: int, predicted_proteins: int, mean_length: int) -> Ra
 
         start = timed(
             lambda: subprocess.run(
-                [sys.executable, "-c", "from protloc import prediction, shards; prediction.load_model()"],
+                [sys.executable, "-c", "from protloc import loading, shards; loading.load_model()"],
                 check=True,
                 capture_output=True,
             )

@@ -21,8 +21,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from protloc import DeepGPSConfig, DeepGPSModel
+from protloc.loading import native_bf16
 from protloc.models.configuration_deepgps import ESM2_8M
-from protloc.prediction import native_bf16
 
 ESM2_650M = {
     **ESM2_8M,

@@ -16,7 +16,7 @@ from transformers import AutoModel
 
 from benchmarks.common import compare, save, seconds
 from protloc import ASSETS, DeepGPSConfig, DeepGPSModel
-from protloc.prediction import native_bf16
+from protloc.loading import native_bf16
 
 RESIDUES, NUCLEI = 500, 8
 

@@ -25,9 +25,9 @@ from transformers import AutoTokenizer, EsmConfig, EsmModel, utils
 from benchmarks.common import compare, made_up_proteins, save
 from protloc.batching import token_budget_batches
 from protloc.embedding import Encoder, write_embeddings
-from protloc.models.protein_sequence import split_reads
+from protloc.loading import DEFAULT_MODEL
+from protloc.models.protein_sequence import split_windows
 from protloc.models.sequence_states_deepgps import encode_sequence
-from protloc.prediction import DEFAULT_MODEL
 from protloc.sequences import read_sequences
 
 SHAPES = {  # hidden size, layers, heads
@@ -58,7 +58,7 @@ def operations(sequences: list[str], shape: str) -> float:
     hidden, layers, _ = SHAPES[shape]
     total = 0
     for sequence in sequences:
-        for [read] in split_reads(len(sequence), 1022, "window"):
+        for [read] in split_windows(len(sequence), 1022, "window"):
             tokens = read.stop - read.start + 2
             total += layers * tokens * (2 * 12 * hidden**2 + 4 * tokens * hidden)
     return total

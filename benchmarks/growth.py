@@ -29,7 +29,8 @@ BUDGETS = [1024, 4096, 16_384, 65_536]
 SHIPPED = """
 import json, random, resource, sys, time
 from protloc.models.protein_sequence import AMINO_ACIDS
-from protloc.prediction import load_model, predict
+from protloc.loading import load_model
+from protloc.prediction import predict
 
 length, budget, count = map(int, sys.argv[1:])
 model, tokenizer = load_model()
@@ -48,7 +49,8 @@ import json, random, resource, sys, time
 from pathlib import Path
 from protloc import DeepLocConfig, DeepLocForSequenceClassification
 from protloc.models.protein_sequence import AMINO_ACIDS
-from protloc.prediction import columns, load_model, predict, write_rows
+from protloc.loading import load_model
+from protloc.prediction import columns, predict, write_rows
 from protloc.sequences import read_sequences
 
 count, folder = int(sys.argv[1]), Path(sys.argv[2])

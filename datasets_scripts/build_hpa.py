@@ -40,6 +40,7 @@ from datasets_scripts.arguments import check_push, positive, push
 from datasets_scripts.download import DownloadError, RemoteFile, fetch
 from datasets_scripts.fields import Field, add_arguments, build
 from datasets_scripts.proteins import MAX_LENGTH, UNIPROT_HUMAN, Protein, Proteins, held_out, ramp_split, split_proteins
+from protloc.files import atomic_path
 from protloc.tables import read_csv, read_exclusions
 from protloc.taxonomy import HPA_LOCATIONS, KAGGLE_LOCATIONS
 
@@ -181,9 +182,8 @@ def download_tables(args: argparse.Namespace) -> None:
 def unpack(folder: Path) -> None:
     """The atlas publishes gzipped TIFFs, which image libraries don't read."""
     for path in folder.glob("*.tif.gz"):
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(gzip.GzipFile(fileobj=io.BytesIO(path.read_bytes())).read())
-        partial.rename(path.with_suffix(""))
+        with atomic_path(path.with_suffix("")) as partial:
+            partial.write_bytes(gzip.GzipFile(fileobj=io.BytesIO(path.read_bytes())).read())
         path.unlink()
 
 

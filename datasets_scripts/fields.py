@@ -29,6 +29,7 @@ from datasets_scripts.arguments import add_push_arguments, positive, share
 from datasets_scripts.cards import SPLITS, describe_fields, montage, overlays, render_card
 from datasets_scripts.proteins import MAX_LENGTH, Protein, download_structures
 from protloc.crops import crop_features, crop_row
+from protloc.files import atomic_path
 from protloc.microscopy import (
     OPENCELL_UM_PER_PX,
     SEGMENTERS,
@@ -153,8 +154,8 @@ def process(field: Field, settings: Settings, folder: Path) -> dict[str, Any]:
     }
     rows = [crop_row(crop) for crop in crops]
     table = pa.Table.from_pylist(rows, schema=CROPS.with_metadata({"summary": json.dumps(summary)}))
-    pq.write_table(table, path.with_suffix(".partial"), compression="none")
-    path.with_suffix(".partial").rename(path)
+    with atomic_path(path) as partial:
+        pq.write_table(table, partial, compression="none")
     return summary
 
 

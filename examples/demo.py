@@ -7,7 +7,7 @@ from pathlib import Path
 import transformers
 from matplotlib.figure import Figure
 
-from protloc import imaging
+from protloc import drawing
 from protloc.plots import save
 from protloc.prediction import predict
 from protloc.sequences import read_fasta
@@ -53,7 +53,7 @@ def main() -> None:
 
 def draw_all(known: dict[str, dict[str, str]]) -> None:
     """Every protein on the nucleus of this folder and on the one that comes with the model."""
-    model, processor = imaging.load_model()
+    model, processor = drawing.load_model()
     nuclei = {"example": HERE / "nucleus.tif", "default": None}
     columns = []
     for name, source in nuclei.items():
@@ -61,8 +61,8 @@ def draw_all(known: dict[str, dict[str, str]]) -> None:
         folder = OUT / name / "images"
         folder.mkdir(parents=True, exist_ok=True)
         columns.append([("nucleus", nucleus[0, 0].numpy())])
-        for drawn in imaging.draw(read_fasta(HERE / "proteins.fasta"), nucleus, model, processor):
-            imaging.save_image(drawn["image"], folder / drawn["protein_id"])
+        for drawn in drawing.draw(read_fasta(HERE / "proteins.fasta"), nucleus, model, processor):
+            drawing.save_image(drawn["image"], folder / drawn["protein_id"])
             gene, label = known[drawn["protein_id"]]["gene"], drawn["label"]
             columns[-1].append((f"{gene}: {label} {drawn['scores'][label]:.2f}", drawn["image"]))
     half = (len(columns[0]) - 1) // 2  # two rows a nucleus, which stands in front of the first

@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="OUT",
         help=".csv, .jsonl or .parquet (default: CSV to the terminal)",
     )
-    predict.add_argument("--resume", action="store_true", help="go on with an unfinished OUT after a kill")
+    predict.add_argument("--resume", action="store_true", help="resume an unfinished OUT after a kill")
     predict.add_argument(
         "--on-error",
         choices=["stop", "skip"],
@@ -268,7 +268,7 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     if args.command == "predict" and args.resume and args.output is None:
-        parser.error("--resume needs -o OUT, the file to go on with")
+        parser.error("--resume needs -o OUT, the file to resume")
     if args.command == "predict" and args.nucleus and args.output is None:
         parser.error("--nucleus needs -o OUT: the images are written beside it")
     if args.command == "predict" and not args.nucleus:
@@ -293,9 +293,9 @@ def main() -> None:
         if args.exclude and args.action != "approve":
             parser.error("--exclude is for submissions approve")
 
-    from protloc import cli
+    from protloc.commands import run
 
-    sys.exit(getattr(cli, args.command.replace("-", "_"))(args))
+    sys.exit(run(args))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from PIL import Image as PILImage
 from transformers import BertConfig, BertModel, BertTokenizer, EsmConfig, EsmModel, pipeline
 
 from protloc import ASSETS
+from protloc.loading import load_model
 from protloc.microscopy import simulate
-from protloc.prediction import load_model
 from protloc.taxonomy import IMAGE_CLASSES, OPENCELL_CATEGORIES
 from tests.helpers import ROOT, SEQUENCES, TINY_ESM, deeploc2_csv, signals_csv, tiny_deeploc
 

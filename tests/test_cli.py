@@ -15,8 +15,9 @@ import pytest
 from transformers import pipeline
 
 import protloc_entry
+from protloc.loading import load_model
 from protloc.models.configuration_deeploc import COMPARTMENTS, SORTING_SIGNALS, SORTING_TREE
-from protloc.prediction import load_model, partial_path
+from protloc.prediction import partial_path
 from tests.helpers import ROOT, tiny_deeploc, write_pssm
 
 HEADER = ["protein_id", "length", "truncated", "localizations", "membrane", "membrane_probability", *COMPARTMENTS]

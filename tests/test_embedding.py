@@ -150,7 +150,7 @@ def test_ctrl_c(tiny_backbones, tmp_path):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and err == f"protloc: stopped; start again to go on with {out}\n"
+    assert process.returncode == 130 and err == f"protloc: stopped; start again to resume {out}\n"
     index = json.loads((out / INDEX).read_text())["weight_map"]
     assert 0 < len(index) < 400
     assert all(load_file(out / name) for name in set(index.values()))

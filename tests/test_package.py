@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from protloc import ASSETS
 from protloc.image_metrics import find_regions, nuclear_ratio
+from protloc.loading import load_config, load_model
 from protloc.microscopy import normalize, read_image
-from protloc.prediction import load_config, load_model, predict
+from protloc.prediction import predict
 from protloc.sequences import read_fasta
 from tests.helpers import ROOT
 

@@ -10,7 +10,9 @@ import torch
 from transformers import AutoTokenizer
 
 from protloc.ensemble import DeepLocEnsemble
-from protloc.prediction import load_ensemble, predict, tokenize
+from protloc.loading import load_ensemble
+from protloc.models.protein_sequence import tokenize
+from protloc.prediction import predict
 from protloc.taxonomy import COMPARTMENTS, SORTING_SIGNALS, SORTING_TREE
 from tests.helpers import ROOT, tiny_deeploc, write_pssm
 
@@ -95,7 +97,7 @@ class Limited(torch.nn.Module):
         super().__init__()
         self.model, self.tokens = model, tokens
         self.config, self.device = model.config, model.device
-        self.prepare_sequence, self.read_text = model.prepare_sequence, model.read_text
+        self.prepare_sequence, self.merge_windows = model.prepare_sequence, model.merge_windows
         self.probabilities, self.decide = model.probabilities, model.decide
         self.batches = []
 
@@ -116,7 +118,7 @@ def test_memory_running_out_halves_the_batches(tokenizer, caplog):
     for row, other in zip(rows, expected, strict=True):
         assert [row[name] for name in COMPARTMENTS] == pytest.approx([other[name] for name in COMPARTMENTS], abs=1e-5)
     assert len(limited.batches) > 3
-    assert "memory ran out: going on with --max-tokens-per-batch" in caplog.text
+    assert "memory ran out: continuing with --max-tokens-per-batch" in caplog.text
     with pytest.raises(ValueError, match="memory does not suffice for 'p29' "):
         list(predict(records, Limited(model, 20), tokenizer))
 
@@ -124,7 +126,8 @@ def test_memory_running_out_halves_the_batches(tokenizer, caplog):
 OUT_OF_MEMORY_SCRIPT = """
 import resource, sys
 from tests.helpers import tiny_deeploc
-from protloc.prediction import load_model, predict
+from protloc.loading import load_model
+from protloc.prediction import predict
 model = tiny_deeploc(max_length=20_000, lstm_size=64, second_conv_channels=128)
 tokenizer = load_model()[1]
 records = [(f"p{i}", "M" * 1000) for i in range(400)]
@@ -143,7 +146,7 @@ def test_real_memory_running_out():
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["400"]
-    assert "memory ran out: going on with --max-tokens-per-batch" in result.stderr
+    assert "memory ran out: continuing with --max-tokens-per-batch" in result.stderr
 
 
 def test_attention_is_that_of_the_pipeline(tokenizer):

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from protloc.models.protein_sequence import read_text
-from protloc.sequences import SequenceError, clean_sequence, read_fasta, read_sequences, split_reads
+from protloc.models.protein_sequence import window_text
+from protloc.sequences import SequenceError, clean_sequence, read_fasta, read_sequences, split_windows
 
 
 def read(tmp_path, content: bytes, name="input.fasta", **options):
@@ -129,7 +129,7 @@ def test_bad_records_can_be_skipped(tmp_path):
 
 
 def texts(sequence, max_length, policy):
-    return [read_text(sequence, pieces) for pieces in split_reads(len(sequence), max_length, policy)]
+    return [window_text(sequence, pieces) for pieces in split_windows(len(sequence), max_length, policy)]
 
 
 def test_length_policies():
@@ -142,14 +142,14 @@ def test_length_policies():
     assert texts(sequence, 4, "end") == ["ABCD"]
     assert texts(sequence, 8, "window") == ["ABCDEFGH", "CDEFGHIJ"]
     assert texts(sequence, 4, "window") == ["ABCD", "CDEF", "EFGH", "GHIJ"]
-    assert read_text("MKV", [slice(0, 3)], spaced=True) == "M K V"
+    assert window_text("MKV", [slice(0, 3)], spaced=True) == "M K V"
     with pytest.raises(ValueError, match="10 residues are more than the model's 9"):
-        split_reads(10, 9, "error")
+        split_windows(10, 9, "error")
 
 
 @pytest.mark.parametrize("length", [11, 15, 29, 1000])
 def test_windows_cover_everything_and_overlap_by_half(length):
-    windows = [window for (window,) in split_reads(length, 10, "window")]
+    windows = [window for (window,) in split_windows(length, 10, "window")]
     assert windows[0].start == 0 and windows[-1].stop == length
     assert {window.stop - window.start for window in windows} == {10}
     assert all(0 < after.start - before.start <= 5 for before, after in itertools.pairwise(windows))

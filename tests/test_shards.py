@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from protloc.prediction import columns, load_model, predict
+from protloc.loading import load_model
+from protloc.prediction import columns, predict
 from protloc.shards import Job, Worker, cut, part_path, run
 from tests.helpers import run_protloc
 

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModel, EsmConfig, pipeline
 
-from protloc.prediction import load_model, predict
+from protloc.loading import load_model
+from protloc.prediction import predict
 from protloc.taxonomy import KINGDOMS
 from tests.helpers import ROOT, tiny_deeploc, write_pssm
 

@@ -10,7 +10,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from omegaconf import OmegaConf
 
 from protloc import DeepGPSConfig, DeepLocConfig
-from protloc.prediction import load_ensemble, predict
+from protloc.loading import load_ensemble
+from protloc.prediction import predict
 from tests.helpers import ROOT
 from training.common.settings import load_yaml
 from training.deepgps.train import TrainingConfig as DeepGPSTraining

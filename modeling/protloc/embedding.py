@@ -21,11 +21,11 @@ from transformers import AutoTokenizer
 
 from . import packed_attention
 from .batching import SPECIAL_TOKENS, packed_batches, token_budget_batches
-from .loading import model_path
+from .files import atomic_path
+from .loading import LOAD_ERRORS, choose_device, model_path, one_line
 from .models.configuration_deepgps import DeepGPSConfig
-from .models.protein_sequence import clean_sequence, read_text, split_reads
+from .models.protein_sequence import clean_sequence, split_windows, window_text
 from .models.sequence_states_deepgps import encode_sequence, load_backbone
-from .prediction import LOAD_ERRORS, choose_device, reason
 
 # Parts of an encoder that its states don't depend on, and that deepGPS leaves out
 BEHIND_STATES = {"pooler", "contact_head", "decoder", "dense"}
@@ -119,12 +119,12 @@ class Encoder:
             backbone, tokens = load_backbone(path, torch_dtype)
             self.tokenizer = AutoTokenizer.from_pretrained(path)
         except LOAD_ERRORS as error:
-            raise ValueError(f"cannot load the model {model!r}: {reason(error)}") from None
+            raise ValueError(f"cannot load the model {model!r}: {one_line(error)}") from None
         self.digest = weights_digest(backbone)
         try:
             self.backbone: Any = backbone.to(self.device).eval()
         except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"cannot use the device {device!r}: {reason(error)}") from None
+            raise ValueError(f"cannot use the device {device!r}: {one_line(error)}") from None
         # A copy, since a configuration that takes another in resets how its attention is computed.
         self.config = DeepGPSConfig(backbone_config=copy.deepcopy(backbone.config), **tokens)
         self.spaced = len(self.tokenizer.tokenize("MKV")) == 1  # ProtBert
@@ -165,7 +165,7 @@ class Encoder:
 
     def _reads(self, sequence: str) -> list[slice]:
         limit = len(sequence) if self.recurrent else self.config.max_length
-        return [read for [read] in split_reads(len(sequence), limit, "window")]
+        return [read for [read] in split_windows(len(sequence), limit, "window")]
 
     def _batches(
         self, sequences: Sequence[str], max_tokens: int
@@ -177,12 +177,13 @@ class Encoder:
         else:
             batches = token_budget_batches(lengths, max_tokens, self.max_proteins_per_batch)
         for batch in batches:
-            texts = [read_text(sequences[i], [residues], self.spaced) for i, residues in map(reads.__getitem__, batch)]
+            some = [reads[k] for k in batch]
+            texts = [window_text(sequences[i], [residues], self.spaced) for i, residues in some]
             if self.packed:
                 inputs = packed_attention.pack(self.tokenizer(texts)["input_ids"])
             else:
                 inputs = dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
-            yield [reads[k] for k in batch], inputs
+            yield some, inputs
 
     @torch.inference_mode()
     def _encode(self, inputs: dict[str, torch.Tensor], reads: list[Read]) -> list[torch.Tensor]:
@@ -278,9 +279,9 @@ def embed(
     encoder = Encoder(model, device, dtype, compile)
     wholes = map(clean_sequence, sequences)
     windows = (
-        read_text(whole, window)
+        window_text(whole, window)
         for whole in wholes
-        for window in split_reads(len(whole), max_length or len(whole), length_policy)
+        for window in split_windows(len(whole), max_length or len(whole), length_policy)
     )
     return write_embeddings(
         encoder, windows, out, max_tokens_per_batch, shard_bytes, progress, mean=mean, project=project
@@ -348,19 +349,18 @@ def write_embeddings(
     projection = None
     if project:
         if not (out / PROJECTION).exists():
-            save_file(fit_projection(encoder, wanted, project), out / (PROJECTION + ".partial"))
-            (out / (PROJECTION + ".partial")).rename(out / PROJECTION)
+            with atomic_path(out / PROJECTION) as partial:
+                save_file(fit_projection(encoder, wanted, project), partial)
         projection = read_projection(out)
     shard: dict[str, torch.Tensor] = {}
 
     def write() -> None:
         name = f"embeddings-{len(set(weight_map.values())):05d}.safetensors"
-        save_file(shard, out / (name + ".partial"))
-        (out / (name + ".partial")).rename(out / name)
+        with atomic_path(out / name) as partial:
+            save_file(shard, partial)
         weight_map.update(dict.fromkeys(shard, name))
-        partial = out / (INDEX + ".partial")
-        partial.write_text(json.dumps(index))
-        partial.rename(out / INDEX)
+        with atomic_path(out / INDEX) as partial:
+            partial.write_text(json.dumps(index))
         shard.clear()
 
     shard_size = 0

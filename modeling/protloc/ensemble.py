@@ -49,8 +49,8 @@ class DeepLocEnsemble(nn.Module):
     def prepare_sequence(self, text):
         return self.members[0].prepare_sequence(text)
 
-    def read_text(self, whole, read):
-        return self.members[0].read_text(whole, read)
+    def merge_windows(self, length, windows, outputs):
+        return self.members[0].merge_windows(length, windows, outputs)
 
     def residue_mask(self, input_ids, attention_mask):
         return self.members[0].residue_mask(input_ids, attention_mask)

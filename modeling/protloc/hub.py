@@ -41,7 +41,7 @@ from transformers import (
 )
 from yaml import YAMLError
 
-from .prediction import LOAD_ERRORS, reason
+from .loading import LOAD_ERRORS, one_line
 
 CARD_REPO = "OWNER/NAME"  # in a card's snippets, until the model is pushed
 ENDPOINTS = Path(__file__).parent / "endpoints"
@@ -72,10 +72,9 @@ def refusal(error: Exception) -> str:
         said = error.server_message or f"status {error.response.status_code}"
         return f"the Hub refused: {said.splitlines()[0]}"
     if isinstance(error, HTTPError):
-        return (
-            f"the connection to {constants.ENDPOINT} broke ({reason(error)}): push again, a whole push changes nothing"
-        )
-    return reason(error)
+        broke = f"the connection to {constants.ENDPOINT} broke ({one_line(error)})"
+        return f"{broke}: push again, a whole push changes nothing"
+    return one_line(error)
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -83,7 +82,7 @@ def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(reason(error)) from None
+        raise ValueError(one_line(error)) from None
     if "/" not in repo_id:
         raise ValueError(f"{repo_id!r} has no owner: name the repository OWNER/NAME")
 
@@ -185,7 +184,7 @@ def stage_model(
             processor = AutoProcessor.from_pretrained(folder)
             served = pipeline("protein-imaging", model=model, processor=processor, device="meta")
     except LOAD_ERRORS as error:
-        raise ValueError(f"{str(folder)!r} holds no model that can be pushed: {reason(error)}") from None
+        raise ValueError(f"{str(folder)!r} holds no model that can be pushed: {one_line(error)}") from None
     weights = stage_weights(folder, model, staging, max_shard_size)
     # Configuration, tokenizer or processor, and the code of today: weights of a model on no device have no size.
     served.save_pretrained(staging / "rest", state_dict={})
@@ -348,7 +347,7 @@ def read_card(kind: Any, path: Path, change: Callable[[str], str] = str) -> Any:
     try:
         return kind(change(path.read_text(encoding="utf-8")), ignore_metadata_errors=False)
     except (YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: its metadata can't be read: {reason(error)}") from None
+        raise ValueError(f"{path}: its metadata can't be read: {one_line(error)}") from None
 
 
 def refuse_secrets(upload: dict[str, Path]) -> None:

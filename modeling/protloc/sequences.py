@@ -10,12 +10,20 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .models.protein_sequence import InvalidResidueError, clean_sequence, split_reads
+from .models.protein_sequence import InvalidResidueError, clean_sequence, split_windows
 
 ID_COLUMNS = ["id", "protein_id", "accession", "acc", "entry", "sid", "name"]
 SEQUENCE_COLUMNS = ["sequence", "seq", "fasta"]
 
-__all__ = ["SequenceError", "clean_sequence", "open_text", "read_fasta", "read_lines", "read_sequences", "split_reads"]
+__all__ = [
+    "SequenceError",
+    "clean_sequence",
+    "open_text",
+    "read_fasta",
+    "read_lines",
+    "read_sequences",
+    "split_windows",
+]
 
 Source = str | Path | IO
 Record = tuple[int, str, list[tuple[int, str]]]  # line of the header, header, numbered lines of the sequence
@@ -167,7 +175,7 @@ def read_sequences(
 
     Raises:
         SequenceError: Naming file, record and line, for a missing, damaged or empty file, one that is no FASTA or
-            table, a record without id or residues, a sign that is no residue, and an id seen before.
+            table, a record without id or residues, a character that is no residue, and an id seen before.
     """
     seen: set[str] = set()
     for source in sources:
@@ -209,7 +217,7 @@ def check_records(
             try:
                 sequence = _clean_body(body)
                 if max_length is not None:
-                    split_reads(len(sequence), max_length, "error")
+                    split_windows(len(sequence), max_length, "error")
             except ValueError as error:
                 raise SequenceError(name, str(error), record, getattr(error, "line", line)) from None
         except SequenceError as error:

@@ -19,7 +19,6 @@ import itertools
 import json
 import os
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,7 +30,9 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from .prediction import Row, check_heads, columns, load_model, predict, reason
+from .files import atomic_path, same_settings
+from .loading import load_model, one_line
+from .prediction import Row, check_heads, columns, predict
 from .sequences import (
     ID_COLUMNS,
     SEQUENCE_COLUMNS,
@@ -117,9 +118,8 @@ class Worker:
             raise ValueError(f"{out} holds predictions but no {RUN}, so of what is unknown: choose another folder")
         shards = [asdict(shard) for shard in cut(self.job.inputs, self.job.shard_size, out)]
         for name, content in ((INDEX, shards), (RUN, self._settings())):
-            partial = out / (name + ".partial")
-            partial.write_text(json.dumps(content))
-            partial.rename(out / name)
+            with atomic_path(out / name) as partial:
+                partial.write_text(json.dumps(content))
 
     def shards(self) -> list[Shard]:
         """
@@ -128,13 +128,9 @@ class Worker:
         Raises:
             ValueError: If it was begun with other settings.
         """
-        begun, asked = json.loads((self.job.out / RUN).read_text()), self._settings()
-        for name in asked:
-            if begun.get(name) != asked[name]:
-                raise ValueError(
-                    f"{self.job.out} was begun with {name} {begun.get(name)!r}, not {asked[name]!r}: "
-                    "give the settings of that run, or choose another folder"
-                )
+        begun = json.loads((self.job.out / RUN).read_text())
+        way_out = "give the settings of that run, or choose another folder"
+        same_settings(begun, self._settings(), self.job.out, way_out)
         return [Shard(**fields) for fields in json.loads((self.job.out / INDEX).read_text())]
 
     def predict(self, shard: Shard) -> int:
@@ -211,14 +207,12 @@ def write_part(rows: list[Row], names: list[str], path: Path) -> None:
     """Write the rows of a shard, to a temporary file first, which only this process knows: another may be at it too."""
     for left in path.parent.glob(path.name + ".*.partial"):  # of a process that was killed
         left.unlink(missing_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     types = {name: pa.string() for name in _TEXT} | {"length": pa.int64(), "truncated": pa.bool_()}
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in names])
-    with open(partial, "wb") as file:
+    with atomic_path(path) as partial, open(partial, "wb") as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
         file.flush()
         os.fsync(file.fileno())  # else a machine that goes down may leave the name without the content
-    partial.rename(path)
 
 
 def model_digest(model: PreTrainedModel) -> str:
@@ -299,7 +293,7 @@ def _open_parquet(path: str) -> tuple[pq.ParquetFile, str, str]:
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
-        raise SequenceError(path, f"the Parquet file is damaged ({reason(error)})") from None
+        raise SequenceError(path, f"the Parquet file is damaged ({one_line(error)})") from None
     names = {name.lower(): name for name in reversed(file.schema_arrow.names)}
     found = [next((names[c] for c in wanted if c in names), None) for wanted in (ID_COLUMNS, SEQUENCE_COLUMNS)]
     if None in found:
@@ -316,13 +310,11 @@ def _copy(name: str, path: Path) -> None:
     if is_fasta:
         records = with_ids(records)
     schema = pa.schema([("id", pa.string()), ("sequence", pa.string()), ("line", pa.int64())])
-    partial = path.with_name(path.name + ".partial")
-    with pq.ParquetWriter(partial, schema) as writer:
+    with atomic_path(path) as partial, pq.ParquetWriter(partial, schema) as writer:
         while group := list(itertools.islice(records, 10_000)):
             lines, ids, bodies = zip(*group, strict=True)
             texts = ["".join(text for _, text in body) for body in bodies]
             writer.write_table(pa.table([ids, texts, lines], schema=schema))
-    partial.rename(path)
 
 
 def read_shard(shard: Shard) -> Iterator[Record]:

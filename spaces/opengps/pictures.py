@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from protloc import crops
-from protloc.cli import safe_name
+from protloc.files import safe_name
 from protloc.plots import attention_along
 
 # Okabe and Ito's palette, which people with any colour vision tell apart.

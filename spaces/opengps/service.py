@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from transformers import AutoConfig
 
-from protloc import imaging, prediction
+from protloc import drawing, loading, prediction
 from protloc.models.image_processing_deepgps import read_image
 from protloc.sequences import open_text, read_sequences
 
@@ -114,12 +114,12 @@ def cut(image: np.ndarray, x: int | None = None, y: int | None = None) -> np.nda
 
 @lru_cache(maxsize=4)
 def load_localizer(name: str | None) -> tuple[Any, Any]:
-    return prediction.load_model(name) if name else prediction.load_model()
+    return loading.load_model(name) if name else loading.load_model()
 
 
 @lru_cache(maxsize=4)
 def load_drawer(name: str | None) -> tuple[Any, Any]:
-    return imaging.load_model(name) if name else imaging.load_model()
+    return drawing.load_model(name) if name else drawing.load_model()
 
 
 def choose(name: str) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
@@ -134,7 +134,7 @@ def choose(name: str) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
             return load_localizer(None), load_drawer(name)
         return load_localizer(name), None
     except (ValueError, OSError) as error:
-        raise InputError(f"The model {name!r} can't be loaded: {prediction.reason(error)}") from None
+        raise InputError(f"The model {name!r} can't be loaded: {loading.one_line(error)}") from None
 
 
 def analyze(
@@ -189,7 +189,7 @@ def analyze(
                 "attention": row["attention"],
             }
             if drawer:
-                (drawn,) = imaging.draw([protein], pixels, *drawer, num_samples=samples)
+                (drawn,) = drawing.draw([protein], pixels, *drawer, num_samples=samples)
                 diffusion = drawer[0].config.objective == "diffusion" and samples > 1
                 found |= {
                     "image_label": drawn["label"],

@@ -17,7 +17,7 @@ from httpx2 import HTTPError
 from huggingface_hub import get_token
 from service import InputError
 
-from protloc import imaging
+from protloc import drawing
 from protloc.image_metrics import find_regions, image_scores
 from protloc.submissions import LICENCE, FolderStore, HubStore, Submission, to_table
 
@@ -207,7 +207,7 @@ def compare(submission: Submission) -> tuple[list[Any], dict[str, Any]]:
     pictures, scores = [], []
     for crop in crops[:COMPARED]:
         pixels = processor.image_processor(crop.nucleus)["nucleus"]
-        (drawn,) = imaging.draw([("protein", submission.sequence)], pixels, model, processor)
+        (drawn,) = drawing.draw([("protein", submission.sequence)], pixels, model, processor)
         regions = find_regions(crop.nucleus, crop.protein)
         scores.append(image_scores(drawn["image"], crop.protein, regions))
         images = (crop.nucleus, crop.protein, drawn["image"])

@@ -153,7 +153,7 @@ def test_prepare_sequence():
     model = tiny_deeploc(max_length=5)
     whole, reads = model.prepare_sequence("mkt-ayiak*")
     assert (whole, reads) == ("MKTAYIAK", [[slice(0, 3), slice(6, 8)]])
-    assert model.read_text(whole, reads[0]) == "MKTAK"
+    assert model.window_text(whole, reads[0]) == "MKTAK"
     assert model.prepare_sequence("mkt") == ("MKT", [[slice(0, 3)]])
     with pytest.raises(ValueError, match="'7' at position 3"):
         model.prepare_sequence("MK7T")
@@ -253,7 +253,7 @@ def test_a_backbone_with_its_weights(tiny_backbones, kind, tmp_path):
         str(tiny_backbones[kind]), **{**TINY_DEEPLOC, "signals": True}
     ).eval()
     backbone = AutoModel.from_pretrained(tiny_backbones[kind]).eval()
-    texts = [model.read_text(sequence, [slice(0, len(sequence))]) for sequence in ("MKTAYIAKQR", "MKW")]
+    texts = [model.window_text(sequence, [slice(0, len(sequence))]) for sequence in ("MKTAYIAKQR", "MKW")]
     inputs = tokenizer(texts, padding=True, return_tensors="pt")
     inputs = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
     assert inputs["attention_mask"].sum(dim=1).tolist() == [12, 5]

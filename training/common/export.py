@@ -20,8 +20,8 @@ from pathlib import Path
 from transformers import AutoModel, AutoProcessor
 
 from protloc import DeepGPSModel
+from protloc.loading import LOAD_ERRORS, one_line
 from protloc.pipelines.pipeline_deepgps_diffusion import DeepGPSDiffusionPipeline
-from protloc.prediction import LOAD_ERRORS, reason
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
         processor = AutoProcessor.from_pretrained(args.model)
         DeepGPSDiffusionPipeline(model.eval(), model.scheduler, processor).save_pretrained(args.out)
     except LOAD_ERRORS as error:
-        parser.exit(2, f"training.common.export: {reason(error)}\n")
+        parser.exit(2, f"training.common.export: {one_line(error)}\n")
     shutil.copyfile(inspect.getfile(DeepGPSDiffusionPipeline), args.out / "pipeline.py")
     print(args.out)
 

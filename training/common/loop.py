@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from protloc.prediction import LOAD_ERRORS, reason
+from protloc.loading import LOAD_ERRORS, one_line
 from training.common.backbones import merged
 from training.common.checkpoints import Progress, checkpoints, load_checkpoint, save_checkpoint
 from training.common.settings import choose_precision, stop
@@ -136,7 +136,7 @@ class Loop:
         try:
             self.progress = load_checkpoint(self.accelerator, latest, self.scheduler, self.average)
         except (*LOAD_ERRORS, UnpicklingError, KeyError, TypeError) as error:
-            stop(f"cannot resume from {latest}: {reason(error)}; delete this folder to resume from the one before it")
+            stop(f"cannot resume from {latest}: {one_line(error)}; delete this folder to resume from the one before it")
         self.accelerator.print(f"resumed from {latest}: epoch {self.progress.epoch}, batch {self.progress.batch}")
 
     def run(

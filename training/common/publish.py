@@ -9,7 +9,7 @@ from httpx2 import HTTPError
 from transformers import PreTrainedModel
 
 from protloc.hub import EVALUATION, check_login, check_repo_id, push, refusal
-from protloc.prediction import LOAD_ERRORS
+from protloc.loading import LOAD_ERRORS
 from training.common.cards import render_run_card
 from training.common.settings import REPORT, stop
 

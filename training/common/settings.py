@@ -11,7 +11,7 @@ from accelerate.utils import parse_flag_from_env
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from protloc.prediction import native_bf16, reason
+from protloc.loading import native_bf16, one_line
 from training.common.checkpoints import checkpoints
 
 # What may differ when a run resumes
@@ -45,7 +45,7 @@ def merge_settings(kind: type[Settings], path: str | Path, overrides: list[str])
         settings: Any = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, OSError, yaml.YAMLError) as error:
         place = getattr(error, "full_key", None)
-        stop(f"{place}: {reason(error)}" if place else reason(error))
+        stop(f"{place}: {one_line(error)}" if place else one_line(error))
     return settings
 
 

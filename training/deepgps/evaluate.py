@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 
 from protloc import ASSETS, DeepGPSModel, plots
 from protloc.image_metrics import SCORES
-from protloc.prediction import LOAD_ERRORS, reason
+from protloc.loading import LOAD_ERRORS, one_line
 from protloc.sequences import read_fasta
 from training.common.runs import table
 from training.deepgps.data import UNKNOWN, Crops, ImageSource, LabelledProteins, ProteinReader, load_crops
@@ -42,7 +42,7 @@ def load(args: argparse.Namespace) -> tuple[Any, EncodedProteins]:
         model = DeepGPSModel.from_pretrained(args.model).to(args.device).eval()
         tokenizer = AutoTokenizer.from_pretrained(args.model)
     except (*LOAD_ERRORS, AssertionError) as error:
-        raise ValueError(f"cannot load the model {str(args.model)!r}: {reason(error)}") from None
+        raise ValueError(f"cannot load the model {str(args.model)!r}: {one_line(error)}") from None
     return model, EncodedProteins(model, ProteinReader(model.config, tokenizer, None, args.structures), MAX_TOKENS)
 
 
@@ -92,7 +92,7 @@ def main() -> None:
     try:
         results = evaluate(args)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"training.deepgps.evaluate: {reason(error)}\n")
+        parser.exit(2, f"training.deepgps.evaluate: {one_line(error)}\n")
     print(report(results))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

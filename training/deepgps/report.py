@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from protloc.hub import EVALUATION
-from protloc.prediction import LOAD_ERRORS, reason
+from protloc.loading import LOAD_ERRORS, one_line
 from training.common.cards import render_deepgps_card
 from training.common.runs import training_cost
 from training.deepgps.evaluate import add_data_arguments, evaluate
@@ -39,7 +39,7 @@ def main() -> None:
     try:
         report(args)
     except LOAD_ERRORS as error:
-        parser.exit(2, f"training.deepgps.report: {reason(error)}\n")
+        parser.exit(2, f"training.deepgps.report: {one_line(error)}\n")
 
 
 def report(args: argparse.Namespace) -> None:

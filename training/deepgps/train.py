@@ -36,8 +36,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, get_scheduler, 
 from protloc import ASSETS, DeepGPSConfig, DeepGPSImageProcessor, DeepGPSModel, DeepGPSProcessor
 from protloc.batching import token_budget_batches
 from protloc.embedding import ResidueEmbeddings, weights_digest
+from protloc.loading import LOAD_ERRORS, one_line
 from protloc.microscopy import DEFAULT_NUCLEUS
-from protloc.prediction import LOAD_ERRORS, reason
 from protloc.taxonomy import IMAGE_CLASSES
 from training.common.backbones import set_backbone_training
 from training.common.loop import Batch, Loop, Place, rounded, start_accelerator, steps_per_epoch
@@ -158,7 +158,7 @@ def build_model(config: TrainingConfig) -> tuple[DeepGPSModel, PreTrainedTokeniz
         else:
             model = DeepGPSModel.from_backbone_pretrained(config.backbone, **names, **config.model)
     except (*LOAD_ERRORS, TypeError) as error:
-        stop(f"cannot build on {(config.initial_weights or config.backbone)!r}: {reason(error)}")
+        stop(f"cannot build on {(config.initial_weights or config.backbone)!r}: {one_line(error)}")
     if model.reads_sequence:
         try:
             set_backbone_training(model, config.backbone_training, config.lora_rank)
@@ -224,7 +224,7 @@ def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrained
             for part, source, augment in zip(parts, (proteins, known), (config.augment, False), strict=True)
         )
     except (ValueError, OSError) as error:
-        stop(f"cannot read the data: {reason(error)}")
+        stop(f"cannot read the data: {one_line(error)}")
     for part in (train, validation):
         part.limit(config.limit or len(part))
     if not len(train) or not len(validation):

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from protloc import DeepLocConfig
-from protloc.models.protein_sequence import read_text, split_reads
-from protloc.prediction import load_ensemble, predict
+from protloc.files import atomic_path
+from protloc.loading import load_ensemble
+from protloc.models.protein_sequence import split_windows, tokenize, window_text
+from protloc.prediction import predict
 from protloc.profiles import protein_profile
 from protloc.taxonomy import SORTING_SIGNALS
 
@@ -77,7 +79,7 @@ def encode(proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | 
                     profile = protein_profile(Path(profiles), batch["id"][k], sequence)
                 if profile is None:
                     raise ValueError("input_features 'profile' needs a data set with profiles, or profiles=DIR")
-            for window in split_reads(len(sequence), config.max_length, config.length_policy):
+            for window in split_windows(len(sequence), config.max_length, config.length_policy):
                 row = {
                     "protein": number,
                     "length": sum(piece.stop - piece.start for piece in window),
@@ -85,7 +87,7 @@ def encode(proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | 
                     "membrane": batch["membrane"][k],
                 }
                 if profile is None:
-                    row["input_ids"] = tokenizer(read_text(sequence, window, config.spaced_residues))["input_ids"]
+                    row["input_ids"] = tokenize([window_text(sequence, window)], tokenizer)["input_ids"][0].tolist()
                 else:
                     row["profile"] = np.concatenate([np.asarray(profile, dtype=np.float32)[piece] for piece in window])
                 if config.signals:
@@ -181,9 +183,8 @@ def teacher_probabilities(
         rows = predict(records, ensemble, tokenizer, profiles=profile_source(proteins, profiles))
         probabilities = np.array([[row[name] for name in names] for row in rows], dtype=np.float32)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".partial"), "wb") as file:
+        with atomic_path(path) as partial, open(partial, "wb") as file:
             np.save(file, probabilities)
-        path.with_suffix(".partial").rename(path)
     state.wait_for_everyone()
     return np.load(path)
 

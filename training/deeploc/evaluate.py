@@ -28,8 +28,9 @@ import numpy as np
 from datasets import load_dataset
 
 from protloc import plots
+from protloc.loading import DEFAULT_MODEL, LOAD_ERRORS, load_ensemble, load_model, one_line
 from protloc.metrics import LocalizationMetric, MembraneMetric, bootstrap_intervals
-from protloc.prediction import DEFAULT_MODEL, LOAD_ERRORS, load_ensemble, load_model, predict, reason
+from protloc.prediction import predict
 from protloc.taxonomy import MEMBRANE
 from training.deeploc.data import profile_source
 
@@ -250,7 +251,7 @@ def main() -> None:
             result |= evaluate_model(model, tokenizer, proteins, args.max_tokens_per_batch, args.profiles, args.figures)
             text = table(result)
     except LOAD_ERRORS as error:
-        parser.exit(2, f"training.deeploc.evaluate: {reason(error)}\n")
+        parser.exit(2, f"training.deeploc.evaluate: {one_line(error)}\n")
     print(text)
     if args.out:
         args.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from omegaconf import MISSING, OmegaConf
 
-from protloc.prediction import load_model
+from protloc.loading import load_model
 from training.common.runs import parse, table, train
 from training.deeploc.data import load_proteins
 from training.deeploc.evaluate import intervals, predict_proteins, scores

@@ -17,7 +17,7 @@ from pathlib import Path
 from datasets import get_dataset_config_names, load_dataset
 
 from protloc.hub import EVALUATION
-from protloc.prediction import LOAD_ERRORS, load_model, reason
+from protloc.loading import LOAD_ERRORS, load_model, one_line
 from training.common.cards import render_deeploc_card
 from training.common.runs import training_cost
 from training.deeploc.evaluate import compare_policies, evaluate_model
@@ -48,7 +48,7 @@ def main() -> None:
     try:
         report(args)
     except LOAD_ERRORS as error:
-        parser.exit(2, f"training.deeploc.report: {reason(error)}\n")
+        parser.exit(2, f"training.deeploc.report: {one_line(error)}\n")
 
 
 def report(args: argparse.Namespace) -> None:

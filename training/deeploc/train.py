@@ -30,7 +30,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, get_scheduler, 
 
 from protloc import ASSETS, DeepLocConfig, DeepLocForSequenceClassification
 from protloc.batching import TokenBudgetBatchSampler, token_budget_batches
-from protloc.prediction import LOAD_ERRORS, load_config, reason
+from protloc.loading import LOAD_ERRORS, load_config, one_line
 from protloc.taxonomy import COMPARTMENTS
 from training.common.backbones import set_backbone_training
 from training.common.loop import Batch, Loop, Place, check_finite, rounded, start_accelerator, steps_per_epoch
@@ -134,7 +134,7 @@ def build_model(config: TrainingConfig) -> tuple[DeepLocForSequenceClassificatio
     try:
         model_config = DeepLocConfig(**config.model)
     except (*LOAD_ERRORS, TypeError) as error:
-        stop(f"model: {reason(error)}")
+        stop(f"model: {one_line(error)}")
     try:
         if config.backbone is None:
             if config.initial_weights is None:
@@ -146,7 +146,7 @@ def build_model(config: TrainingConfig) -> tuple[DeepLocForSequenceClassificatio
         model = DeepLocForSequenceClassification.from_backbone_pretrained(config.backbone, **config.model)
         tokenizer = AutoTokenizer.from_pretrained(config.backbone)
     except (*LOAD_ERRORS, TypeError) as error:
-        stop(f"cannot build on {(config.backbone or config.initial_weights)!r}: {reason(error)}")
+        stop(f"cannot build on {(config.backbone or config.initial_weights)!r}: {one_line(error)}")
     set_backbone_training(model.deeploc, config.backbone_training, config.lora_rank)
     return model, tokenizer
 
@@ -166,7 +166,7 @@ def load_data(config: TrainingConfig) -> tuple[Dataset, Dataset]:
     try:
         train_set, validation_set = load_proteins(*source, config.validation_partition)
     except (ValueError, OSError) as error:
-        stop(f"cannot read {config.dataset!r}, {config.dataset_config!r}: {reason(error)}")
+        stop(f"cannot read {config.dataset!r}, {config.dataset_config!r}: {one_line(error)}")
     limit = config.limit or max(len(train_set), len(validation_set))
     return train_set.take(min(limit, len(train_set))), validation_set.take(min(limit, len(validation_set)))
 
@@ -221,7 +221,7 @@ def main() -> None:
                 for proteins in (train_proteins, validation_proteins)
             )
     except (ValueError, OSError) as error:
-        stop(reason(error))
+        stop(one_line(error))
     if accelerator.is_main_process:
         save_settings(config)
     balance_classes(config, model_config, np.array(train_set["target"]))

@@ -1,5 +1,6 @@
 """DeepLoc: convolutions, a bidirectional LSTM and an attention decoder over a protein's residues."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_deeploc import SORTING_SIGNALS, SORTING_TREE, DeepLocConfig
 from .losses_deeploc import attention_loss, known_label_loss, localization_loss, tree_log_probabilities, tree_loss
 from .modeling_unirep import UniRepModel
-from .protein_sequence import clean_sequence, read_text, split_reads
+from .protein_sequence import clean_sequence, split_windows, tokenize, window_text
 from .residue_features import RESIDUES, VOCABULARY, residue_table
 
 
@@ -305,9 +306,9 @@ class DeepLocModel(DeepLocPreTrainedModel):
             residue_mask = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         else:
             hidden = self.embeddings(inputs)
-        read = residue_mask if config.fixed_length else mask
-        hidden = self.dropout(self.convolutions(hidden, read))
-        return self._recur(hidden, read), residue_mask
+        seen = residue_mask if config.fixed_length else mask
+        hidden = self.dropout(self.convolutions(hidden, seen))
+        return self._recur(hidden, seen), residue_mask
 
     def _recur(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The recurrent states `(batch, length, 2 * lstm_size)` of what the convolutions found."""
@@ -424,17 +425,43 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         Clean a sequence and apply the configuration's length policy.
 
         Returns:
-            `tuple[str, list[list[slice]]]`: The whole, and what is read of it: slices, for one or several reads.
+            `tuple[str, list[list[slice]]]`: The whole, and its windows, each put together from slices.
 
         Raises:
             ValueError: If the text is no protein sequence, or too long under the policy `"error"`.
         """
         whole = clean_sequence(text)
-        return whole, split_reads(len(whole), self.config.max_length, self.config.length_policy)
+        return whole, split_windows(len(whole), self.config.max_length, self.config.length_policy)
 
-    def read_text(self, whole: str, read: list[slice]) -> str:
-        """What the tokenizer should get for one read of a sequence."""
-        return read_text(whole, read, self.config.spaced_residues)
+    def tokenize(self, whole: str, windows: Sequence[list[slice]], tokenizer: Any) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask` `(windows, tokens)` of windows of one sequence."""
+        return tokenize([window_text(whole, window) for window in windows], tokenizer)
+
+    @staticmethod
+    def merge_windows(
+        length: int, windows: Sequence[list[slice]], outputs: Sequence[dict[str, torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
+        """
+        One answer for a protein from those of its windows: their mean.
+
+        Args:
+            length (`int`): The protein's residues.
+            windows (`Sequence[list[slice]]`): As `prepare_sequence` gives them.
+            outputs (`Sequence[dict[str, torch.Tensor]]`): Of each window, without the batch: `logits (num_labels,)`,
+                `membrane_logits ()` and other heads' logits, and, if wanted, `attention (residues of the window,)`.
+
+        Returns:
+            `dict[str, torch.Tensor]`: The same names, with `attention (length,)`, 0 at residues of no window.
+        """
+        heads = [name for name in outputs[0] if name != "attention"]
+        merged = {name: torch.stack([output[name] for output in outputs]).mean(dim=0) for name in heads}
+        if "attention" in outputs[0]:
+            attention = torch.zeros(length)
+            for window, output in zip(windows, outputs, strict=True):
+                positions = torch.cat([torch.arange(piece.start, piece.stop) for piece in window])
+                attention[positions] += output["attention"].float().cpu() / len(windows)
+            merged["attention"] = attention
+        return merged
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Calibrated logits `(batch, num_labels)` as probabilities: a sigmoid, or a softmax if single-label."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature, ProcessorMixin
 
-from .protein_sequence import clean_sequence, read_text
+from .protein_sequence import clean_sequence, tokenize
 
 
 class DeepGPSProcessor(ProcessorMixin):
@@ -64,11 +64,7 @@ class DeepGPSProcessor(ProcessorMixin):
 
     def tokenize(self, sequences: list[str]) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask` `(batch, length)`; `ValueError` for a text that is no sequence."""
-        spaced = len(self.tokenizer.tokenize("MKV")) == 1  # ProtBert
-        cleaned = [clean_sequence(text) for text in sequences]
-        texts = [read_text(text, [slice(0, len(text))], spaced) for text in cleaned]
-        tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
-        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+        return tokenize([clean_sequence(text) for text in sequences], self.tokenizer)
 
 
 DeepGPSProcessor.register_for_auto_class()

@@ -1,16 +1,23 @@
-"""What counts as a protein sequence, and what happens to one that is too long: rules on plain strings."""
+"""What counts as a protein sequence, what happens to one that is too long, and its tokens."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 # Selenocysteine, pyrrolysine, Asx, Glx, Leu-or-Ile and unknown. `EsmTokenizer` has no token for J, so it is read as X.
 OTHER_RESIDUES = "UOBZXJ"
 
 _RESIDUES = set(AMINO_ACIDS + OTHER_RESIDUES)
-_SIGNS = _RESIDUES | {residue.lower() for residue in _RESIDUES} | {"-", "."}
+_CHARACTERS = _RESIDUES | {residue.lower() for residue in _RESIDUES} | {"-", "."}
 _READ_AS = str.maketrans("J", "X", "-.")
 
 
 class InvalidResidueError(ValueError):
-    """A sign that is no amino-acid code: `letter`, its 1-based `position`, and the `line` of a file where known."""
+    """A character that is no amino-acid code: `letter`, its 1-based `position`, and its `line` in a file if known."""
 
     def __init__(self, letter: str, position: int, line: int = 0):
         self.letter, self.position, self.line = letter, position, line
@@ -30,31 +37,31 @@ def clean_sequence(text: str) -> str:
         `str`: Letters of the 20 amino acids and U, O, B, Z, X.
 
     Raises:
-        InvalidResidueError: Naming the first sign that is no residue and its position.
+        InvalidResidueError: Naming the first character that is no residue and its position.
         ValueError: If nothing is left.
     """
-    signs = "".join(text.split()).rstrip("*-.")
-    if not _SIGNS.issuperset(signs):
-        position, sign = next((i, sign) for i, sign in enumerate(signs, start=1) if sign not in _SIGNS)
-        raise InvalidResidueError(sign, position)
-    if not signs:
+    characters = "".join(text.split()).rstrip("*-.")
+    if not _CHARACTERS.issuperset(characters):
+        position, character = next((i, one) for i, one in enumerate(characters, start=1) if one not in _CHARACTERS)
+        raise InvalidResidueError(character, position)
+    if not characters:
         raise ValueError("the sequence is empty")
-    return signs.upper().translate(_READ_AS)
+    return characters.upper().translate(_READ_AS)
 
 
-def split_reads(length: int, max_length: int, policy: str) -> list[list[slice]]:
+def split_windows(length: int, max_length: int, policy: str) -> list[list[slice]]:
     """
-    What is read of a protein: one or several reads of at most `max_length` residues, each put together from slices.
+    The windows of a protein that a model sees: each of at most `max_length` residues, put together from slices.
 
     Args:
         length (`int`): The protein's residues.
-        max_length (`int`): The most residues of a read.
+        max_length (`int`): The most residues of a window.
         policy (`str`): For longer proteins. `"middle"` leaves the middle out, since both ends carry sorting signals
-            (Almagro Armenteros et al. 2017); `"end"` reads the first residues only; `"window"` reads windows that
+            (Almagro Armenteros et al. 2017); `"end"` takes the first residues only; `"window"` takes windows that
             overlap by half or more and cover the whole, whose answers are then averaged; `"error"` refuses them.
 
     Returns:
-        `list[list[slice]]`: Slices of the protein, in order, for each read.
+        `list[list[slice]]`: Slices of the protein, in order, for each window.
 
     Raises:
         ValueError: With policy `"error"`, naming the length and the limit.
@@ -74,7 +81,33 @@ def split_reads(length: int, max_length: int, policy: str) -> list[list[slice]]:
     raise ValueError(f"{length} residues are more than the model's {max_length}: use the length policy 'middle'")
 
 
-def read_text(whole: str, read: list[slice], spaced: bool = False) -> str:
-    """What the tokenizer gets for one read of a sequence, with spaces between residues if it wants them (ProtBert)."""
-    residues = "".join(whole[piece] for piece in read)
+def window_text(whole: str, window: list[slice], spaced: bool = False) -> str:
+    """The residues of one window of a sequence, with spaces between them if the tokenizer wants them (ProtBert)."""
+    residues = "".join(whole[piece] for piece in window)
     return " ".join(residues) if spaced else residues
+
+
+def tokenize(texts: Sequence[str], tokenizer: Any) -> dict[str, torch.Tensor]:
+    """
+    Tokens of proteins, the same that the tokenizer gives.
+
+    A tokenizer goes through a protein residue by residue, for milliseconds: longer than a GPU takes to predict it. Here
+    it is asked once for each letter, and for the tokens before and after a sequence.
+
+    Args:
+        texts (`Sequence[str]`): Sequences as `clean_sequence` gives them, spaced or not.
+        tokenizer: Any stock tokenizer with a token for each residue, such as those of ESM, ProtBert and UniRep.
+
+    Returns:
+        `dict`: `input_ids` and `attention_mask`, `torch.LongTensor` of shape `(batch, tokens)`, padded on the right.
+    """
+    frame = tokenizer("")["input_ids"]
+    letters = tokenizer([chr(code) for code in range(ord("A"), ord("Z") + 1)])["input_ids"]
+    start = next((i for i, token in enumerate(frame) if token != letters[0][i]), len(frame))  # tokens before
+    ids = np.array([tokens[start] for tokens in letters])
+    proteins = [ids[np.frombuffer(text.replace(" ", "").encode(), dtype=np.uint8) - ord("A")] for text in texts]
+    rows = [torch.from_numpy(np.concatenate([frame[:start], protein, frame[start:]])).long() for protein in proteins]
+    return {
+        "input_ids": pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+    }

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from .configuration_deepgps import DeepGPSConfig
 from .modeling_deeploc import DeepLocModel
 from .modeling_unirep import UniRepModel
-from .protein_sequence import split_reads
+from .protein_sequence import split_windows
 
 
 def load_backbone(name: str, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, dict[str, int]]:
@@ -48,7 +48,7 @@ def encode_sequence(
         return backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
     windows = []  # (protein, start, stop) in residues
     for protein, tokens in enumerate(attention_mask.sum(dim=1).tolist()):
-        reads = split_reads(tokens - 2, config.max_length, "window")
+        reads = split_windows(tokens - 2, config.max_length, "window")
         windows += [(protein, read[0].start, read[0].stop) for read in reads]
     dtype = backbone.dtype
     states = torch.zeros(*input_ids.shape, config.sequence_size, dtype=dtype, device=input_ids.device)

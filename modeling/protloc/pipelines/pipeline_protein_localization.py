@@ -32,7 +32,7 @@ class ProteinLocalizationPipeline(ChunkPipeline):
     - `localizations` (`list[str]`): the labels that reach their threshold, most probable first;
     - `scores` (`dict[str, float]`): the calibrated probability of every label;
     - `membrane` (`float`): the probability of a membrane protein;
-    - `attention` (`list[float]` or `None`): the weight of each residue in the summary that the heads read, summing to
+    - `attention` (`list[float]` or `None`): the weight of each residue in the summary that the heads see, summing to
       1; 0 for residues of a long protein that the length policy left out.
 
     and, from models that have them, `signals` (`dict[str, float]`, the probability of each sorting signal) and `tree`
@@ -54,22 +54,22 @@ class ProteinLocalizationPipeline(ChunkPipeline):
         return {}, {}, {} if return_attention is None else {"return_attention": return_attention}
 
     def preprocess(self, protein: str | dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """One chunk for each read: most proteins have one, windows are several."""
+        """One chunk for each window; most proteins have one."""
         sequence, profile = (protein["sequence"], protein["profile"]) if isinstance(protein, dict) else (protein, None)
         if (profile is not None) != (self.model.config.input_features == "profile"):
             needs = "a profile" if profile is None else "no profile"
             raise ValueError(f"this model takes {needs}: its input_features are {self.model.config.input_features!r}")
-        whole, reads = self.model.prepare_sequence(sequence)
+        whole, windows = self.model.prepare_sequence(sequence)
         if profile is not None and len(profile) != len(whole):
             raise ValueError(f"the profile has {len(profile)} rows for {len(whole)} residues")
-        for number, read in enumerate(reads, start=1):
+        for number, window in enumerate(windows, start=1):
             if profile is None:
-                inputs = dict(self.tokenizer(self.model.read_text(whole, read), return_tensors="pt"))
+                inputs = self.model.tokenize(whole, [window], self.tokenizer)
             else:
-                rows = np.concatenate([np.asarray(profile, dtype=np.float32)[piece] for piece in read])
+                rows = np.concatenate([np.asarray(profile, dtype=np.float32)[piece] for piece in window])
                 inputs = {"profiles": torch.tensor(rows)[None], "attention_mask": torch.ones(1, len(rows)).long()}
-            pieces = [[(piece.start, piece.stop) for piece in read]]
-            yield {**inputs, "length": torch.tensor([len(whole)]), "pieces": pieces, "is_last": number == len(reads)}
+            pieces = [[(piece.start, piece.stop) for piece in window]]
+            yield {**inputs, "length": torch.tensor([len(whole)]), "pieces": pieces, "is_last": number == len(windows)}
 
     def _forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         names = ("input_ids", "attention_mask", "profiles")
@@ -89,13 +89,16 @@ class ProteinLocalizationPipeline(ChunkPipeline):
             "is_last": inputs["is_last"],
         }
 
-    def postprocess(self, reads: list[dict[str, Any]], return_attention: bool = True) -> dict[str, Any]:
+    def postprocess(self, outputs: list[dict[str, Any]], return_attention: bool = True) -> dict[str, Any]:
         config = self.model.config
-
-        def mean(name):
-            return torch.stack([read[name][0] for read in reads]).mean(dim=0)
-
-        logits, membrane_logits = mean("logits"), mean("membrane_logits")
+        heads = [name for name in outputs[0] if name.endswith("logits")]
+        windows = [[slice(*piece) for piece in output["pieces"][0]] for output in outputs]
+        answers = [
+            {name: output[name][0] for name in heads} | {"attention": output["attention"][0][output["residues"][0]]}
+            for output in outputs
+        ]
+        merged = self.model.merge_windows(int(outputs[0]["length"]), windows, answers)
+        logits, membrane_logits = merged["logits"], merged["membrane_logits"]
         localizations, _ = self.model.decide(logits[None], membrane_logits[None])
         scores = self.model.probabilities(logits[None])[0].tolist()
         chosen = localizations[0].nonzero().flatten().tolist()
@@ -103,18 +106,11 @@ class ProteinLocalizationPipeline(ChunkPipeline):
             "localizations": [config.id2label[i] for i in sorted(chosen, key=lambda i: -scores[i])],
             "scores": {config.id2label[i]: score for i, score in enumerate(scores)},
             "membrane": membrane_logits.sigmoid().item(),
-            "attention": None,
+            "attention": merged["attention"].tolist() if return_attention else None,
         }
-        if return_attention:
-            attention = torch.zeros(reads[0]["length"].item())
-            for read in reads:
-                positions = torch.cat([torch.arange(start, stop) for start, stop in read["pieces"][0]])
-                attention[positions] += read["attention"][0][read["residues"][0]].float() / len(reads)
-            result["attention"] = attention.tolist()
         if config.signals:
-            result["signals"] = dict(
-                zip(self.model.signal_names, mean("signal_logits").sigmoid().tolist(), strict=True)
-            )
+            signals = merged["signal_logits"].sigmoid().tolist()
+            result["signals"] = dict(zip(self.model.signal_names, signals, strict=True))
         if config.tree:
-            result["tree"] = dict(zip(self.model.tree_names, mean("tree_logits").sigmoid().tolist(), strict=True))
+            result["tree"] = dict(zip(self.model.tree_names, merged["tree_logits"].sigmoid().tolist(), strict=True))
         return result

@@ -14,10 +14,11 @@ from PIL import Image
 from transformers import AutoModel, pipeline
 
 import protloc_entry
-from protloc import DeepGPSImageProcessor, DeepGPSProcessor, imaging
+from protloc import DeepGPSImageProcessor, DeepGPSProcessor, drawing
 from protloc.embedding import ResidueEmbeddings
+from protloc.loading import load_model
 from protloc.microscopy import DEFAULT_NUCLEUS
-from protloc.prediction import load_model, partial_path
+from protloc.prediction import partial_path
 from tests.helpers import ROOT, tiny_deepgps
 
 FASTA = ">sp|P1|A b\nMKTAYIAKQR\n>../x\nMKVLAAGIVGLLLALSAQA\n>C\nMPKKKRKV\n"
@@ -102,13 +103,13 @@ def test_errors(protloc_command, fasta, drawer_dir, tiny_model_dir, tmp_path, mo
 
 
 def test_a_protein_alone_and_among_others(drawer_dir):
-    model, processor = imaging.load_model(drawer_dir)
+    model, processor = drawing.load_model(drawer_dir)
     nucleus = processor.image_processor(None)["nucleus"]
     records = [(str(i), "MKTAYIAKQR" * (i + 1)) for i in range(5)]
-    together = list(imaging.draw(records, nucleus, model, processor, max_tokens_per_batch=60))
+    together = list(drawing.draw(records, nucleus, model, processor, max_tokens_per_batch=60))
     assert [row["protein_id"] for row in together] == list("01234")
     for record, row in zip(records, together, strict=True):
-        (alone,) = imaging.draw([record], nucleus, model, processor)
+        (alone,) = drawing.draw([record], nucleus, model, processor)
         np.testing.assert_allclose(alone["image"], row["image"], rtol=0, atol=1e-5)
         assert alone["scores"] == pytest.approx(row["scores"], abs=1e-5)
 
@@ -117,7 +118,7 @@ def test_diffusion_tells_its_uncertainty(tokenizer):
     processor = DeepGPSProcessor(tokenizer, DeepGPSImageProcessor(default_nucleus=DEFAULT_NUCLEUS))
     model = tiny_deepgps(objective="diffusion", num_inference_steps=2)
     nucleus = torch.rand(1, 1, 24, 24)
-    draws = [list(imaging.draw([("a", "MK")], nucleus, model, processor, num_samples=2, seed=s)) for s in (0, 0, 1)]
+    draws = [list(drawing.draw([("a", "MK")], nucleus, model, processor, num_samples=2, seed=s)) for s in (0, 0, 1)]
     images = [rows[0]["image"] for rows in draws]
     assert np.array_equal(images[0], images[1]) and not np.array_equal(images[0], images[2])
     assert draws[0][0]["uncertainty"].max() > 0

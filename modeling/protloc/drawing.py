@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 
 from . import ASSETS
 from .batching import token_budget_batches
-from .prediction import LOAD_ERRORS, choose_device, reason
+from .loading import LOAD_ERRORS, choose_device, model_path, one_line
 
 DEFAULT_MODEL = ASSETS / "deepgps"
 _PIXELS = 8 * 208**2  # drawn at once
@@ -27,22 +27,22 @@ def load_model(
 
     Args:
         model (`str` or `Path`): Folder or Hub name.
-        device, dtype (`str`): As for `protloc.prediction.load_model`.
+        device, dtype (`str`): As for `protloc.loading.load_model`.
 
     Raises:
         ValueError: In one sentence, if it can't be loaded, is of another kind, or reads structures.
     """
     device, torch_dtype = choose_device(device, dtype)
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model_path(model))
         if config.model_type != "deepgps":
             raise ValueError(f"it is a {config.model_type} model, and only a deepgps model draws")
         if "structure" in config.inputs:
             raise ValueError("it reads structures, which records of sequences don't have: use the pipeline")
-        loaded = AutoModel.from_pretrained(model, dtype=torch_dtype)
-        return loaded.to(device).eval(), AutoProcessor.from_pretrained(model)
+        loaded = AutoModel.from_pretrained(model_path(model), dtype=torch_dtype)
+        return loaded.to(device).eval(), AutoProcessor.from_pretrained(model_path(model))
     except (*LOAD_ERRORS, AssertionError) as error:
-        raise ValueError(f"cannot load the model {str(model)!r}: {reason(error)}") from None
+        raise ValueError(f"cannot load the model {str(model)!r}: {one_line(error)}") from None
 
 
 @torch.inference_mode()

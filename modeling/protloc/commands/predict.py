@@ -1,0 +1,205 @@
+"""`protloc predict`: compartments and membrane type, one row a protein."""
+
+import argparse
+import csv
+import itertools
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .. import prediction
+from ..files import safe_name
+from ..loading import DEFAULT_MODEL, load_config, load_ensemble, load_model
+from ..profiles import protein_profile
+from ..sequences import SequenceError, read_sequences
+from . import progress_bars
+
+IMAGE_COLUMNS = ["image_label", "image_label_probability"]
+
+
+def run(args: argparse.Namespace) -> None:
+    logging.basicConfig(format="protloc: %(message)s")
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = [spool(source, Path(folder) / str(i)) for i, source in enumerate(args.inputs)]
+        names = dict(zip(inputs, args.inputs, strict=True))
+        try:
+            predict(args, inputs, names)
+        except SequenceError as error:
+            raise named(error, names) from None
+
+
+def after_interrupt(args: argparse.Namespace) -> str:
+    return f"; --resume resumes {args.output}" if args.output else ""
+
+
+def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) -> None:
+    out: Path | None = args.output
+    if out and not is_left_to_do(out, args):
+        print(f"protloc: {out} is complete, nothing to resume", file=sys.stderr)
+        return
+
+    show_bars = progress_bars()
+    models = args.ensemble or [args.model or DEFAULT_MODEL]
+    config = load_config(models[0])
+    prediction.check_heads(models[0], config, args.signals, args.tree)
+    if args.profiles and config.input_features != "profile":
+        raise ValueError(f"{models[0]} does not read profiles: leave --profiles out")
+    if config.input_features == "profile" and not args.profiles:
+        raise ValueError(f"{models[0]} reads profiles: name the folder of <id>.pssm files with --profiles")
+    policy = args.length_policy or config.length_policy
+    longest = config.max_length if policy == "error" else None
+
+    # All input is checked before anything is predicted, so that a bad record costs no time and leaves no file.
+    errors: list[SequenceError] = []
+    skip = args.on_error == "skip"
+    total = sum(1 for _ in read(inputs, errors.append if skip else None, longest, args.profiles))
+    report_errors([named(error, names) for error in errors], out)
+    if total == 0:
+        raise ValueError("no sequence is left to predict")
+
+    if args.ensemble:
+        model, tokenizer = load_ensemble(models, args.device, args.dtype, policy)
+    else:
+        model, tokenizer = load_model(models[0], args.device, args.dtype, policy)
+    settings: dict[str, Any] = {
+        "model": ", ".join(str(name) for name in models),
+        "dtype": str(model.dtype),
+        "length_policy": policy,
+        "attention": args.attention is not None,
+        "columns": prediction.columns(config, args.signals, args.tree) + (IMAGE_COLUMNS if args.nucleus else []),
+    }
+    if args.nucleus:
+        from .. import drawing  # pictures need more than sequences do
+
+        image_model = args.image_model or drawing.DEFAULT_MODEL
+        drawer, processor = drawing.load_model(image_model, args.device)
+        source = None if args.nucleus == "default" else args.nucleus
+        nucleus = processor.image_processor(source, channel=args.nucleus_channel, page=args.nucleus_page)["nucleus"]
+        settings["nucleus"] = [args.nucleus, args.nucleus_channel, args.nucleus_page]
+        settings["image_model"] = str(image_model)
+
+    records = read(inputs, (lambda error: None) if skip else None, longest, args.profiles)
+    done = 0
+    if out and prediction.partial_path(out).exists():
+        done = prediction.skip_finished(records, prediction.read_finished(out, settings), out)
+    if args.nucleus:
+        records, to_draw = itertools.tee(records)
+    predicted = prediction.predict(
+        *(records, model, tokenizer, args.max_tokens_per_batch),
+        profiles=args.profiles,
+        signals=args.signals,
+        tree=args.tree,
+        attention=args.attention is not None,
+    )
+    if args.attention:
+        args.attention.mkdir(parents=True, exist_ok=True)
+        predicted = save_attention(predicted, args.attention)
+    if args.nucleus:
+        assert out is not None  # the parser has seen to it
+        images = drawing.draw(to_draw, nucleus, drawer, processor, args.max_tokens_per_batch)
+        folder = out.parent / "images"
+        folder.mkdir(exist_ok=True)
+        predicted = save_images(predicted, images, folder)
+    rows = tqdm(predicted, total=total, initial=done, unit=" proteins", disable=not show_bars)
+    if out:
+        prediction.write_rows(rows, out, settings)
+    else:
+        prediction.write_csv(rows, sys.stdout, settings["columns"])
+
+
+def spool(source: str, copy: Path) -> str:
+    """Input is read twice: copy what can be read only once (standard input, pipes)."""
+    if source != "-" and (Path(source).is_file() or not Path(source).exists() or Path(source).is_dir()):
+        return source
+    with sys.stdin.buffer if source == "-" else open(source, "rb") as stream, open(copy, "wb") as file:
+        shutil.copyfileobj(stream, file)
+    return str(copy)
+
+
+def named(error: SequenceError, names: dict[str, str]) -> SequenceError:
+    """The error with the name that the user gave the input."""
+    name = names.get(error.file, error.file)
+    return SequenceError("standard input" if name == "-" else name, error.reason, error.record, error.line)
+
+
+def is_left_to_do(out: Path, args: argparse.Namespace) -> bool:
+    """
+    Whether there is something to predict, or `OUT` is complete.
+
+    Raises:
+        ValueError: If `OUT` is an input, or unfinished and not to be resumed.
+    """
+    if any(Path(source).exists() and out.exists() and out.samefile(source) for source in args.inputs):
+        raise ValueError(f"{out} is an input: write to another file")
+    partial = prediction.partial_path(out)
+    if partial.exists() and not args.resume:
+        raise ValueError(f"{partial} is an unfinished run: add --resume to resume it, or delete it")
+    return partial.exists() or not (args.resume and out.exists())
+
+
+def read(
+    inputs: list[str], on_error: Callable[[SequenceError], None] | None, longest: int | None, profiles: Path | None
+) -> Iterator[tuple[str, str]]:
+    """Records whose sequence, and profile if they need one, can be read; the others go to `on_error`, or stop it."""
+    for protein_id, sequence in read_sequences(inputs, on_error, longest):
+        if profiles:
+            try:
+                protein_profile(profiles, protein_id, sequence)
+            except SequenceError as error:
+                if on_error is None:
+                    raise
+                on_error(SequenceError(error.file, error.reason, protein_id, error.line))
+                continue
+        yield protein_id, sequence
+
+
+def report_errors(errors: list[SequenceError], out: Path | None) -> None:
+    """List skipped records in `OUT.errors.csv`, or on standard error; a list of an earlier run goes."""
+    if out is None:
+        for error in errors:
+            print(f"protloc: skipped: {error}", file=sys.stderr)
+        return
+    listed = out.with_name(out.name + ".errors.csv")
+    listed.unlink(missing_ok=True)
+    if errors:
+        with open(listed, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["file", "record", "line", "reason"])
+            writer.writerows([error.file, error.record, error.line, error.reason] for error in errors)
+        print(f"protloc: skipped {len(errors)} bad record(s), listed in {listed}", file=sys.stderr)
+
+
+def save_attention(rows: Iterator[prediction.Row], folder: Path) -> Iterator[prediction.Row]:
+    """Write `<id>.png` and `<id>.csv` for each row, and take the attention out of it."""
+    from .. import plots  # matplotlib is loaded only where it is needed
+
+    for row in rows:
+        sequence, attention = row.pop("sequence"), row.pop("attention")
+        name = safe_name(row["protein_id"])
+        predicted = row["localizations"].replace("|", ", ")
+        figure = plots.attention_along(sequence, attention, row["protein_id"], predicted=predicted)
+        plots.save(figure, folder / f"{name}.png")
+        with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["position", "residue", "attention"])
+            for position, (residue, weight) in enumerate(zip(sequence, attention, strict=True), start=1):
+                writer.writerow([position, residue, f"{weight:.6g}"])
+        yield row
+
+
+def save_images(
+    rows: Iterator[prediction.Row], images: Iterator[dict[str, Any]], folder: Path
+) -> Iterator[prediction.Row]:
+    """Write `<id>.png` and `<id>.tif` for each row, and add what deepGPS calls the protein."""
+    from ..drawing import save_image
+
+    for row, drawn in zip(rows, images, strict=True):
+        save_image(drawn["image"], folder / safe_name(row["protein_id"]))
+        label = drawn["label"]
+        yield row | dict(zip(IMAGE_COLUMNS, (label, round(max(drawn["scores"].values(), default=0), 6)), strict=True))

@@ -1,0 +1,64 @@
+"""Files that are whole or absent, runs that resume with their own settings, and safe names."""
+
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """
+    A path beside `path` for a file or folder to be written, which takes its name once the block has ended well.
+
+    Other processes see it whole or not at all. A file replaces an older one and has the mode that the umask gives,
+    whatever its writer sets (safetensors keeps its files private). If the block fails, nothing is left.
+    """
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.touch()
+    mode = partial.stat().st_mode
+    partial.unlink()
+    try:
+        yield partial
+        if partial.is_file():
+            partial.chmod(mode)
+        os.replace(partial, path)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def same_settings(begun: Mapping[str, Any], asked: Mapping[str, Any], where: str | Path, way_out: str) -> None:
+    """
+    Compare the settings of a run with those that it is to be resumed with.
+
+    Args:
+        begun, asked (`Mapping`): By name; a name that one side lacks is `None` there.
+        where (`str` or `Path`): The file or folder of the run, for the message.
+        way_out (`str`): What to do, for the message.
+
+    Raises:
+        ValueError: In one sentence, naming the first setting that differs.
+    """
+    for name in {**begun, **asked}:
+        if begun.get(name) != asked.get(name):
+            raise ValueError(f"{where} was begun with {name} {begun.get(name)!r}, not {asked.get(name)!r}: {way_out}")
+
+
+def safe_name(protein_id: str) -> str:
+    """
+    An id as a file name: letters, digits, `.`, `_` and `-`, not hidden and not too long.
+
+    An id that had to be changed, or that has lower case letters (some disks don't tell them apart), gets a digest.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", protein_id)[:100].lstrip(".")
+    if safe == protein_id and safe == safe.upper():
+        return safe
+    return f"{safe}-{hashlib.sha1(protein_id.encode()).hexdigest()[:8]}"

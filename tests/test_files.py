@@ -1,0 +1,56 @@
+"""Files that are whole or absent, and settings of runs that resume."""
+
+import os
+import stat
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from protloc.files import atomic_path, same_settings
+
+
+def test_a_file_appears_whole(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with atomic_path(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_nothing_and_the_old_file(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_path(path) as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError, match="stop"), atomic_path(tmp_path / "folder") as partial:
+        partial.mkdir()
+        raise ValueError("stop")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_whole(tmp_path):
+    with atomic_path(tmp_path / "folder") as partial:
+        partial.mkdir()
+        (partial / "a").write_text("a")
+        assert not (tmp_path / "folder").exists()
+    assert (tmp_path / "folder" / "a").read_text() == "a" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_safetensors_get_the_mode_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_path(tmp_path / "a.safetensors") as partial:
+            save_file({"a": torch.zeros(1)}, partial)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o640
+
+
+def test_the_first_setting_that_differs_is_named():
+    same_settings({"model": "a", "tree": None}, {"model": "a"}, "out.csv", "delete it")
+    with pytest.raises(ValueError, match=r"^out.csv was begun with model 'a', not 'b': delete it$"):
+        same_settings({"model": "a", "tree": True}, {"model": "b"}, "out.csv", "delete it")
