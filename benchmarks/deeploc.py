@@ -31,7 +31,6 @@ from protloc import DeepLocConfig
 from protloc.batching import TokenBudgetBatchSampler
 from protloc.loading import load_model, native_bf16
 from protloc.models.modeling_deeploc import DeepLocEncoder
-from protloc.models.protein_sequence import window_text
 from protloc.models.residue_features import BLOSUM62
 from protloc.prediction import predict
 from training.deeploc.data import collate, encode
@@ -90,7 +89,7 @@ def benchmark_prediction(proteins: list[tuple[str, str]], ratios: dict[str, floa
     def in_file_order():
         for start in range(0, len(some), 16):
             prepared = [model.prepare_sequence(sequence) for _, sequence in some[start : start + 16]]
-            texts = [window_text(whole, reads[0], model.config.spaced_residues) for whole, reads in prepared]
+            texts = [model.window_text(whole, reads[0]) for whole, reads in prepared]
             model(**tokenizer(texts, padding=True, return_tensors="pt"))
 
     @torch.inference_mode()

@@ -392,6 +392,23 @@ finally:
         assert "Traceback" not in result.stderr
 
 
+def test_predicting_imports_only_what_it_needs(fasta, tiny_model_dir):
+    """What pictures, tables, training and evaluation need is not loaded for sequences."""
+    script = """
+import sys, protloc_entry
+sys.argv = ["protloc", *sys.argv[1:]]
+try:
+    protloc_entry.main()
+finally:
+    heavy = {"datasets", "diffusers", "gemmi", "matplotlib", "omegaconf", "pandas", "pyarrow", "ray", "skimage", "sklearn"}
+    assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    assert not {"protloc.plots", "protloc.hub", "protloc.drawing", "protloc.shards"} & set(sys.modules)
+"""
+    command = [sys.executable, "-c", script, "predict", fasta, "--model", tiny_model_dir]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "") and len(read_csv(result.stdout)) == 30
+
+
 def test_python_dash_m():
     result = subprocess.run([sys.executable, "-m", "protloc", "--version"], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0 and result.stdout.startswith("protloc ")

@@ -433,9 +433,13 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         whole = clean_sequence(text)
         return whole, split_windows(len(whole), self.config.max_length, self.config.length_policy)
 
+    def window_text(self, whole: str, window: list[slice]) -> str:
+        """What the tokenizer should get for one window of a sequence."""
+        return window_text(whole, window, self.config.spaced_residues)
+
     def tokenize(self, whole: str, windows: Sequence[list[slice]], tokenizer: Any) -> dict[str, torch.Tensor]:
         """`input_ids` and `attention_mask` `(windows, tokens)` of windows of one sequence."""
-        return tokenize([window_text(whole, window) for window in windows], tokenizer)
+        return tokenize([self.window_text(whole, window) for window in windows], tokenizer)
 
     @staticmethod
     def merge_windows(
