@@ -400,7 +400,7 @@ sys.argv = ["protloc", *sys.argv[1:]]
 try:
     protloc_entry.main()
 finally:
-    heavy = {"datasets", "diffusers", "gemmi", "matplotlib", "omegaconf", "pandas", "pyarrow", "ray", "skimage", "sklearn"}
+    heavy = {"datasets", "diffusers", "gemmi", "matplotlib", "pandas", "pyarrow", "ray", "skimage", "sklearn"}
     assert not heavy & set(sys.modules), heavy & set(sys.modules)
     assert not {"protloc.plots", "protloc.hub", "protloc.drawing", "protloc.shards"} & set(sys.modules)
 """

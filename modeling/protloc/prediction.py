@@ -119,13 +119,13 @@ def predict(
                 again = token_budget_batches([lengths[k] for k in left], max_tokens_per_batch)
                 batches = [[left[k] for k in pending] for pending in again]
                 continue
-            for row, k in enumerate(batches.pop(0)):
-                found[k] = {head: outputs[head][row].cpu() for head in heads}
+            for place, k in enumerate(batches.pop(0)):
+                found[k] = {head: outputs[head][place].cpu() for head in heads}
                 if attention:
-                    residues = inputs["attention_mask"][row : row + 1].bool()
+                    residues = inputs["attention_mask"][place : place + 1].bool()
                     if "input_ids" in inputs:
-                        residues = model.residue_mask(inputs["input_ids"][row : row + 1], residues)
-                    found[k]["attention"] = outputs.attentions[row, -1][residues[0]].float().cpu()
+                        residues = model.residue_mask(inputs["input_ids"][place : place + 1], residues)
+                    found[k]["attention"] = outputs.attentions[place, -1][residues[0]].float().cpu()
         outputs_of = iter(found)
         for (protein_id, _), (whole, several) in zip(chunk, prepared, strict=True):
             merged = model.merge_windows(len(whole), several, list(itertools.islice(outputs_of, len(several))))
