@@ -1,7 +1,5 @@
 """Protein subcellular localization with transformers: importing this registers its Auto classes and pipelines."""
 
-from pathlib import Path
-
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -15,7 +13,7 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .loading import load_unirep
+from .loading import ASSETS, load_unirep
 from .models.configuration_deepgps import DeepGPSConfig
 from .models.configuration_deeploc import DeepLocConfig
 from .models.configuration_unirep import UniRepConfig
@@ -26,8 +24,6 @@ from .models.modeling_unirep import UniRepForCausalLM, UniRepModel
 from .models.processing_deepgps import DeepGPSProcessor
 from .pipelines.pipeline_protein_imaging import ProteinImagingPipeline
 from .pipelines.pipeline_protein_localization import ProteinLocalizationPipeline
-
-ASSETS = Path(__file__).parent / "assets"  # the checkpoints that the package ships
 
 AutoConfig.register("deeploc", DeepLocConfig)
 AutoTokenizer.register(DeepLocConfig, EsmTokenizer)

@@ -20,7 +20,6 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from yaml import YAMLError
 
-from . import ASSETS
 from .ensemble import DeepLocEnsemble
 from .files import atomic_path
 from .models.configuration_deeploc import DeepLocConfig
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ASSETS = Path(__file__).parent / "assets"  # the checkpoints that the package ships
 DEFAULT_MODEL = ASSETS / "deeploc"
 # What loading a missing or damaged model raises; RuntimeError is for weights that don't fit the configuration.
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
