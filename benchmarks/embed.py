@@ -26,7 +26,7 @@ from benchmarks.common import compare, made_up_proteins, save
 from protloc.batching import token_budget_batches
 from protloc.embedding import Encoder, write_embeddings
 from protloc.models.protein_sequence import split_reads
-from protloc.models.sequence_states_deepgps import encode_sequence
+from protloc.models.sequence_encoder_deepgps import encode_sequence
 from protloc.prediction import DEFAULT_MODEL
 from protloc.sequences import read_sequences
 

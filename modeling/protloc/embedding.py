@@ -24,7 +24,7 @@ from .batching import SPECIAL_TOKENS, packed_batches, token_budget_batches
 from .loading import model_path
 from .models.configuration_deepgps import DeepGPSConfig
 from .models.protein_sequence import clean_sequence, read_text, split_reads
-from .models.sequence_states_deepgps import encode_sequence, load_backbone
+from .models.sequence_encoder_deepgps import encode_sequence, load_backbone
 from .prediction import LOAD_ERRORS, choose_device, reason
 
 # Parts of an encoder that its states don't depend on, and that deepGPS leaves out
