@@ -54,7 +54,7 @@ def inference(args: argparse.Namespace) -> None:
         model = random_model(args.device, **fields)
         mask = torch.ones_like(ids)
         encoder = seconds(lambda model=model, mask=mask: model.encode_sequence(ids, mask))
-        states = {"sequence_states": model.encode_sequence(ids, mask), "sequence_mask": mask}
+        states = {"residue_embeddings": model.encode_sequence(ids, mask), "residue_mask": mask}
         model.generate(nucleus, **states, num_inference_steps=1)  # to warm up
         image = seconds(lambda model=model, states=states: model.generate(nucleus, **states))
         millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.backbone, model.unet)]
@@ -98,8 +98,8 @@ def training(args: argparse.Namespace) -> None:
     peak = matmul_peak(args.device, dtype)
     nucleus, protein = torch.rand(2, args.batch, 1, 208, 208, device=args.device)
     inputs = {
-        "sequence_states": torch.randn(args.batch, args.length, ESM2_650M["hidden_size"], device=args.device),
-        "sequence_mask": torch.ones(args.batch, args.length, dtype=torch.bool, device=args.device),
+        "residue_embeddings": torch.randn(args.batch, args.length, ESM2_650M["hidden_size"], device=args.device),
+        "residue_mask": torch.ones(args.batch, args.length, dtype=torch.bool, device=args.device),
         "labels": torch.zeros(args.batch, dtype=torch.long, device=args.device),
     }
     print(f"{dtype}, {peak / 1e12:.2f} TFLOP a second in a matrix product\n")

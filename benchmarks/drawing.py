@@ -38,7 +38,7 @@ def drawing(name: str, model: Any, steps: int, number: int, ratios: dict[str, fl
 
     def encoded_once(at_once: int = 1) -> torch.Tensor:
         states = model.encode_sequence(ids, mask).expand(at_once, -1, -1)
-        known = {"sequence_states": states, "sequence_mask": mask.bool().expand(at_once, -1)}
+        known = {"residue_embeddings": states, "residue_mask": mask.bool().expand(at_once, -1)}
         return torch.cat([generate(some, **known) for some in nuclei.split(at_once)])
 
     def together() -> torch.Tensor:
@@ -69,8 +69,8 @@ def training(model: Any, ratios: dict[str, float]) -> None:
     """A step of `training.deepgps.train` in its mixed precision, against one in float32."""
     nucleus, protein = torch.rand(2, NUCLEI, 1, 208, 208)
     inputs = {
-        "sequence_states": torch.randn(NUCLEI, RESIDUES, model.config.sequence_size),
-        "sequence_mask": torch.ones(NUCLEI, RESIDUES, dtype=torch.bool),
+        "residue_embeddings": torch.randn(NUCLEI, RESIDUES, model.config.sequence_size),
+        "residue_mask": torch.ones(NUCLEI, RESIDUES, dtype=torch.bool),
         "labels": torch.zeros(NUCLEI, dtype=torch.long),
     }
     model.train()

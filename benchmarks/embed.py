@@ -27,7 +27,7 @@ from protloc.batching import token_budget_batches
 from protloc.embedding import Encoder, write_embeddings
 from protloc.loading import DEFAULT_MODEL
 from protloc.models.protein_sequence import split_windows
-from protloc.models.sequence_states_deepgps import encode_sequence
+from protloc.models.sequence_encoder_deepgps import encode_sequence
 from protloc.sequences import read_sequences
 
 SHAPES = {  # hidden size, layers, heads

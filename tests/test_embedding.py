@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from protloc.embedding import INDEX, Encoder, ResidueEmbeddings, embed, prefetch, sequence_key, weights_digest
 from protloc.models.protein_sequence import AMINO_ACIDS
-from protloc.models.sequence_states_deepgps import encode_sequence, load_backbone
+from protloc.models.sequence_encoder_deepgps import encode_sequence, load_backbone
 from protloc.packed_attention import packed_attention
 from tests.helpers import run_protloc, tiny_deepgps
 

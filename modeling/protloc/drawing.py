@@ -85,8 +85,8 @@ def draw(
                 length = int(mask[rows].sum(dim=1).max()) - 2
                 outputs = model.generate(
                     nucleus.expand(len(part[rows]), -1, -1, -1),
-                    sequence_states=states[rows, 1 : length + 1],  # the residues
-                    sequence_mask=mask[rows, 2 : length + 2],
+                    residue_embeddings=states[rows, 1 : length + 1],  # the residues
+                    residue_mask=mask[rows, 2 : length + 2],
                     num_samples=num_samples,
                     generator=torch.Generator().manual_seed(seed),
                 )

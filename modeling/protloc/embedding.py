@@ -25,7 +25,7 @@ from .files import atomic_path
 from .loading import LOAD_ERRORS, choose_device, model_path, one_line
 from .models.configuration_deepgps import DeepGPSConfig
 from .models.protein_sequence import clean_sequence, split_windows, window_text
-from .models.sequence_states_deepgps import encode_sequence, load_backbone
+from .models.sequence_encoder_deepgps import encode_sequence, load_backbone
 
 # Parts of an encoder that its states don't depend on, and that deepGPS leaves out
 BEHIND_STATES = {"pooler", "contact_head", "decoder", "dense"}

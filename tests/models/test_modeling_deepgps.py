@@ -27,8 +27,8 @@ VARIANTS = {
     "patches": {"patch_size": 2},
     "deeploc": {"backbone_config": {"model_type": "deeploc", **TINY_DEEPLOC}},
     "one scale": {"unet_channels": [8]},
-    "told the label": {"label_sharpness": 2.0},
-    "told the label, both": {"label_sharpness": 2.0, "inputs": "sequence+structure"},
+    "conditioned on the label": {"condition_on_label": True, "label_temperature": 0.5},
+    "conditioned on the label, both": {"condition_on_label": True, "inputs": "sequence+structure"},
 }
 
 
@@ -108,7 +108,7 @@ def test_states_computed_before_stand_for_the_sequence():
     model, inputs = tiny_deepgps(), TESTER.inputs()
     special = (inputs["input_ids"] == 0) | (inputs["input_ids"] == 2)
     states = model.encode_sequence(inputs["input_ids"], inputs["attention_mask"])
-    given = {"sequence_states": states, "sequence_mask": inputs["attention_mask"].bool() & ~special}
+    given = {"residue_embeddings": states, "residue_mask": inputs["attention_mask"].bool() & ~special}
     outputs = model(**given, nucleus=inputs["nucleus"])
     torch.testing.assert_close(outputs.protein_image, model(**inputs).protein_image, rtol=0, atol=1e-6)
 
@@ -136,12 +136,13 @@ def test_attention_is_over_residues():
 def test_the_published_attention_has_one_key_and_loses_the_bottleneck():
     """Why `unet="condition"` is the default: with one key it makes no difference what the bottleneck saw."""
     unet = tiny_deepgps(unet="paper").unet
-    latents = torch.randn(1, 1, 16, generator=torch.Generator().manual_seed(0))
+    pooled = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
     nucleus = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(1))
-    drawn = unet(nucleus, latents)
+    inputs = {"timestep": 0, "encoder_hidden_states": pooled.unsqueeze(1), "timestep_cond": pooled}
+    (drawn,) = unet(nucleus, **inputs)
     for weight in unet.query.parameters():
         weight.mul_(-3)
-    torch.testing.assert_close(unet(nucleus, latents), drawn, rtol=0, atol=1e-5)
+    torch.testing.assert_close(unet(nucleus, **inputs)[0], drawn, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -154,9 +155,9 @@ def test_cell_lines():
 
 
 @torch.no_grad()
-def test_the_image_is_told_the_label():
+def test_the_image_is_conditioned_on_the_label():
     """The true one in training, so that the head's mistakes teach it nothing; later what the head says, sharpened."""
-    model = tiny_deepgps(label_sharpness=2.0)
+    model = tiny_deepgps(condition_on_label=True)
     inputs = TESTER.inputs()
     as_predicted = model(**inputs).protein_image
     torch.testing.assert_close(model.generate(**inputs).protein_image, as_predicted)
@@ -166,11 +167,11 @@ def test_the_image_is_told_the_label():
     drawn = [model(**inputs, labels=torch.tensor(labels)).protein_image for labels in ([0, 0, 0], [1, 0, -100])]
     assert not drawn[0][0].allclose(drawn[1][0]) and drawn[0][1].allclose(drawn[1][1])
     torch.testing.assert_close(drawn[1][2], as_predicted[2])
-    model.eval().config.label_sharpness = 1e6
+    model.eval().config.label_temperature = 1e-6
     certain = model(**inputs)
-    told = torch.nn.functional.one_hot(certain.logits.argmax(dim=-1), 2).float()
+    label = torch.nn.functional.one_hot(certain.logits.argmax(dim=-1), 2).float()
     latents, mask, pooled, _ = model.read_protein(inputs["input_ids"], inputs["attention_mask"], None, None, None)
-    pooled = pooled + model.label_latent(told).unsqueeze(1)
+    pooled = pooled + model.label_latent(label).unsqueeze(1)
     by_hand = model.draw(2 * inputs["nucleus"] - 1, 0, latents, mask, pooled).sigmoid()
     torch.testing.assert_close(certain.protein_image, by_hand)
 
@@ -295,7 +296,7 @@ def test_the_paper_s_size():
     model.unet.down[-1].register_forward_hook(lambda module, inputs, output: skips.append(output.shape))
     states = torch.zeros(2, 50, 1280, device="meta")
     nucleus = torch.zeros(2, 1, 208, 208, device="meta")
-    outputs = model(sequence_states=states, sequence_mask=ids, nucleus=nucleus)
+    outputs = model(residue_embeddings=states, residue_mask=ids, nucleus=nucleus)
     assert skips == [(2, 1024, 13, 13)]
     assert outputs.protein_image.shape == (2, 1, 208, 208) and outputs.logits.shape == (2, 2)
 
@@ -309,8 +310,8 @@ def test_the_paper_s_size():
         ({"unet": "paper", "objective": "diffusion"}, "draws in one pass"),
         ({"unet": "paper", "cell_lines": ["U2OS"]}, "knows no cell lines"),
         ({"problem_type": "regression"}, "problem_type must be"),
-        ({"label_sharpness": -1}, "label_sharpness must be 0, or above 0 with classify=True and single labels, got -1"),
-        ({"label_sharpness": 1, "classify": False}, "label_sharpness must be 0, or above 0 with classify=True"),
+        ({"condition_on_label": True, "classify": False}, "condition_on_label needs a head for single labels"),
+        ({"label_temperature": 0}, "label_temperature must be above 0, got 0"),
     ],
 )
 def test_bad_configurations(overrides, message):

@@ -169,12 +169,12 @@ class ProteinReader:
         return known and (not self.reads_structure or accession in self.files)
 
     def __call__(self, sequences: Sequence[str], accessions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """`sequence_states` and `sequence_mask`, or `input_ids` and `attention_mask`; `structure`."""
+        """`residue_embeddings` and `residue_mask`, or `input_ids` and `attention_mask`; `structure`."""
         inputs: dict[str, torch.Tensor] = {}
         if self.reads_sequence and self.embeddings is not None:
             rows = [self.embeddings[sequence] for sequence in sequences]
-            inputs["sequence_states"] = pad_sequence(rows, batch_first=True).float()
-            inputs["sequence_mask"] = pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True).bool()
+            inputs["residue_embeddings"] = pad_sequence(rows, batch_first=True).float()
+            inputs["residue_mask"] = pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True).bool()
         elif self.reads_sequence:
             spaced = len(self.tokenizer.tokenize("MKV")) == 1  # ProtBert
             texts = [" ".join(sequence) if spaced else sequence for sequence in sequences]

@@ -30,8 +30,8 @@ class EncodedProteins:
             for row, i in enumerate(part):
                 found: Inputs = {}
                 if self.model.reads_sequence:
-                    found["sequence_states"] = states[row : row + 1, 1 : len(new[i][0]) + 1].clone()
-                    found["sequence_mask"] = torch.ones(found["sequence_states"].shape[:2], dtype=torch.bool)
+                    found["residue_embeddings"] = states[row : row + 1, 1 : len(new[i][0]) + 1].clone()
+                    found["residue_mask"] = torch.ones(found["residue_embeddings"].shape[:2], dtype=torch.bool)
                 if self.model.reads_structure:
                     found["structure"] = inputs["structure"][row : row + 1]
                 self.known[new[i]] = found

@@ -37,7 +37,7 @@ def draw(model: Any, nucleus: torch.Tensor, inputs: Inputs, samples: int, steps:
 def without_protein(inputs: Inputs) -> Inputs:
     """The protein masked out; a structure becomes zeros."""
     return {
-        name: torch.zeros_like(tensor) if name in ("sequence_mask", "structure") else tensor
+        name: torch.zeros_like(tensor) if name in ("residue_mask", "structure") else tensor
         for name, tensor in inputs.items()
     }
 

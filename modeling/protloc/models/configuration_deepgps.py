@@ -52,8 +52,10 @@ class DeepGPSConfig(PreTrainedConfig):
         classify (`bool`): Whether there is a head for labels.
         classifier_sizes (`list[int]`): Hidden layers of the head's perceptron; with the output layer four in the paper.
         dropout (`float`): In the classifier.
-        label_sharpness (`float`): Above 0, the image network is told the label too: the true one in training, later the
-            head's probabilities to this power. 1 draws the mean of what is possible, more the likeliest compartment.
+        condition_on_label (`bool`): Whether the image network gets the label too: the true one in training, later the
+            head's probabilities.
+        label_temperature (`float`): Of those probabilities, softmax(logits / temperature): 1 draws the mean of what is
+            possible, less the likeliest compartment.
         unet (`str`): `"condition"` (cross-attention over residues in diffusers' `UNet2DConditionModel`) or `"paper"`
             (the published network, whose attention has a single key).
         unet_channels (`list[int]`): Channels at each scale, from full size down.
@@ -62,7 +64,7 @@ class DeepGPSConfig(PreTrainedConfig):
             only); 2 takes a quarter of the time.
         attention_head_size (`int`): Size of the attention heads in the image network.
         image_size (`int`): Side of the images that it is trained on; others are padded and cropped back.
-        cell_lines (`list[str]`): Known cell lines; with any, the image network is told which it is (or `unknown`).
+        cell_lines (`list[str]`): Known cell lines; with any, the image network is given it (or `unknown`).
         objective (`str`): `"regression"` (the image in one pass) or `"diffusion"` (drawn in steps from noise).
         diffusion_steps (`int`): Noise levels in training.
         num_inference_steps (`int`): Steps to draw an image in, by default.
@@ -78,20 +80,25 @@ class DeepGPSConfig(PreTrainedConfig):
         "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="esm", init_kwargs=ESM2_8M)
     }
 
+    # sequence encoder
     backbone_config: dict | PreTrainedConfig | None = None
     cls_token_id: int = 0
     eos_token_id: int = 2
     max_length: int = 1022
 
+    # protein: from its inputs to latent vectors
     inputs: str = "sequence"
     latent_size: int = 1024
     pooling: str = "attention"
+
+    # label head, and what the image network gets of it
     classify: bool = True
     classifier_sizes: list[int] | tuple[int, ...] = (512, 256, 128)
     dropout: float | int = 0.1
+    condition_on_label: bool = False
+    label_temperature: float | int = 1.0
 
-    label_sharpness: float | int = 0.0
-
+    # image network
     unet: str = "condition"
     unet_channels: list[int] | tuple[int, ...] = (64, 128, 256, 512)
     unet_layers: int = 1
@@ -100,11 +107,14 @@ class DeepGPSConfig(PreTrainedConfig):
     image_size: int = 208
     cell_lines: list[str] | tuple[str, ...] = ()
 
+    # drawing in one pass, or in steps from noise
     objective: str = "regression"
     diffusion_steps: int = 1000
     num_inference_steps: int = 20
     guidance_scale: float | int = 1.0
     condition_dropout: float | int = 0.1
+
+    # losses
     image_loss: str = "mse"
     label_loss_weight: float | int = 1.0
     image_loss_weight: float | int = 1.0
@@ -126,7 +136,7 @@ class DeepGPSConfig(PreTrainedConfig):
 
     @property
     def sequence_size(self) -> int:
-        """Size of the encoder's state of a residue."""
+        """Size of the encoder's embedding of a residue."""
         backbone: Any = self.backbone_config
         return 2 * backbone.lstm_size if backbone.model_type == "deeploc" else backbone.hidden_size
 
@@ -139,11 +149,13 @@ class DeepGPSConfig(PreTrainedConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
         single_label = self.classify and self.problem_type == "single_label_classification"
-        if self.label_sharpness < 0 or (self.label_sharpness and not single_label):
+        if self.condition_on_label and not single_label:
             raise ValueError(
-                "label_sharpness must be 0, or above 0 with classify=True and single labels, got "
-                f"{self.label_sharpness}"
+                "condition_on_label needs a head for single labels: classify=True and problem_type "
+                "'single_label_classification'"
             )
+        if self.label_temperature <= 0:
+            raise ValueError(f"label_temperature must be above 0, got {self.label_temperature}")
         if self.unet == "paper" and self.objective == "diffusion":
             raise ValueError("unet 'paper' draws in one pass: use objective 'regression', or unet 'condition'")
         if self.patch_size < 1:

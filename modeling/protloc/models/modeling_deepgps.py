@@ -1,7 +1,6 @@
 """deepGPS: a protein's sequence (and structure) and a nucleus image -> where it is, as a label and as an image."""
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,8 @@ from .configuration_deepgps import DeepGPSConfig
 from .losses_deepgps import image_loss
 from .modeling_deeploc import DeepLocModel, build_backbone
 from .pointnet_deepgps import PointNet
-from .sequence_states_deepgps import encode_sequence, load_backbone
-from .unet_deepgps import PaperUNet
+from .sequence_encoder_deepgps import encode_sequence, load_backbone
+from .unet_deepgps import make_unet
 
 # diffusers is imported where it is needed: it takes more than a second, which those who want no image need not wait.
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class DeepGPSPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        if isinstance(module, DeepGPSModel) and module.config.unet == "condition":
+        if isinstance(module, DeepGPSModel) and module.null_latent is not None:
             init.normal_(module.null_latent, std=0.02)
         elif isinstance(module, OWN_INITIALIZATION):
             module.reset_parameters()
@@ -116,7 +115,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         if self.reads_sequence:
             if backbone_config.model_type == "deeploc":
                 self.backbone = DeepLocModel(backbone_config)
-                # Only the recurrent states are read; what comes behind them would never be trained.
+                # Only its residue embeddings are used; what comes behind them would never be trained.
                 del self.backbone.decoder, self.backbone.dense
             else:
                 self.backbone = build_backbone(backbone_config)
@@ -132,35 +131,12 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             for size, following in itertools.pairwise(sizes):
                 layers += [nn.Linear(size, following), nn.ReLU(), nn.Dropout(config.dropout)]
             self.classifier = nn.Sequential(*layers, nn.Linear(sizes[-1], config.num_labels))
-            if config.label_sharpness:
+            if config.condition_on_label:
                 self.label_latent = nn.Linear(config.num_labels, config.latent_size, bias=False)
 
-        self.unet: Any
-        if config.unet == "paper":
-            self.unet = PaperUNet(list(config.unet_channels), config.latent_size)
-        else:
-            from diffusers import UNet2DConditionModel
-
-            self.null_latent = nn.Parameter(torch.zeros(config.latent_size))
-            levels = len(config.unet_channels)
-            self.unet = UNet2DConditionModel(
-                sample_size=config.image_size // config.patch_size,
-                in_channels=(2 if config.objective == "diffusion" else 1) * config.patch_size**2,
-                out_channels=config.patch_size**2,
-                # Attention from a quarter of the size down: at full size it costs much and sees little.
-                down_block_types=["DownBlock2D"] * min(2, levels - 1)
-                + ["CrossAttnDownBlock2D"] * (levels - min(2, levels - 1)),
-                up_block_types=["CrossAttnUpBlock2D"] * (levels - min(2, levels - 1))
-                + ["UpBlock2D"] * min(2, levels - 1),
-                block_out_channels=config.unet_channels,
-                layers_per_block=config.unet_layers,
-                cross_attention_dim=config.latent_size,
-                # The pooled vectors reach every block, with the time step; residues are looked at from a quarter down.
-                time_cond_proj_dim=config.latent_size * (self.reads_sequence + self.reads_structure),
-                attention_head_dim=[max(1, size // config.attention_head_size) for size in config.unet_channels],
-                norm_num_groups=math.gcd(32, *config.unet_channels),
-                num_class_embeds=len(config.cell_lines) + 1 if config.cell_lines else None,
-            )
+        # A learned vector beside the protein's; alone it stands for no protein at all.
+        self.null_latent = nn.Parameter(torch.zeros(config.latent_size)) if config.unet == "condition" else None
+        self.unet = make_unet(config)
         self.post_init()
 
     @classmethod
@@ -187,11 +163,11 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         return self
 
     def encode_sequence(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The encoder's states `(batch, length, sequence_size)`, of sequences of any length."""
+        """The encoder's embeddings `(batch, length, sequence_size)`, of sequences of any length."""
         return encode_sequence(self.backbone, self.config, input_ids, attention_mask)
 
     def read_protein(
-        self, input_ids, attention_mask, sequence_states, sequence_mask, structure
+        self, input_ids, attention_mask, residue_embeddings, residue_mask, structure
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]:
         """
         What is known of the protein.
@@ -202,18 +178,18 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         """
         latents, masks, pooled, weights = [], [], [], None
         if self.reads_sequence:
-            if sequence_states is None:
+            if residue_embeddings is None:
                 special = (input_ids == self.config.cls_token_id) | (input_ids == self.config.eos_token_id)
-                sequence_mask = attention_mask.bool() & ~special
-                sequence_states = self.encode_sequence(input_ids, attention_mask)
-            sequence_mask = sequence_mask.bool()
-            latents.append(self.project(sequence_states.to(self.project.weight.dtype)))
-            masks.append(sequence_mask)
-            vector, weights = self.pooling(latents[0], sequence_mask)
+                residue_mask = attention_mask.bool() & ~special
+                residue_embeddings = self.encode_sequence(input_ids, attention_mask)
+            residue_mask = residue_mask.bool()
+            latents.append(self.project(residue_embeddings.to(self.project.weight.dtype)))  # (B, length, latent_size)
+            masks.append(residue_mask)
+            vector, weights = self.pooling(latents[0], residue_mask)  # (B, latent_size), (B, length)
             pooled.append(vector)
         if self.reads_structure:
-            pooled.append(self.pointnet(structure.to(self.dtype)))
-            latents.append(pooled[-1].unsqueeze(1))
+            pooled.append(self.pointnet(structure.to(self.dtype)))  # (B, latent_size)
+            latents.append(pooled[-1].unsqueeze(1))  # (B, 1, latent_size)
             masks.append(torch.ones_like(structure[:, :1, 0], dtype=torch.bool))
         return torch.cat(latents, dim=1), torch.cat(masks, dim=1), torch.stack(pooled, dim=1), weights
 
@@ -223,20 +199,19 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         patch = self.config.patch_size
         multiple = patch * 2 ** (len(self.config.unet_channels) - 1)
         padded = F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-        if self.config.unet == "paper":
-            drawn = self.unet(padded, pooled)
-        else:
-            # A learned vector stands beside the protein's; alone it stands for no protein at all.
+        if self.null_latent is not None:
             null = self.null_latent.expand(len(latents), 1, -1)
-            drawn = self.unet(
-                F.pixel_unshuffle(padded, patch),
-                timestep,
-                timestep_cond=pooled.flatten(1),
-                encoder_hidden_states=torch.cat([null, latents], dim=1),
-                encoder_attention_mask=F.pad(mask, (1, 0), value=True),
-                class_labels=cell_line,
-            ).sample
-            drawn = F.pixel_shuffle(drawn, patch)
+            latents, mask = torch.cat([null, latents], dim=1), F.pad(mask, (1, 0), value=True)  # (B, 1 + keys, size)
+        (drawn,) = self.unet(
+            F.pixel_unshuffle(padded, patch),  # (B, channels * patch^2, H / patch, W / patch)
+            timestep,
+            encoder_hidden_states=latents,
+            class_labels=cell_line,
+            timestep_cond=pooled.flatten(1),
+            encoder_attention_mask=mask,
+            return_dict=False,
+        )
+        drawn = F.pixel_shuffle(drawn, patch)  # (B, 1, H, W), padded
         return drawn[:, :, :height, :width]
 
     def name_labels(self, logits: torch.Tensor) -> tuple[str, dict[str, float]]:
@@ -278,8 +253,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         attention_mask: torch.LongTensor | None = None,
         nucleus: torch.FloatTensor | None = None,
         structure: torch.FloatTensor | None = None,
-        sequence_states: torch.FloatTensor | None = None,
-        sequence_mask: torch.Tensor | None = None,
+        residue_embeddings: torch.FloatTensor | None = None,
+        residue_mask: torch.Tensor | None = None,
         cell_line: torch.LongTensor | None = None,
         labels: torch.Tensor | None = None,
         protein: torch.FloatTensor | None = None,
@@ -291,8 +266,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
                 right.
             nucleus (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): In [0, 1]; without it no image.
             structure (`torch.FloatTensor` of shape `(batch, points, 6)`): Point clouds, as `protloc.structures` gives.
-            sequence_states (`torch.FloatTensor` of shape `(batch, length, sequence_size)`), sequence_mask (`(batch,
-                length)`): The encoder's states of the residues, computed before, in place of `input_ids`.
+            residue_embeddings (`torch.FloatTensor` of shape `(batch, length, sequence_size)`), residue_mask (`(batch,
+                length)`): The encoder's embeddings of the residues, computed before, in place of `input_ids`.
             cell_line (`torch.LongTensor` of shape `(batch,)`, *optional*): Index into `config.cell_lines`; one past
                 the end, which is also the default, is `unknown`.
             labels (`torch.Tensor`, *optional*): Class indices `(batch,)`, -100 where unknown; 0 / 1 if multi-label,
@@ -304,12 +279,12 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         """
         config = self.config
         latents, mask, pooled, weights = self.read_protein(
-            input_ids, attention_mask, sequence_states, sequence_mask, structure
+            input_ids, attention_mask, residue_embeddings, residue_mask, structure
         )
         losses: list[Any] = []
         logits: Any = None
         if config.classify:
-            logits = self.classifier(pooled.flatten(1)).float()
+            logits = self.classifier(pooled.flatten(1)).float()  # (B, num_labels)
             if labels is not None:
                 multi_label = config.problem_type == "multi_label_classification"
                 loss = (
@@ -322,10 +297,12 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         protein_image: Any = None
         if nucleus is not None:
             line = self.known_cell_line(cell_line, nucleus)
-            pooled = self.tell_label(pooled, logits, labels)
+            pooled = self.condition_on_label(pooled, logits, labels)
             if config.objective == "regression":
-                drawn = self.draw(2 * nucleus.to(self.dtype) - 1, 0, latents, mask, pooled, line).float()
-                protein_image = drawn.sigmoid()
+                drawn = self.draw(
+                    2 * nucleus.to(self.dtype) - 1, 0, latents, mask, pooled, line
+                ).float()  # (B, 1, H, W)
+                protein_image = drawn.sigmoid()  # (B, 1, H, W)
                 if protein is not None:
                     losses.append(config.image_loss_weight * image_loss(drawn, protein.float(), config.image_loss))
             elif protein is not None:
@@ -338,22 +315,24 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             attentions=weights.unsqueeze(1) if weights is not None else None,
         )
 
-    def tell_label(self, pooled: torch.Tensor, logits: Any, labels=None) -> torch.Tensor:
+    def condition_on_label(self, pooled: torch.Tensor, logits: Any, labels=None) -> torch.Tensor:
         """
-        Pooled vectors `(batch, 1 or 2, latent_size)` -> the same with what the image network is told of the label.
+        Pooled vectors `(batch, 1 or 2, latent_size)` -> the same with an embedding of the label added.
 
-        Else it draws the mean of all compartments that a protein may be in, which looks like none of them.
+        Without it the image network draws the mean of all compartments that a protein may be in, which looks like none
+        of them.
         """
-        if not self.config.label_sharpness:
+        if not self.config.condition_on_label:
             return pooled
-        told = (self.config.label_sharpness * logits.detach()).softmax(dim=-1)
+        probabilities = (logits.detach() / self.config.label_temperature).softmax(dim=-1)  # (B, num_labels)
         if labels is not None and self.training:
-            known = (labels >= 0).unsqueeze(-1)
-            told = torch.where(known, F.one_hot(labels.clamp(min=0), self.config.num_labels).to(told), told)
-        return pooled + self.label_latent(told.to(pooled)).unsqueeze(1)
+            known = (labels >= 0).unsqueeze(-1)  # (B, 1)
+            truth = F.one_hot(labels.clamp(min=0), self.config.num_labels).to(probabilities)  # (B, num_labels)
+            probabilities = torch.where(known, truth, probabilities)
+        return pooled + self.label_latent(probabilities.to(pooled)).unsqueeze(1)  # (B, 1 or 2, latent_size)
 
     def known_cell_line(self, cell_line, nucleus) -> torch.Tensor | None:
-        """Indices of cell lines, `unknown` where none is given; `None` for a model that isn't told."""
+        """Indices of cell lines, `unknown` where none is given; `None` for a model without cell lines."""
         if not self.config.cell_lines:
             return None
         if cell_line is None:
@@ -369,7 +348,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         timestep = torch.randint(self.config.diffusion_steps, (len(clean),), device=clean.device)
         noisy = scheduler.add_noise(clean, noise, timestep)
         kept = torch.rand(len(clean), 1, device=clean.device) >= self.config.condition_dropout
-        images = torch.cat([noisy, 2 * nucleus.to(clean) - 1], dim=1)
+        images = torch.cat([noisy, 2 * nucleus.to(clean) - 1], dim=1)  # (B, 2, H, W)
         drawn = self.draw(images, timestep, latents, mask & kept, pooled * kept.unsqueeze(-1), cell_line)
         return F.mse_loss(drawn.float(), scheduler.get_velocity(clean, noise, timestep).float())
 
@@ -385,8 +364,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         structure: torch.FloatTensor | None = None,
-        sequence_states: torch.FloatTensor | None = None,
-        sequence_mask: torch.Tensor | None = None,
+        residue_embeddings: torch.FloatTensor | None = None,
+        residue_mask: torch.Tensor | None = None,
         cell_line: torch.LongTensor | None = None,
     ) -> DeepGPSOutput:
         """
@@ -395,7 +374,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         A regression model always draws the same image, so its samples are equal and its uncertainty is 0.
 
         Args:
-            nucleus, input_ids, attention_mask, structure, sequence_states, sequence_mask, cell_line: As in `forward`.
+            nucleus, input_ids, attention_mask, structure, residue_embeddings, residue_mask, cell_line: As in `forward`.
             num_samples (`int`): Images for each protein.
             num_inference_steps (`int`, *optional*), guidance_scale (`float`, *optional*): In place of the
                 configuration's, for diffusion.
@@ -407,10 +386,10 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         """
         config = self.config
         latents, mask, pooled, weights = self.read_protein(
-            input_ids, attention_mask, sequence_states, sequence_mask, structure
+            input_ids, attention_mask, residue_embeddings, residue_mask, structure
         )
         logits: Any = self.classifier(pooled.flatten(1)).float() if config.classify else None
-        pooled = self.tell_label(pooled, logits)
+        pooled = self.condition_on_label(pooled, logits)
         line = self.known_cell_line(cell_line, nucleus)
         samples: Any
         background = 2 * nucleus.to(self.dtype) - 1
@@ -437,7 +416,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         image = torch.randn(background.shape, generator=generator, device=place, dtype=torch.float32)
         image = image.to(background) * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
-            images = torch.cat([scheduler.scale_model_input(image, timestep), background], dim=1)
+            images = torch.cat([scheduler.scale_model_input(image, timestep), background], dim=1)  # (B, 2, H, W)
             velocity = self.draw(images, timestep, latents, mask, pooled, cell_line)
             if scale != 1:
                 nothing = torch.zeros_like(mask), torch.zeros_like(pooled)

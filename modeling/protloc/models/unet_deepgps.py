@@ -1,8 +1,48 @@
-"""The published image network of deepGPS, for comparison with `UNet2DConditionModel`."""
+"""
+The image network of deepGPS: diffusers' `UNet2DConditionModel`, or the published one for comparison.
+
+Both are called with the image, the time step, the pooled vectors and the latents of the protein, and return its logits.
+"""
+
+import math
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from .configuration_deepgps import DeepGPSConfig
+
+
+def make_unet(config: DeepGPSConfig) -> Any:
+    """
+    The image network that a configuration asks for, with new weights.
+
+    Returns:
+        `PaperUNet` or `UNet2DConditionModel`: Called as `PaperUNet.forward`.
+    """
+    if config.unet == "paper":
+        return PaperUNet(list(config.unet_channels), config.latent_size)
+    # diffusers takes more than a second to import, which those who want no image need not wait.
+    from diffusers import UNet2DConditionModel
+
+    flat = min(2, len(config.unet_channels) - 1)  # levels without attention: at full size it costs much and sees little
+    attending = len(config.unet_channels) - flat
+    return UNet2DConditionModel(
+        sample_size=config.image_size // config.patch_size,
+        in_channels=(2 if config.objective == "diffusion" else 1) * config.patch_size**2,
+        out_channels=config.patch_size**2,
+        down_block_types=["DownBlock2D"] * flat + ["CrossAttnDownBlock2D"] * attending,
+        up_block_types=["CrossAttnUpBlock2D"] * attending + ["UpBlock2D"] * flat,
+        block_out_channels=config.unet_channels,
+        layers_per_block=config.unet_layers,
+        cross_attention_dim=config.latent_size,
+        # The pooled vectors reach every block, with the time step; residues are attended to from a quarter down.
+        time_cond_proj_dim=config.latent_size * len(config.inputs.split("+")),
+        attention_head_dim=[max(1, size // config.attention_head_size) for size in config.unet_channels],
+        norm_num_groups=math.gcd(32, *config.unet_channels),
+        num_class_embeds=len(config.cell_lines) + 1 if config.cell_lines else None,
+    )
 
 
 class DoubleConvolution(nn.Module):
@@ -47,16 +87,38 @@ class PaperUNet(nn.Module):
         self.merge = nn.ModuleList(DoubleConvolution(2 * size, size) for size in channels[-2::-1])
         self.out = nn.Conv2d(channels[0], 1, 1)
 
-    def forward(self, nucleus: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """Nucleus `(batch, 1, H, W)` and protein vectors `(batch, keys, latent_size)` -> logits `(batch, 1, H, W)`."""
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | int,
+        encoder_hidden_states: torch.Tensor,
+        class_labels: torch.Tensor | None = None,
+        *,
+        timestep_cond: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None = None,
+        return_dict: bool = False,
+    ) -> tuple[torch.Tensor]:
+        """
+        The signature of `UNet2DConditionModel`; this network reads two of its inputs.
+
+        Args:
+            sample (`torch.Tensor` of shape `(batch, 1, H, W)`): The nucleus.
+            timestep_cond (`torch.Tensor` of shape `(batch, keys * latent_size)`): The pooled vectors of the protein.
+
+        Returns:
+            `tuple`: Logits `(batch, 1, H, W)`.
+        """
+        pooled = timestep_cond.unflatten(1, (-1, self.key.in_features))  # (B, keys, latent_size)
         skips = []
-        hidden = nucleus
+        hidden = sample  # (B, 1, H, W)
         for level, block in enumerate(self.down):
-            hidden = block(F.max_pool2d(hidden, 2) if level else hidden)
+            hidden = block(F.max_pool2d(hidden, 2) if level else hidden)  # (B, C_level, H / 2^level, W / 2^level)
             skips.append(hidden)
         places = hidden.flatten(2).transpose(1, 2)  # (B, h * w, C)
-        fused = F.scaled_dot_product_attention(self.query(places), self.key(latents), self.value(latents))
-        hidden = fused.transpose(1, 2).unflatten(2, hidden.shape[2:])
+        fused = F.scaled_dot_product_attention(
+            self.query(places), self.key(pooled), self.value(pooled)
+        )  # (B, h * w, C)
+        hidden = fused.transpose(1, 2).unflatten(2, hidden.shape[2:])  # (B, h * w, C) -> (B, C, h, w)
         for up, merge, skip in zip(self.up, self.merge, skips[-2::-1], strict=True):
-            hidden = merge(torch.cat([up(hidden), skip], dim=1))
-        return self.out(hidden)
+            hidden = merge(torch.cat([up(hidden), skip], dim=1))  # (B, C_level, H / 2^level, W / 2^level)
+        return (self.out(hidden),)  # (B, 1, H, W)
