@@ -3,17 +3,16 @@
 import base64
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tifffile
 from scipy import ndimage
 from skimage.measure import regionprops
 from skimage.transform import resize
 
 from . import ASSETS
-from .models.image_processing_deepgps import normalize, read_image
+from .images import read_image, read_two_channels
+from .models.image_processing_deepgps import normalize
 from .nuclei import segment
 from .simulation import simulate
 
@@ -44,41 +43,6 @@ class Crop(NamedTuple):
     box: tuple[int, int, int, int]  # left, top, right, bottom in the field; outside of it where it was padded
     focus: float  # of the nucleus: how much of its contrast is fine detail
     saturation: float  # share of the protein's pixels at the upper end
-
-
-def read_two_channels(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Nucleus and protein of a two-channel TIFF as OpenCell publishes them, stacks as their maximum projection.
-
-    Args:
-        path: A projection `(2, H, W)` or a stack; axes from its metadata, otherwise all planes of the nucleus first.
-
-    Returns:
-        Two `np.ndarray`: float32 of shape `(H, W)`, in the camera's unit.
-
-    Raises:
-        ValueError: If the file can't be read, holds other than two channels, or values that are no intensities.
-    """
-    try:
-        with tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            if "C" in series.axes:
-                image = np.moveaxis(series.asarray(), series.axes.index("C"), 0)
-            else:
-                image = np.stack([page.asarray() for page in file.pages])
-    except Exception as error:  # a damaged file can break the parser anywhere
-        reason = str(error).splitlines() or [type(error).__name__]
-        raise ValueError(f"{path}: no TIFF that can be read: {reason[0]}") from None
-    has_channels = "C" in series.axes
-    if not has_channels and image.ndim == 3 and len(image) % 2 == 0:
-        image, has_channels = image.reshape(2, -1, *image.shape[1:]), True
-    if not has_channels or len(image) != 2 or image.ndim not in (3, 4):
-        raise ValueError(f"{path}: expected two channels, got an image of shape {image.shape} and axes {series.axes}")
-    try:
-        nucleus, protein = (read_image(channel.max(axis=0) if channel.ndim == 3 else channel) for channel in image)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return nucleus, protein
 
 
 def rescale(image: np.ndarray, um_per_px: float, target_um_per_px: float) -> np.ndarray:
