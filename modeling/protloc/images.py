@@ -55,13 +55,13 @@ def split_channels(scenes: list[Scene], path: str | Path) -> tuple[np.ndarray, n
         held = describe(scenes) or f"one image of {scene.samples} channels"
         raise ImageError(f"{path}: expected two channels of one field, got {held}")
     nucleus = nuclear_channel(scene, path)
-    images: list[np.ndarray | None] = [None, None]
+    images: dict[int, np.ndarray] = {}
     for plane, number in enumerate(numbers):
         pixels = scene.read(plane)
         parts = enumerate(np.moveaxis(pixels, 2, 0)) if pixels.ndim == 3 else [(number, pixels)]
         for channel, part in parts:
-            images[channel] = part if images[channel] is None else np.fmax(images[channel], part)
-    first, second = (one_channel(image, None, str(path)) for image in images)
+            images[channel] = np.fmax(images[channel], part) if channel in images else part
+    first, second = (one_channel(images[number], None, str(path)) for number in range(2))
     return (second, first) if nucleus else (first, second)
 
 

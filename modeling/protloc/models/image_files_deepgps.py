@@ -11,7 +11,6 @@ import gzip
 import io
 import itertools
 import logging
-import math
 import re
 import warnings
 from collections.abc import Collection
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .tiff_files_deepgps import MAGIC as TIFF_MAGIC
 from .tiff_files_deepgps import MAX_PLANES, ImageError, Scene, check_size, explained, read_tiff, square, to_um
@@ -28,7 +27,7 @@ from .tiff_files_deepgps import MAX_PLANES, ImageError, Scene, check_size, expla
 try:
     import imagecodecs
 except ImportError:
-    imagecodecs = None
+    imagecodecs = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +127,7 @@ def read_image(
         pixels = pixels[..., :3]  # the fourth says how opaque a pixel is
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] > 3) or not pixels.size:
         raise ImageError(f"{name}: expected one channel of shape (height, width), got {pixels.shape}")
+    check_size(pixels.shape[1], pixels.shape[0], name, max_pixels)
     check_page(page, 1, name)
     return Picture(one_channel(pixels, channel, name))
 
@@ -167,6 +167,8 @@ def read_stream(
             image = Image.open(stream, formats=others)
         except Image.DecompressionBombError:
             raise ImageError(f"{name}: has more than {max_pixels:,} pixels: cut out a part of it") from None
+        except UnidentifiedImageError:
+            raise ImageError(f"{name}: no image that can be read: it is none of {', '.join(formats)}") from None
     return decode(image, name, channel, page, project, max_pixels, stream)
 
 
@@ -292,7 +294,9 @@ def choose(scenes: list[Scene], name: str, channel: str | int | None, page: int 
         planes = planes[page : page + 1]
     stacks = {(id(scene), *fixed_part(scene, index)) for scene, index in planes}
     if len(planes) > 1 and (project is None or len(stacks) > 1):
-        raise ImageError(f"{name}: holds {describe(scenes)}: {ways_out(scenes, channel)}")
+        only = ", and only the slices of one stack are projected" if project else ""
+        way_out = ways_out(scenes, channel, len(planes), len(stacks) == 1)
+        raise ImageError(f"{name}: holds {describe(scenes)}{only}: {way_out}")
     pixels = np.empty(0)
     for number, (scene, index) in enumerate(planes):
         plane = scene.read(int(np.ravel_multi_index(index, scene.shape)) if index else 0)
@@ -346,21 +350,14 @@ def describe(scenes: list[Scene]) -> str:
     return " of ".join([f"{len(scenes)} scenes"] * (len(scenes) > 1) + [" x ".join(parts)] * bool(parts))
 
 
-def ways_out(scenes: list[Scene], channel: str | int | None) -> str:
-    scene = scenes[0]
-    axis = channel_axis(scene)
-    count = sum(math.prod(scene.shape) for scene in scenes)
-    ways = []
+def ways_out(scenes: list[Scene], channel: str | int | None, left: int, is_stack: bool) -> str:
+    """What to say of `left` planes that are left."""
+    scene, axis = scenes[0], channel_axis(scenes[0])
+    ways = [f"page (0 to {left - 1})"]
     if axis is not None and channel is None:
-        ways.append(
-            f"channel (a name, or 0 to {scene.shape[axis] - 1})"
-            if any(scene.channels)
-            else f"channel (0 to {scene.shape[axis] - 1})"
-        )
-    if axis is not None and channel is not None:
-        count //= scene.shape[axis]
-    ways.append(f"page (0 to {count - 1})")
-    if "Z" in scene.axes or (axis is None and "Q" in scene.axes):
+        name = "a name or " if any(scene.channels) else ""
+        ways.insert(0, f"channel ({name}0 to {scene.shape[axis] - 1})")
+    if is_stack:
         ways.append("project (max, over the slices)")
     return f"say which by {' or '.join(ways)}"
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .image_files_deepgps import read_image
+from .image_files_deepgps import FORMATS, read_image
 
 logger = logging.getLogger(__name__)
 
 INVERTED = "the image looks inverted, with dark nuclei on a bright ground: invert it"
+MAX_DRAWN_PIXELS = 2048 * 2048  # more take a minute and gigabytes for each protein
 BLOCK = 8  # pixels, of the side of squares in which noise averages out
 
 
@@ -126,6 +128,23 @@ class DeepGPSImageProcessor(BaseImageProcessor):
             raise ValueError("this model comes without a default nucleus: give an image")
         return Image.open(io.BytesIO(base64.b64decode(self.default_nucleus)))
 
+    def read(
+        self,
+        image: Any,
+        channel: str | int | None = None,
+        page: int | None = None,
+        project: str | None = None,
+        max_pixels: int = MAX_DRAWN_PIXELS,
+        formats: Collection[str] = FORMATS,
+    ) -> np.ndarray:
+        """
+        One nucleus, float32 of shape `(H, W)` in its own unit; see `read_image`.
+
+        Raises:
+            ValueError: As `read_image`, also for images larger than `max_pixels`, on which nothing is drawn at once.
+        """
+        return read_image(image, channel, page, project, max_pixels, formats).pixels
+
     def preprocess(
         self,
         images: Any,
@@ -150,8 +169,7 @@ class DeepGPSImageProcessor(BaseImageProcessor):
         read = []
         for image in images:
             source = self.default_image() if image is None else image
-            pixels = read_image(source, channel, page, project).pixels
-            read.append(normalize(pixels, self.low, self.high))
+            read.append(normalize(self.read(source, channel, page, project), self.low, self.high))
             if is_inverted(read[-1]):
                 logger.warning("%s", INVERTED)
         sizes = sorted({image.shape for image in read})

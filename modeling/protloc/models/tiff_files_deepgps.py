@@ -17,7 +17,7 @@ try:
 
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says of damaged files, errors say too
 except ImportError:
-    tifffile = None
+    tifffile = None  # type: ignore[assignment]
 
 MAX_PLANES = 20_000
 MAX_TAGS = 4_096  # of a page; files of microscopes have some 20
@@ -95,21 +95,24 @@ def check_directories(stream: Any, name: str) -> None:
     entry_bytes, link_bytes = struct.calcsize(order + entry), struct.calcsize(link)
     (offset,) = struct.unpack_from(order + link, start, link_bytes)
     seen: set[int] = set()
-    numbers = 0  # bytes of them in tags
+    tags, values_bytes, numbers_bytes = 0, 0, 0  # of all pages
     while 0 < offset < size and offset not in seen:  # tifffile, too, ends at a link that leads nowhere
         seen.add(offset)
         if len(seen) > MAX_PLANES:
             raise ImageError(f"{name}: has more than {MAX_PLANES:,} pages: save the one to read as a file of its own")
         stream.seek(offset)
         (count,) = struct.unpack(order + counter, stream.read(struct.calcsize(counter)))
-        if count > MAX_TAGS:
+        tags += count
+        if count > MAX_TAGS or tags * entry_bytes > size:  # directories that overlap
             raise ValueError(f"{count:,} tags of a page")
         entries = stream.read(count * entry_bytes)
         (offset,) = struct.unpack(order + link, stream.read(link_bytes))
         for tag, kind, values, place in struct.iter_unpack(order + entry, entries):
             length = values * TYPE_BYTES.get(kind, 1)
-            numbers += length if kind not in (1, 2, 7) else 0
-            if length > size or numbers > size or (tag == 330 and values > MAX_LEVELS):
+            values_bytes += length
+            numbers_bytes += length if kind not in (1, 2, 7) else 0
+            too_much = max(length, numbers_bytes) > size or values_bytes > 4 * size
+            if too_much or (tag == 330 and values > MAX_LEVELS):
                 raise ValueError(f"{values:,} values of tag {tag}")
             if tag == 270 and length > link_bytes:
                 stream.seek(place)
