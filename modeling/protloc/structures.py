@@ -226,4 +226,5 @@ def read_text(path: str | Path) -> str:
     if len(data) > MAX_BYTES:
         raise ValueError(f"{path}: has more than {MAX_BYTES // 10**6} MB: no structure of a protein")
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    return data.decode(encoding, errors="replace").replace("\r\n", "\n")
+    text = data.decode(encoding, errors="replace").replace("\r\n", "\n")
+    return text.encode("ascii", errors="replace").decode()  # PDB counts columns

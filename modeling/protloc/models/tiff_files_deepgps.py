@@ -22,6 +22,7 @@ except ImportError:
 MAX_PLANES = 20_000
 MAX_TAGS = 4_096  # of a page; files of microscopes have some 20
 MAX_LEVELS = 64  # of a pyramid
+NEEDED = {258, 270, 273, 279, 320, 324, 325, 330, 34412, 50838, 50839}  # without these tags a file is another one
 LARGEST_UM_PER_PX = 10  # what is larger is the resolution of a printer or a screen
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -96,7 +97,9 @@ def check_directories(stream: Any, name: str) -> None:
     (offset,) = struct.unpack_from(order + link, start, link_bytes)
     seen: set[int] = set()
     tags, values_bytes, numbers_bytes = 0, 0, 0  # of all pages
-    while 0 < offset < size and offset not in seen:  # tifffile, too, ends at a link that leads nowhere
+    while 0 < offset < size:  # tifffile, too, ends at a link that leads nowhere
+        if offset in seen:
+            raise ValueError("a page comes after itself")
         seen.add(offset)
         if len(seen) > MAX_PLANES:
             raise ImageError(f"{name}: has more than {MAX_PLANES:,} pages: save the one to read as a file of its own")
@@ -114,6 +117,8 @@ def check_directories(stream: Any, name: str) -> None:
             too_much = max(length, numbers_bytes) > size or values_bytes > 4 * size
             if too_much or (tag == 330 and values > MAX_LEVELS):
                 raise ValueError(f"{values:,} values of tag {tag}")
+            if tag in NEEDED and length > link_bytes and place + length > size:
+                raise ValueError(f"the values of tag {tag} end behind the end of the file")
             if tag == 270 and length > link_bytes:
                 stream.seek(place)
                 check_description(stream.read(length))
