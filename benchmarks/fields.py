@@ -62,7 +62,7 @@ def main() -> None:
         steps = {}
         steps["read"], (nucleus, protein) = seconds(lambda: read_field(fields[0], SETTINGS))
         steps["segment"], labels = seconds(lambda: segment_nuclei(nucleus))
-        steps["normalize"], images = seconds(lambda: (normalize(nucleus), normalize(protein)))
+        steps["normalize"], images = seconds(lambda: (normalize(nucleus), normalize(protein, robust=False)))
         steps["crop"], crops = seconds(lambda: nucleus_crops(*images, labels))
         steps["encode"], _ = seconds(lambda: [crop_row(crop) for crop in crops])
         print(f"\n| step | share of a field with {len(crops)} crops |\n|---|---|")

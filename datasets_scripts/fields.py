@@ -30,13 +30,12 @@ from datasets_scripts.cards import SPLITS, describe_fields, montage, overlays, r
 from datasets_scripts.proteins import MAX_LENGTH, Protein, download_structures
 from protloc.crops import crop_features, crop_row
 from protloc.files import atomic_path
+from protloc.images import COLOURS, read_image, read_two_channels
 from protloc.microscopy import (
     OPENCELL_UM_PER_PX,
     SEGMENTERS,
     normalize,
     nucleus_crops,
-    read_image,
-    read_two_channels,
     rescale,
     segment_nuclei,
 )
@@ -119,11 +118,17 @@ def read_field(field: Field, settings: Settings) -> tuple[np.ndarray, np.ndarray
     if field.protein_image is None:
         images = read_two_channels(field.nucleus)
     else:
-        images = read_image(field.nucleus), read_image(field.protein_image)
+        images = [read_image(path, channel=colour_of(path)).pixels for path in (field.nucleus, field.protein_image)]
         if images[0].shape != images[1].shape:
             raise ValueError(f"{field.nucleus} is {images[0].shape} pixels, {field.protein_image} {images[1].shape}")
     nucleus, protein = (rescale(image, field.um_per_px, settings.um_per_px) for image in images)
     return nucleus, protein
+
+
+def colour_of(path: Path) -> str | None:
+    """The channel that `ID_blue.jpg` names, in colours of which the atlas's JPEGs use one."""
+    colour = path.name.split(".")[0].rpartition("_")[2]
+    return colour if colour in COLOURS else None
 
 
 def process(field: Field, settings: Settings, folder: Path) -> dict[str, Any]:
@@ -136,7 +141,7 @@ def process(field: Field, settings: Settings, folder: Path) -> dict[str, Any]:
         labels = segment_nuclei(nucleus, settings.um_per_px, settings.segmenter)
         crops = nucleus_crops(
             normalize(nucleus),
-            normalize(protein),
+            normalize(protein, robust=False),
             labels,
             settings.size,
             settings.um_per_px,

@@ -1,12 +1,13 @@
-"""Segmentation, crops and reading of microscope fields, on simulated and (where present) real images."""
+"""Segmentation and crops of microscope fields, on simulated and (where present) real images."""
 
 import numpy as np
 import pytest
-import tifffile
-from PIL import Image
+import torch
 
+from protloc import nuclei
+from protloc.images import read_image
 from protloc.metrics import match_instances
-from protloc.microscopy import normalize, nucleus_crops, read_two_channels, rescale, segment_nuclei, simulate
+from protloc.microscopy import normalize, nucleus_crops, nucleus_found, rescale, segment_nuclei, simulate
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +31,57 @@ def test_segmentation_is_deterministic_and_unit_free(field):
     assert set(np.unique(labels)) == set(range(labels.max() + 1))
 
 
-def test_noise_holds_no_nucleus():
+def test_the_size_of_a_pixel_is_opencells_if_none_is_given(field):
+    assert np.array_equal(segment_nuclei(field.nucleus), segment_nuclei(field.nucleus, 0.206))
+    assert np.array_equal(segment_nuclei(field.nucleus, None), segment_nuclei(field.nucleus, um_per_px=0.206))
+    for size in (0, -0.2, float("nan"), 50):
+        with pytest.raises(ValueError, match=f"um_per_px must be from 0.02 to 4 micrometres, got {size}"):
+            segment_nuclei(field.nucleus, size)
+
+
+def test_noise_holds_no_nucleus(caplog):
     noise = np.random.default_rng(0).normal(500, 20, (400, 400))
     labels = segment_nuclei(noise)
     assert nucleus_crops(normalize(noise), normalize(noise), labels) == []
+    assert not nucleus_found(noise)
+    assert "no nucleus is seen in the field, at 0.206 um a pixel" in caplog.text
+
+
+def test_a_negative_is_said(field, caplog):
+    assert nucleus_found(field.nucleus) and not caplog.text
+    segment_nuclei(field.nucleus.max() - field.nucleus)
+    assert "looks inverted, with dark nuclei on a bright ground" in caplog.text
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("share", [0, 0.3, 1])
+def test_what_is_no_number_is_refused_and_never_hangs(value, share):
+    image = np.full((64, 64), 400, np.float32)
+    image[20:44, 20:44] = 3000
+    image[np.random.default_rng(0).random(image.shape) < share] = value
+    image[0, 0] = value
+    with pytest.raises(ValueError, match="of 4,096 pixels are NaN or infinite"):
+        segment_nuclei(image)
+
+
+def test_debris_hides_no_nucleus():
+    field = simulate("cytoplasmic", size=800, seed=1, cells=25)
+    dirty = field.nucleus.astype(np.float32)
+    dirty[380:420, 380:420] = 65535
+    found = match_instances(segment_nuclei(field.nucleus), segment_nuclei(dirty))
+    assert found["matched"][0] >= found["true"] - 2
+
+
+def test_tiles_are_read_as_one(monkeypatch):
+    """A large field takes the memory of a tile, and gives what it would give at once."""
+    field = simulate("cytoplasmic", size=512, um_per_px=0.8, seed=1, cells=60)
+    image = torch.from_numpy(normalize(field.nucleus))[None, None]
+    with torch.inference_mode():
+        whole = nuclei.read_tiles(nuclei.pretrained(), image[..., :512, :512])
+        monkeypatch.setattr(nuclei, "TILE", 128)
+        tiles = nuclei.read_tiles(nuclei.pretrained(), image[..., :512, :512])
+        assert nuclei.read_tiles(nuclei.pretrained(), image[..., :400, :304]).shape == (2, 400, 304)
+    torch.testing.assert_close(tiles, whole, atol=1e-5, rtol=1e-5)
 
 
 def test_segmenter_must_be_known(field):
@@ -104,53 +152,10 @@ def test_rescale():
     assert np.array_equal(rescale(image, 0.2, 0.2), image.astype(np.float32))
 
 
-@pytest.mark.parametrize(
-    ("shape", "options"),
-    [
-        ((2, 30, 40), {}),  # OpenCell's projection
-        ((8, 30, 40), {}),  # a stack without metadata: four planes of the nucleus, four of the protein
-        ((4, 2, 30, 40), {"imagej": True, "metadata": {"axes": "ZCYX"}}),
-        ((2, 4, 30, 40), {"ome": True, "metadata": {"axes": "CZYX"}}),
-    ],
-)
-def test_two_channels(tmp_path, shape, options):
-    image = np.random.default_rng(0).integers(0, 60000, shape).astype(np.uint16)
-    tifffile.imwrite(tmp_path / "field.tif", image, **options)
-    nucleus, protein = read_two_channels(tmp_path / "field.tif")
-    stack = image.swapaxes(0, 1) if "imagej" in options else image.reshape(2, -1, 30, 40)
-    assert np.array_equal(nucleus, stack[0].max(axis=0)) and np.array_equal(protein, stack[1].max(axis=0))
-
-
-def test_two_channels_errors(tmp_path):
-    tifffile.imwrite(tmp_path / "three.tif", np.zeros((3, 8, 8), dtype=np.uint16), photometric="minisblack")
-    with pytest.raises(ValueError, match=r"three\.tif: expected two channels"):
-        read_two_channels(tmp_path / "three.tif")
-    tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((2, 8, 8, 3), dtype=np.uint8), photometric="rgb")
-    with pytest.raises(ValueError, match=r"rgb\.tif: expected two channels"):
-        read_two_channels(tmp_path / "rgb.tif")
-    tifffile.imwrite(tmp_path / "four.tif", np.zeros((4, 8, 8), dtype=np.uint16), ome=True, metadata={"axes": "CYX"})
-    with pytest.raises(ValueError, match=r"four\.tif: expected two channels"):
-        read_two_channels(tmp_path / "four.tif")
-    tifffile.imwrite(tmp_path / "nan.tif", np.full((2, 8, 8), np.nan, dtype=np.float32))
-    with pytest.raises(ValueError, match=r"nan\.tif: the image: 64 pixels are NaN"):
-        read_two_channels(tmp_path / "nan.tif")
-    (tmp_path / "text.tif").write_text("no image")
-    with pytest.raises(ValueError, match=r"text\.tif: no TIFF that can be read"):
-        read_two_channels(tmp_path / "text.tif")
-    tifffile.imwrite(tmp_path / "whole.tif", np.ones((2, 64, 64), dtype=np.uint16))
-    (tmp_path / "cut.tif").write_bytes((tmp_path / "whole.tif").read_bytes()[:9000])
-    with pytest.raises(ValueError, match=r"cut\.tif"):
-        read_two_channels(tmp_path / "cut.tif")
-    with pytest.raises(ValueError, match=r"none\.tif"):
-        read_two_channels(tmp_path / "none.tif")
-
-
-def test_real_stack_and_fields(data_dir):
-    nucleus, protein = read_two_channels(data_dir / "opencell" / "A1_1_ATL2__mock.ome.tif")
-    assert nucleus.shape == protein.shape == (103, 103) and nucleus.max() > 1000
+def test_real_fields(data_dir):
     fields = data_dir / "opencell" / "nuclei"
     counts = {
-        name: segment_nuclei(np.asarray(Image.open(fields / f"hoechst_{name}.tif"))).max()
+        name: segment_nuclei(read_image(fields / f"hoechst_{name}.tif").pixels).max()
         for name in ("good-1", "sparse-1", "no-nuclei-1", "overconfluent-1")
     }
     assert counts["no-nuclei-1"] == 0

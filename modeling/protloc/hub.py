@@ -48,7 +48,7 @@ ENDPOINTS = Path(__file__).parent / "endpoints"
 EVALUATION = "evaluation.json"
 # What `requirements.txt` of a model repository names: all that its remote code and handler import
 REMOTE_CODE_NEEDS = {"deeploc": ["numpy", "torch", "transformers"]}
-REMOTE_CODE_NEEDS["deepgps"] = [*REMOTE_CODE_NEEDS["deeploc"], "diffusers", "pillow"]
+REMOTE_CODE_NEEDS["deepgps"] = [*REMOTE_CODE_NEEDS["deeploc"], "diffusers", "imagecodecs", "pillow", "tifffile"]
 EVAL_RESULTS = ".eval_results/protloc.yaml"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # What an earlier push left and this one doesn't bring: it would be loaded, or say what is not true of the new files

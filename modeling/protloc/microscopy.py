@@ -1,19 +1,19 @@
 """Microscope fields -> crops around nuclei: what data sets and inference share."""
 
 import base64
+import logging
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tifffile
 from scipy import ndimage
 from skimage.measure import regionprops
 from skimage.transform import resize
 
 from . import ASSETS
-from .models.image_processing_deepgps import normalize, read_image
+from .images import read_image, read_two_channels
+from .models.image_processing_deepgps import INVERTED, is_inverted, normalize
 from .nuclei import segment
 from .simulation import simulate
 
@@ -23,6 +23,7 @@ __all__ = [
     "Crop",
     "normalize",
     "nucleus_crops",
+    "nucleus_found",
     "read_image",
     "read_two_channels",
     "rescale",
@@ -35,7 +36,10 @@ DEFAULT_NUCLEUS = base64.b64encode((ASSETS / "deepgps" / "default_nucleus.png").
 
 OPENCELL_UM_PER_PX = 0.206
 MIN_NUCLEUS_AREA = 1000 * OPENCELL_UM_PER_PX**2  # um2; deepGPS, "Image preprocessing": 1,000 pixels
+MIN_UM_PER_PX, MAX_UM_PER_PX = 0.02, 4  # of light microscopes
 SEGMENTERS = ("builtin", "stardist")
+
+logger = logging.getLogger(__name__)
 
 
 class Crop(NamedTuple):
@@ -44,41 +48,6 @@ class Crop(NamedTuple):
     box: tuple[int, int, int, int]  # left, top, right, bottom in the field; outside of it where it was padded
     focus: float  # of the nucleus: how much of its contrast is fine detail
     saturation: float  # share of the protein's pixels at the upper end
-
-
-def read_two_channels(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Nucleus and protein of a two-channel TIFF as OpenCell publishes them, stacks as their maximum projection.
-
-    Args:
-        path: A projection `(2, H, W)` or a stack; axes from its metadata, otherwise all planes of the nucleus first.
-
-    Returns:
-        Two `np.ndarray`: float32 of shape `(H, W)`, in the camera's unit.
-
-    Raises:
-        ValueError: If the file can't be read, holds other than two channels, or values that are no intensities.
-    """
-    try:
-        with tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            if "C" in series.axes:
-                image = np.moveaxis(series.asarray(), series.axes.index("C"), 0)
-            else:
-                image = np.stack([page.asarray() for page in file.pages])
-    except Exception as error:  # a damaged file can break the parser anywhere
-        reason = str(error).splitlines() or [type(error).__name__]
-        raise ValueError(f"{path}: no TIFF that can be read: {reason[0]}") from None
-    has_channels = "C" in series.axes
-    if not has_channels and image.ndim == 3 and len(image) % 2 == 0:
-        image, has_channels = image.reshape(2, -1, *image.shape[1:]), True
-    if not has_channels or len(image) != 2 or image.ndim not in (3, 4):
-        raise ValueError(f"{path}: expected two channels, got an image of shape {image.shape} and axes {series.axes}")
-    try:
-        nucleus, protein = (read_image(channel.max(axis=0) if channel.ndim == 3 else channel) for channel in image)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return nucleus, protein
 
 
 def rescale(image: np.ndarray, um_per_px: float, target_um_per_px: float) -> np.ndarray:
@@ -99,13 +68,15 @@ def rescale(image: np.ndarray, um_per_px: float, target_um_per_px: float) -> np.
     return resize(image.astype(np.float32), shape, order=1, anti_aliasing=scale < 1).astype(np.float32)
 
 
-def segment_nuclei(image: np.ndarray, um_per_px: float = OPENCELL_UM_PER_PX, segmenter: str = "builtin") -> np.ndarray:
+def segment_nuclei(image: np.ndarray, um_per_px: float | None = None, segmenter: str = "builtin") -> np.ndarray:
     """
     Every nucleus that is seen in a field; rules of size and border are those of `nucleus_crops`.
 
+    A warning says where none is seen, and whether the field looks inverted, with dark nuclei on a bright ground.
+
     Args:
         image (`np.ndarray` of shape `(H, W)`): A nuclear stain, in any unit.
-        um_per_px (`float`): Size of a pixel in micrometres.
+        um_per_px (`float`, *optional*): Size of a pixel in micrometres; 0.206, OpenCell's, if it isn't given.
         segmenter (`str`): `"builtin"`, a small network that comes with the package, or `"stardist"`, the model
             `2D_versatile_fluo` (Schmidt et al. 2018), which `pip install protloc[stardist]` brings and which takes no
             pixel size.
@@ -114,17 +85,34 @@ def segment_nuclei(image: np.ndarray, um_per_px: float = OPENCELL_UM_PER_PX, seg
         `np.ndarray`: int32 labels of shape `(H, W)`, 0 for the background.
 
     Raises:
-        ValueError: For an image without contrast, or an unknown segmenter.
+        ValueError: For an image without contrast, of several channels or with NaN or infinite pixels, an unknown
+            segmenter, or a pixel size that is none.
         ImportError: If StarDist is not installed.
     """
     if segmenter not in SEGMENTERS:
         raise ValueError(f"segmenter must be one of {', '.join(SEGMENTERS)}, got {segmenter!r}")
+    um_per_px = OPENCELL_UM_PER_PX if um_per_px is None else um_per_px
+    if not MIN_UM_PER_PX <= um_per_px <= MAX_UM_PER_PX:
+        raise ValueError(f"um_per_px must be from {MIN_UM_PER_PX} to {MAX_UM_PER_PX} micrometres, got {um_per_px}")
+    if np.ndim(image) != 2:
+        raise ValueError(f"expected one channel of shape (height, width), got {np.shape(image)}")
     normalized = normalize(image)
     if segmenter == "builtin":
-        return segment(normalized, um_per_px)
-    if find_spec("stardist") is None:
+        labels = segment(normalized, um_per_px)
+    elif find_spec("stardist") is None:
         raise ImportError("segmenter 'stardist' needs the package stardist: pip install protloc[stardist]")
-    return stardist().predict_instances(normalized)[0].astype(np.int32)
+    else:
+        labels = stardist().predict_instances(normalized)[0].astype(np.int32)
+    if is_inverted(normalized):
+        logger.warning("%s", INVERTED)
+    elif not labels.any():
+        logger.warning("no nucleus is seen in the field, at %g um a pixel", um_per_px)
+    return labels
+
+
+def nucleus_found(image: np.ndarray, um_per_px: float | None = None) -> bool:
+    """Whether `segment_nuclei` sees a nucleus; a warning says where it doesn't, or where the image looks inverted."""
+    return bool(segment_nuclei(image, um_per_px).any())
 
 
 @cache

@@ -20,6 +20,8 @@ PROMINENCE = 0.1  # of a maximum of the depth that is a nucleus of its own
 MIN_DEPTH = 0.3  # of such a maximum
 MIN_AREA = 20  # in pixels of UM_PER_PX; smaller regions are noise
 MAX_HOLE = 60  # in the same pixels; nucleoli may look empty
+TILE = 1024  # of the same pixels, read at once
+MARGIN = 96  # around a tile: more than the network sees of a pixel's surroundings
 
 
 def block(channels: int, out_channels: int) -> nn.Sequential:
@@ -77,6 +79,19 @@ def separate(place: np.ndarray, depth: np.ndarray) -> np.ndarray:
     return numbers[labels].astype(np.int32)
 
 
+def read_tiles(model: NucleusNet, image: torch.Tensor) -> torch.Tensor:
+    """Probabilities `(2, H, W)` of an image `(1, 1, H, W)`, as if it were read at once, in the memory of a tile."""
+    maps = torch.empty(2, *image.shape[2:])
+    for top in range(0, image.shape[2], TILE):
+        for left in range(0, image.shape[3], TILE):
+            above, before = max(0, top - MARGIN), max(0, left - MARGIN)
+            window = image[..., above : top + TILE + MARGIN, before : left + TILE + MARGIN]
+            logits = model(window.contiguous(memory_format=torch.channels_last))[0, :, top - above :, left - before :]
+            tile = maps[:, top : top + TILE, left : left + TILE]
+            tile.copy_(logits[:, : tile.shape[1], : tile.shape[2]].sigmoid())
+    return maps
+
+
 @torch.inference_mode()
 def segment(image: np.ndarray, um_per_px: float, model: NucleusNet | None = None) -> np.ndarray:
     """
@@ -91,8 +106,7 @@ def segment(image: np.ndarray, um_per_px: float, model: NucleusNet | None = None
     batch = torch.from_numpy(image)[None, None].sqrt()  # for the sake of dim nuclei beside bright ones
     batch = F.interpolate(batch, sides, mode="bilinear", antialias=True)
     batch = F.pad(batch, (0, -sides[1] % 8, 0, -sides[0] % 8), mode="replicate")
-    maps = (model or pretrained())(batch.contiguous(memory_format=torch.channels_last)).sigmoid()
-    place, depth = maps[0, :, : sides[0], : sides[1]].numpy()
+    place, depth = read_tiles(model or pretrained(), batch)[:, : sides[0], : sides[1]].numpy()
     place[remove_small_holes(place > 0.5, max_size=MAX_HOLE) & (place <= 0.5)] = 1
     labels = torch.from_numpy(expand_labels(separate(place, depth)))
     labels = F.interpolate(labels[None, None].float(), image.shape, mode="nearest-exact")[0, 0]

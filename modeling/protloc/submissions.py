@@ -130,7 +130,7 @@ class Submission:
             rescale(image, self.um_per_px, OPENCELL_UM_PER_PX) for image in (self.nucleus, self.protein)
         )
         labels = segment_nuclei(nucleus)
-        images = normalize(nucleus), normalize(protein), labels
+        images = normalize(nucleus), normalize(protein, robust=False), labels
         # A picture of one cell is smaller than a crop.
         crops = nucleus_crops(*images, SIZE) or nucleus_crops(*images, SIZE, pad=True)
         if not crops:

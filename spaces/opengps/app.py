@@ -68,7 +68,9 @@ def run(
     """Rows as they come: state, table, what is going on."""
     try:
         proteins = service.read_proteins(text, file)
-        nucleus = service.read_nucleus(image, None if channel == "grey" else channel, int(page or 0))
+        nucleus = service.read_nucleus(
+            image, None if channel == "grey" else channel, None if page is None else int(page)
+        )
         if nucleus is not None:
             nucleus = service.cut(nucleus, *(point or (None, None)))
         rows: list[dict[str, Any]] = []
@@ -133,12 +135,14 @@ def downloads(rows: list[dict[str, Any]]) -> list[Any]:
     return [gr.DownloadButton(value=str(path), visible=True) for path in files]
 
 
-def preview(image: str | None, channel: str, page: float) -> Any:
+def preview(image: str | None, channel: str, page: float | None) -> Any:
     """The uploaded image, to click on where it is larger than what is drawn on."""
     if not image:
         return gr.Image(visible=False), None
     try:
-        pixels = service.read_nucleus(image, None if channel == "grey" else channel, int(page or 0))
+        pixels = service.read_nucleus(
+            image, None if channel == "grey" else channel, None if page is None else int(page)
+        )
     except InputError as error:
         raise gr.Error(str(error), title="Please check the image", duration=None, print_exception=False) from None
     assert pixels is not None
@@ -246,7 +250,7 @@ def build() -> gr.Blocks:
                 with gr.Accordion("Your own nucleus", open=False):
                     image = gr.File(label="PNG, JPEG or TIFF, 8 or 16 bit", type="filepath", height=120)
                     channel = gr.Radio(["grey", "red", "green", "blue"], value="grey", label="Channel of the nucleus")
-                    page = gr.Number(0, label="Page of a stack, from 0", precision=0, minimum=0)
+                    page = gr.Number(None, label="Page, where a file has several, from 0", precision=0, minimum=0)
                     shown = gr.Image(
                         format="png", visible=False, interactive=False, label="Click on the nucleus to draw on"
                     )

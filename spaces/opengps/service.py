@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from transformers import AutoConfig
 
 from protloc import drawing, loading, prediction
-from protloc.models.image_processing_deepgps import read_image
+from protloc.images import read_image
 from protloc.sequences import open_text, read_sequences
 
 MAX_PROTEINS = 100  # of a request
@@ -69,19 +68,21 @@ def read_proteins(text: str, file: str | None = None) -> list[tuple[str, str]]:
     return proteins
 
 
-def read_nucleus(file: str | None, channel: str | None = None, page: int = 0) -> np.ndarray | None:
+def read_nucleus(file: str | None, channel: str | None = None, page: int | None = None) -> np.ndarray | None:
     """The image that a protein is to be drawn on, as `read_channel` gives it; `None` without a file."""
     return read_channel(file, "nucleus", channel, page) if file else None
 
 
-def read_channel(source: Any, shows: str, channel: str | None = None, page: int = 0) -> np.ndarray:
+def read_channel(
+    source: Any, shows: str, channel: str | None = None, page: int | None = None, project: str | None = None
+) -> np.ndarray:
     """
     One channel of an image, float32 `(H, W)` in its own unit.
 
     Args:
         source: Path of an uploaded file, or an open binary file.
         shows (`str`): What it shows, for messages.
-        channel, page: As for `protloc.microscopy.read_image`.
+        channel, page, project: As for `protloc.images.read_image`.
 
     Raises:
         InputError: In one sentence.
@@ -89,13 +90,11 @@ def read_channel(source: Any, shows: str, channel: str | None = None, page: int 
     try:
         if isinstance(source, str) and Path(source).stat().st_size > MAX_IMAGE_BYTES:
             raise ValueError(f"the file is larger than {MAX_IMAGE_BYTES // 1_000_000} MB")
-        with Image.open(source, formats=FORMATS) as image:
-            return read_image(image, channel, page, MAX_IMAGE_PIXELS)
+        data = Path(source).read_bytes() if isinstance(source, str) else source
+        return read_image(data, channel, page, project, MAX_IMAGE_PIXELS, FORMATS).pixels
     except ValueError as error:
         said = str(error).removeprefix("the image: ").replace("holds the nucleus", f"holds the {shows}")
         raise InputError(f"The image of the {shows}: {said}.") from None
-    except Image.DecompressionBombError:
-        raise InputError(f"The image of the {shows}: it has more than {MAX_IMAGE_PIXELS:,} pixels.") from None
     except Exception:  # decoders of damaged and of hostile files fail in every way
         raise InputError(
             f"The image of the {shows}: it can't be read, send a PNG, TIFF or JPEG file of 8 or 16 bit."

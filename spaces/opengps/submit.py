@@ -66,12 +66,10 @@ def read_submission(given: dict[str, Any], nucleus: Any, protein: Any) -> Submis
     if len(proteins) > 1:
         raise InputError(f"{len(proteins)} proteins: an image shows one, send its sequence alone.")
     try:
-        pages = [int(texts[f"{name}_page"] or 0) for name in ("nucleus", "protein")]
+        pages = [int(texts[f"{name}_page"]) if texts[f"{name}_page"] else None for name in ("nucleus", "protein")]
         um_per_px = float(texts["um_per_px"] or 0.206)
     except ValueError as error:
         raise InputError(f"A page and a pixel size are numbers: {error}.") from None
-    if min(pages) < 0:
-        raise InputError(f"Page {min(pages)}: pages are counted from 0.")
     images = []
     for name, source, page in (("nucleus", nucleus, pages[0]), ("protein", protein, pages[1])):
         channel = texts[f"{name}_channel"]

@@ -123,8 +123,8 @@ def submit_images(
     um_per_px: float = 0.206,
     nucleus_channel: str = "grey",
     protein_channel: str = "grey",
-    nucleus_page: int = 0,
-    protein_page: int = 0,
+    nucleus_page: int | None = None,
+    protein_page: int | None = None,
 ) -> tuple[list[Found], Any]:
     """
     Compare microscope images of a protein with what deepGPS draws, and give them to openGPS if their owner agrees.
@@ -143,7 +143,7 @@ def submit_images(
         um_per_px: Size of a pixel in micrometres.
         nucleus_channel: "grey", or "red", "green" or "blue" of a colour image.
         protein_channel: The same for the protein.
-        nucleus_page: Page of a stack, from 0.
+        nucleus_page: Page, where a file has several, from 0.
         protein_page: The same for the protein.
 
     Returns:
@@ -185,9 +185,9 @@ def build() -> None:
             )
             with gr.Accordion("Channels and pages, for colour images and stacks", open=False):
                 nucleus_channel = gr.Radio(CHANNELS, value="grey", label="Channel of the nuclei")
-                nucleus_page = gr.Number(0, label="Page of the nuclei, from 0", precision=0, minimum=0)
+                nucleus_page = gr.Number(None, label="Page of the nuclei, from 0", precision=0, minimum=0)
                 protein_channel = gr.Radio(CHANNELS, value="grey", label="Channel of the protein")
-                protein_page = gr.Number(0, label="Page of the protein, from 0", precision=0, minimum=0)
+                protein_page = gr.Number(None, label="Page of the protein, from 0", precision=0, minimum=0)
             um_per_px = gr.Number(
                 0.206, label="Size of a pixel in micrometres", info="The microscope's software says it."
             )

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from tqdm import trange
 
 from protloc.metrics import match_instances
-from protloc.microscopy import normalize, read_image, simulate
+from protloc.microscopy import normalize, simulate
 from protloc.nuclei import MIN_AREA, UM_PER_PX, NucleusNet, segment
 
 SIZE = 160  # of the training crops
@@ -42,7 +42,7 @@ def load(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of a normalized image and its labels, both `(H, W)`."""
     pairs = []
     for path in sorted(folder.glob("*_image.png")):
-        image = read_image(Image.open(path).convert("L"))
+        image = np.asarray(Image.open(path).convert("L"))
         labels = np.asarray(Image.open(path.with_name(path.name.replace("_image", "_labels"))), dtype=np.int32)
         pairs.append((normalize(image), labels))
     return pairs

@@ -13,7 +13,8 @@ deepGPS answers with JSON, images as base64 of PNG files; or as `image-to-image`
     {"inputs": "MKV..."}                                                        or FASTA text: on the default nucleus
     {"inputs": "<base64 of a nucleus>", "parameters": {"prompt": "MKV..."}}     the image
 
-`parameters` of deepGPS: `num_samples`, `num_inference_steps`, `guidance_scale`, `seed`, `channel` (of a colour image).
+`parameters` of deepGPS: `num_samples`, `num_inference_steps`, `guidance_scale`, `seed`; and of an image with several
+channels or pages `channel` (a colour, a name or a number), `page` (from 0) or `project` ("max", of a stack).
 Whatever can't be answered raises `ValueError` with one sentence.
 """
 
@@ -21,10 +22,10 @@ import base64
 import binascii
 import io
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import pipeline
@@ -43,7 +44,8 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "num_samples": (int, 1, MAX_IMAGES),
     "num_inference_steps": (int, 1, MAX_STEPS),
 }
-NUMBERS |= {"guidance_scale": (float, 0, 20), "seed": (int, 0, 2**63 - 1)}
+NUMBERS |= {"guidance_scale": (float, 0, 20), "seed": (int, 0, 2**63 - 1), "page": (int, 0, 19_999)}
+READING = ["channel", "page", "project"]
 IGNORED = {"negative_prompt", "target_size", "strength"}  # what InferenceClient may send and this model has no use for
 
 
@@ -93,19 +95,20 @@ class EndpointHandler:
                 if not fits or not low <= value <= high:
                     article = "a whole number" if kind is int else "a number"
                     raise ValueError(f'"{name}" must be {article} from {low} to {high}, got {shortened(value)}')
-        refuse_unknown(parameters, ["prompt", *NUMBERS, "channel"])
+        refuse_unknown(parameters, ["prompt", *NUMBERS, *READING])
+        reading = {name: parameters.pop(name, None) for name in READING}
         parameters = {name: value for name, value in parameters.items() if value is not None}
-        if isinstance(inputs, Image.Image) or prompt is not None:  # the task image-to-image
+        if isinstance(inputs, (bytes, Image.Image)) or prompt is not None:  # the task image-to-image
             if prompt is None:
                 raise ValueError('an image needs the protein\'s sequence: send it as "prompt" in "parameters"')
             (sequence,) = limit_length([sequence_of(prompt)])
-            protein = {"sequence": sequence, "nucleus": read_nucleus(inputs)}
+            protein = {"sequence": sequence, "nucleus": self.read_nucleus(inputs, reading)}
             self.limit_work([protein], parameters)
             return self.pipeline(protein, **parameters)["image"]
         rows = inputs if isinstance(inputs, list) else [inputs]
         if isinstance(inputs, str):
             rows = read_sequences(inputs)
-        proteins = [read_protein(row) for row in rows]
+        proteins = [self.read_protein(row, reading) for row in rows]
         limit_length([protein["sequence"] for protein in proteins])
         self.limit_work(proteins, parameters)
         answers = [
@@ -127,13 +130,41 @@ class EndpointHandler:
         if config.objective == "diffusion":
             passes = samples * parameters.get("num_inference_steps", config.num_inference_steps)
             passes *= 2 if parameters.get("guidance_scale", config.guidance_scale) != 1 else 1
-        sizes = [protein["nucleus"].size if protein["nucleus"] else (config.image_size,) * 2 for protein in proteins]
-        work = passes * sum(width * height for width, height in sizes)
+        sizes = [
+            config.image_size**2 if protein["nucleus"] is None else protein["nucleus"].size for protein in proteins
+        ]
+        work = passes * sum(sizes)
         if work > MAX_WORK:
             raise ValueError(
                 f"{work:,} pixels times steps are too many for a request (at most {MAX_WORK:,}): fewer samples or "
                 "steps, or smaller images"
             )
+
+    def read_protein(self, row: Any, reading: dict[str, Any]) -> dict[str, Any]:
+        """`{"sequence", "nucleus"}`, or a sequence, of a request."""
+        if isinstance(row, str):
+            return {"sequence": row, "nucleus": None}
+        if not isinstance(row, dict) or "sequence" not in row:
+            raise ValueError(f'a protein must be {{"sequence": ..., "nucleus": ...}}, got {shortened(row)}')
+        refuse_unknown({name: value for name, value in row.items() if name not in ("sequence", "nucleus")}, [])
+        nucleus = row.get("nucleus")
+        nucleus = None if nucleus is None else self.read_nucleus(nucleus, reading)
+        return {"sequence": sequence_of(row["sequence"]), "nucleus": nucleus}
+
+    def read_nucleus(self, value: Any, reading: dict[str, Any]) -> np.ndarray:
+        """An image `(H, W)` from its base64 text (never a path or an address), small enough to draw on."""
+        if isinstance(value, str):
+            text = value.partition(",")[2] if value.startswith("data:") else value
+            if len(text) > MAX_IMAGE_BYTES * 4 // 3:
+                raise ValueError(f"the nucleus has more than {MAX_IMAGE_BYTES:,} bytes")
+            try:
+                value = base64.b64decode("".join(text.split()), validate=True)
+            except (binascii.Error, ValueError):
+                raise ValueError(f"the nucleus is no base64 text of an image: {shortened(text)}") from None
+        elif not isinstance(value, (bytes, Image.Image)):  # which the server has received or opened
+            raise ValueError(f"a nucleus must be the base64 text of an image, got {shortened(value)}")
+        read = self.pipeline.processor.image_processor.read
+        return read(value, **reading, max_pixels=MAX_PIXELS, formats=FORMATS)
 
 
 def read_sequences(inputs: Any) -> list[str]:
@@ -172,50 +203,6 @@ def limit_count(count: int, most: int, of: str) -> None:
         raise ValueError('"inputs" is empty: send a sequence')
     if count > most:
         raise ValueError(f"{count} {of} are too many for a request: send at most {most}")
-
-
-def read_protein(row: Any) -> dict[str, Any]:
-    """`{"sequence", "nucleus"}`, or a sequence, of a request."""
-    if isinstance(row, str):
-        return {"sequence": row, "nucleus": None}
-    if not isinstance(row, dict) or "sequence" not in row:
-        raise ValueError(f'a protein must be {{"sequence": ..., "nucleus": ...}}, got {shortened(row)}')
-    refuse_unknown({name: value for name, value in row.items() if name not in ("sequence", "nucleus")}, [])
-    nucleus = row.get("nucleus")
-    return {"sequence": sequence_of(row["sequence"]), "nucleus": None if nucleus is None else read_nucleus(nucleus)}
-
-
-def read_nucleus(value: Any) -> Image.Image:
-    """An image from its base64 text (never a path or an address), small enough to draw on."""
-    if isinstance(value, Image.Image):  # the server has opened it
-        image = value
-    else:
-        if not isinstance(value, str):
-            raise ValueError(f"a nucleus must be the base64 text of an image, got {shortened(value)}")
-        text = value.partition(",")[2] if value.startswith("data:") else value
-        if len(text) > MAX_IMAGE_BYTES * 4 // 3:
-            raise ValueError(f"the nucleus has more than {MAX_IMAGE_BYTES:,} bytes")
-        try:
-            data = base64.b64decode("".join(text.split()), validate=True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its size is looked at below
-                image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except (binascii.Error, ValueError):
-            raise ValueError(f"the nucleus is no base64 text of an image: {shortened(value)}") from None
-        except Image.DecompressionBombError:
-            raise ValueError(f"the nucleus is too large: cut a region of at most {MAX_PIXELS:,} pixels") from None
-        except Exception:
-            raise ValueError("the nucleus is no image that can be read: send a PNG or TIFF file") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(
-            f"a nucleus of {image.width} x {image.height} pixels is too large: cut a region of at most "
-            f"{MAX_PIXELS:,} pixels around it"
-        )
-    try:
-        image.load()
-    except Exception:  # decoders of damaged files fail in every way
-        raise ValueError("the nucleus is damaged or cut off: send it again as PNG or TIFF") from None
-    return image
 
 
 def encode(image: Image.Image) -> str:

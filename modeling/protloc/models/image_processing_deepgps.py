@@ -2,105 +2,102 @@
 
 import base64
 import io
-from pathlib import Path
+import logging
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-CHANNELS = ["red", "green", "blue"]
+from .image_files_deepgps import FORMATS, read_image
+
+logger = logging.getLogger(__name__)
+
+INVERTED = "the image looks inverted, with dark nuclei on a bright ground: invert it"
+MAX_DRAWN_PIXELS = 2048 * 2048  # more take a minute and gigabytes for each protein
+BLOCK = 8  # pixels, of the side of squares in which noise averages out
 
 
-def read_image(source: Any, channel: str | None = None, page: int = 0, max_pixels: int = 64_000_000) -> np.ndarray:
-    """
-    One channel of an image.
-
-    Args:
-        source (`str`, `Path`, `PIL.Image.Image` or `np.ndarray`): A file that Pillow reads (PNG, JPEG, TIFF, OME-TIFF;
-            8 or 16 bit or float), an open image, or an array `(H, W)` or `(H, W, 3)`.
-        channel (`str`, *optional*): `"red"`, `"green"` or `"blue"`, needed for a colour image.
-        page (`int`): Of a file with several, such as a stack or an OME-TIFF; from 0.
-        max_pixels (`int`): Larger images are refused before they are unpacked.
-
-    Returns:
-        `np.ndarray`: float32 of shape `(H, W)`, in the image's own unit.
-
-    Raises:
-        ValueError: In one sentence, for a missing, unreadable, cut-off, empty or huge image, colours without `channel`,
-            a page that is not there, and values that are no numbers.
-    """
-    name = str(source) if isinstance(source, (str, Path)) else "the image"
-    if isinstance(source, (str, Path)):
-        try:
-            source = Image.open(source)
-        except FileNotFoundError:
-            raise ValueError(f"{name}: there is no such file") from None
-        except Image.DecompressionBombError:
-            raise ValueError(f"{name}: more than the {max_pixels:,} pixels that are read at once") from None
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{name}: no image that can be read: {str(error).splitlines()[0]}") from None
-    if isinstance(source, Image.Image):
-        if source.width * source.height > max_pixels:
-            raise ValueError(f"{name}: {source.width} x {source.height} pixels are more than {max_pixels:,}")
-        pages = getattr(source, "n_frames", 1)
-        if page >= pages:
-            raise ValueError(f"{name}: has no page {page}; it has {pages}, counted from 0")
-        try:
-            source.seek(page)
-            if source.mode in ("P", "CMYK", "RGBA", "LA", "PA"):  # palettes and transparency
-                source = source.convert("L" if source.mode == "LA" else "RGB")
-            pixels = np.asarray(source)
-        except (OSError, EOFError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{name}: the image is cut off or damaged: {str(error).splitlines()[0]}") from None
-    else:
-        pixels = np.asarray(source)
-
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
-        colours = [pixels[..., i] for i in range(3)]
-        if channel is not None:
-            if channel not in CHANNELS:
-                raise ValueError(f"channel must be one of {', '.join(CHANNELS)}, got {channel!r}")
-            pixels = colours[CHANNELS.index(channel)]
-        elif all(np.array_equal(colours[0], other) for other in colours[1:]):
-            pixels = colours[0]  # grey, stored as colours
-        else:
-            raise ValueError(f"{name}: is in colour: say which channel holds the nucleus ({', '.join(CHANNELS)})")
-    if pixels.ndim != 2 or pixels.size == 0:
-        raise ValueError(f"{name}: expected one channel of shape (height, width), got {pixels.shape}")
-    if pixels.dtype.kind not in "buif":
-        raise ValueError(f"{name}: values of type {pixels.dtype} are no intensities")
-    pixels = pixels.astype(np.float32)
-    if not np.isfinite(pixels).all():
-        raise ValueError(f"{name}: {int((~np.isfinite(pixels)).sum())} pixels are NaN or infinite")
-    return pixels
-
-
-def normalize(image: np.ndarray, low: float = 1.0, high: float = 99.8) -> np.ndarray:
+def normalize(image: np.ndarray, low: float = 1.0, high: float = 99.8, robust: bool = True) -> np.ndarray:
     """
     Stretch an image between two of its percentiles (as CSBDeep; deepGPS, "Image preprocessing"), and clip.
 
     Args:
         image (`np.ndarray` of shape `(H, W)`)
         low, high (`float`): Percentiles that become 0 and 1.
+        robust (`bool`): Where the upper percentile lies in a few spots that outshine all else (a scale bar, a dead
+            cell), or in the noise around a lone nucleus, choose another and say so. Not for proteins: spots are signal.
 
     Returns:
         `np.ndarray`: float32 of shape `(H, W)` in [0, 1].
 
     Raises:
-        ValueError: If all pixels are the same, as in an image that is black.
+        ValueError: If all pixels are the same, as in an image that is black, or some are NaN or infinite.
     """
     image = np.asarray(image, dtype=np.float32)
+    unusable = int((~np.isfinite(image)).sum())
+    if unusable:
+        raise ValueError(f"{unusable:,} of {image.size:,} pixels are NaN or infinite: fill them, or cut them off")
     bottom, top = np.percentile(image, [low, high])
     if top <= bottom:  # little but background: its extremes instead
         bottom, top = image.min(), image.max()
+    elif robust and min(image.shape) >= 8 * BLOCK:
+        top = upper_end(image, bottom, top, high)
     if top <= bottom:
         raise ValueError(f"the image is empty: all of its pixels are {bottom:g}")
     return np.clip((image - bottom) / (top - bottom), 0, 1).astype(np.float32)
+
+
+def upper_end(image: np.ndarray, bottom: float, top: float, high: float) -> float:
+    """What becomes 1 in place of the percentile `top`, if that lies in spots or in noise."""
+    rows, columns = (side // BLOCK for side in image.shape)
+    blocks = image[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK).swapaxes(1, 2)
+    means = blocks.mean(axis=(2, 3))
+    middle = np.median(means)
+    objects = means > middle + 6 * 1.4826 * np.median(np.abs(means - middle))
+
+    # Neighbouring blocks differ by no more than noise: all there is to see are these few objects
+    pixel_noise, block_noise = (np.median(np.abs(np.diff(values))) for values in (image, means))
+    if 4 <= objects.sum() < 0.02 * objects.size and block_noise <= 0.3 * pixel_noise:
+        logger.warning("nearly all of the image is background: it is stretched by the one part of it that is bright")
+        return float(np.percentile(blocks[objects], 98))
+
+    kept = np.ones_like(objects)
+    for _ in range(3):  # spots may hide others
+        pixels = (blocks > (bottom + top) / 2) & kept[..., None, None]
+        if pixels.sum() > 0.02 * kept.sum() * BLOCK**2:
+            break
+        bright = pixels.any(axis=(2, 3))
+        around = bright.copy()
+        for _axis in (0, 1):
+            around[1:] |= around[:-1]
+            around[:-1] |= around[1:]
+            around = around.T
+        rest = kept & ~around
+        if (objects & rest).sum() < 3 * bright.sum():
+            break
+        next_top = float(np.percentile(blocks[rest], high))
+        if top - bottom < 2.5 * (next_top - bottom):
+            break
+        row, column = (BLOCK * int(np.median(place)) for place in np.nonzero(bright))
+        logger.warning(
+            "the brightest %.1f%% of the image outshine all else, as debris or a scale bar does, around row %d, column "
+            "%d: they are left out of the stretch",
+            100 - high,
+            row,
+            column,
+        )
+        top, kept = next_top, rest
+    return top
+
+
+def is_inverted(normalized: np.ndarray) -> bool:
+    """Whether a normalized field is bright nearly everywhere and at its border, as a negative is."""
+    border = np.concatenate([normalized[0], normalized[-1], normalized[:, 0], normalized[:, -1]])
+    return bool(min(np.median(normalized), np.median(border)) > 0.65)
 
 
 class DeepGPSImageProcessor(BaseImageProcessor):
@@ -131,13 +128,36 @@ class DeepGPSImageProcessor(BaseImageProcessor):
             raise ValueError("this model comes without a default nucleus: give an image")
         return Image.open(io.BytesIO(base64.b64decode(self.default_nucleus)))
 
+    def read(
+        self,
+        image: Any,
+        channel: str | int | None = None,
+        page: int | None = None,
+        project: str | None = None,
+        max_pixels: int = MAX_DRAWN_PIXELS,
+        formats: Collection[str] = FORMATS,
+    ) -> np.ndarray:
+        """
+        One nucleus, float32 of shape `(H, W)` in its own unit; see `read_image`.
+
+        Raises:
+            ValueError: As `read_image`, also for images larger than `max_pixels`, on which nothing is drawn at once.
+        """
+        return read_image(image, channel, page, project, max_pixels, formats).pixels
+
     def preprocess(
-        self, images: Any, channel: str | None = None, page: int = 0, return_tensors: str | None = "pt", **kwargs
+        self,
+        images: Any,
+        channel: str | int | None = None,
+        page: int | None = None,
+        project: str | None = None,
+        return_tensors: str | None = "pt",
+        **kwargs,
     ) -> BatchFeature:
         """
         Args:
             images: One image or a list of images of one size, as for `read_image`; `None` for the default nucleus.
-            channel, page: As for `read_image`.
+            channel, page, project: As for `read_image`.
 
         Returns:
             `BatchFeature`: `nucleus`, float32 of shape `(batch, 1, H, W)` in [0, 1].
@@ -149,7 +169,9 @@ class DeepGPSImageProcessor(BaseImageProcessor):
         read = []
         for image in images:
             source = self.default_image() if image is None else image
-            read.append(normalize(read_image(source, channel, page), self.low, self.high))
+            read.append(normalize(self.read(source, channel, page, project), self.low, self.high))
+            if is_inverted(read[-1]):
+                logger.warning("%s", INVERTED)
         sizes = sorted({image.shape for image in read})
         if len(sizes) > 1:
             raise ValueError(f"images of a batch must have one size, got {' and '.join(map(str, sizes[:2]))}")

@@ -26,16 +26,17 @@ class DeepGPSProcessor(ProcessorMixin):
         sequence: str | list[str] | None = None,
         nucleus: Any = None,
         structure: np.ndarray | list[np.ndarray] | None = None,
-        channel: str | None = None,
-        page: int = 0,
+        channel: str | int | None = None,
+        page: int | None = None,
+        project: str | None = None,
     ) -> BatchFeature:
         """
         Args:
             sequence (`str` or `list[str]`, *optional*): One-letter codes; lower case, gaps and a trailing `*` are fine.
-            nucleus (*optional*): An image (PIL, array or path), one for all proteins or a list with one for each; the
-                default nucleus where it is `None`.
+            nucleus (*optional*): An image (PIL, array, path, bytes or data URL), of OpenCell's 0.206 um a pixel, as the
+                model learnt them; one for all proteins or a list with one for each; the default where it is `None`.
             structure (*optional*): A point cloud `(points, 6)`, as `protloc.structures.point_cloud` gives, or a list.
-            channel, page: Of the nucleus's file, as for `read_image`.
+            channel, page, project: Of the nucleus's file, as for `read_image`.
 
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask` `(batch, length)`, `nucleus` `(batch, 1, H, W)`, and
@@ -55,7 +56,7 @@ class DeepGPSProcessor(ProcessorMixin):
         if len(nuclei) != proteins:
             raise ValueError(f"{proteins} proteins and {len(nuclei)} nuclei: give one for all, or one for each")
 
-        inputs = dict(self.image_processor(nuclei, channel=channel, page=page))
+        inputs = dict(self.image_processor(nuclei, channel=channel, page=page, project=project))
         if sequences:
             inputs |= self.tokenize(sequences)
         if clouds:

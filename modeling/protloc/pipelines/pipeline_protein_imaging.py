@@ -11,8 +11,9 @@ class ProteinImagingPipeline(Pipeline):
     How a protein looks in a cell.
 
     Call it with `{"sequence": str, "nucleus": image or None, "structure": point cloud}` (or a list of such; an image is
-    a PIL image, an array or a path, and the default nucleus stands in for `None`), and optionally `num_samples`,
-    `num_inference_steps`, `guidance_scale`, `seed`, `channel` and `page`. Each protein gives
+    a PIL image, an array, a path, bytes or a data URL, of OpenCell's 0.206 um a pixel, as the model learnt them; the
+    default nucleus stands in for `None`), and optionally `num_samples`, `num_inference_steps`, `guidance_scale`,
+    `seed`, and `channel`, `page` and `project` of the image's file. Each protein gives
 
     - `label` (`str`): the most probable one; several labels joined by `|` if the model is multi-label, empty if none;
     - `scores` (`dict[str, float]`): the probability of every label;
@@ -36,8 +37,9 @@ class ProteinImagingPipeline(Pipeline):
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)  # which the base class leaves out
 
-    def _sanitize_parameters(self, channel=None, page=None, seed=None, **generation):
-        reading = {name: value for name, value in (("channel", channel), ("page", page)) if value is not None}
+    def _sanitize_parameters(self, channel=None, page=None, project=None, seed=None, **generation):
+        reading = {"channel": channel, "page": page, "project": project}
+        reading = {name: value for name, value in reading.items() if value is not None}
         if seed is not None:
             generation["seed"] = seed
         return reading, generation, {}
