@@ -30,7 +30,7 @@ def save(name: str, ratios: dict[str, float]) -> None:
 def compare(name: str, ratios: dict[str, float]) -> None:
     """Print a run's ratios to those that are committed, where there are any: below 1 something became slower."""
     path = RESULTS / f"{name}.json"
-    committed = json.loads(path.window_text()) if path.exists() else {}
+    committed = json.loads(path.read_text()) if path.exists() else {}
     for what, ratio in ratios.items():
         if what in committed:
             print(

@@ -59,7 +59,7 @@ def test_training_logs_scores_and_pictures(trained):
     events = EventAccumulator(str(trained / "logs" / "tensorboard"), size_guidance={"images": 0}).Reload()
     assert {"train/loss", "train/label_loss", "validation/psnr", "validation/auroc_2"} <= set(events.Tags()["scalars"])
     assert len(events.Images("validation")) == 2
-    report = json.loads((trained / "training.json").window_text())
+    report = json.loads((trained / "training.json").read_text())
     assert report["proteins"] == 12 and len(report["validation"]["epochs"]) == 2
     assert report["crops"] + report["validation_crops"] == 12
 
@@ -70,7 +70,7 @@ def test_evaluation(run_script, trained, tiny_crops, tiny_proteins, tmp_path):
         *("--images", f"{tiny_crops / 'cells'}:cells", "--out", tmp_path / "s.json", "--figures", tmp_path / "figures"),
     )
     assert code == 0, err
-    scores = json.loads((tmp_path / "s.json").window_text())
+    scores = json.loads((tmp_path / "s.json").read_text())
     assert scores["labels"]["single-2"]["count"] == 6 and "single-4" not in scores["labels"]
     low, high = scores["labels"]["single-2"]["intervals"]["auroc"]
     assert low <= scores["labels"]["single-2"]["auroc"] <= high
@@ -95,7 +95,7 @@ def test_diffusion_is_judged_by_its_samples(run_script, tiny_crops, tmp_path):
         *("--samples", 2, "--steps", 2, "--limit", 2, "--out", tmp_path / "scores.json"),
     )
     assert code == 0, err
-    found = json.loads((tmp_path / "scores.json").window_text())["images"]["methods"]["model"]
+    found = json.loads((tmp_path / "scores.json").read_text())["images"]["methods"]["model"]
     assert found["best_psnr"]["mean"] >= found["sample_psnr"]["mean"]
     assert 0 <= found["within_2_spreads"]["mean"] <= 1
 
@@ -146,7 +146,7 @@ def tiny_deeploc_dir(tmp_path_factory, tokenizer) -> Path:
         (["labels=[nucleus]"], "labels: 'nucleus' is none of cytoplasm"),
         (["validation_share=0"], "validation_share must be between 0 and 1, got 0.0"),
         (["schedule=linear"], "schedule must be one of cosine, constant, decay, got 'linear'"),
-        (["embeddings=/nowhere"], "/nowhere holds no states.safetensors.index.json: make it with protloc embed"),
+        (["embeddings=/nowhere"], "/nowhere holds no embeddings.safetensors.index.json: make it with protloc embed"),
         (["embeddings=/nowhere", "backbone_training=full"], "embeddings are those of a frozen encoder"),
         (["backbone=/nowhere"], "cannot build on '/nowhere'"),
         (["backbone_training=lora"], "a DeepLoc encoder has no linear layers for LoRA"),
@@ -241,6 +241,6 @@ def test_two_processes_learn_what_one_does(tiny_crops, tiny_proteins, tmp_path):
         torch.testing.assert_close(answers[0][head], answers[1][head], rtol=0, atol=1e-4)
     losses = []
     for name in ("one", "two"):
-        report = json.loads((tmp_path / name / "training.json").window_text())
+        report = json.loads((tmp_path / name / "training.json").read_text())
         losses.append(report["validation"]["epochs"][-1])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)

@@ -19,10 +19,13 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModel, EsmConfig, pipeline
 
+from protloc.embedding import ResidueEmbeddings, embed
 from protloc.loading import load_model
+from protloc.models.convert_unirep import build_tokenizer
+from protloc.models.protein_sequence import window_text
 from protloc.prediction import predict
-from protloc.taxonomy import KINGDOMS
-from tests.helpers import ROOT, tiny_deeploc, write_pssm
+from protloc.taxonomy import COMPARTMENTS, KINGDOMS
+from tests.helpers import ROOT, tiny_deeploc, tiny_unirep, write_pssm
 
 TRAIN = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-m", "training.deeploc.train"]
 TOY = str(ROOT / "training" / "configs" / "toy.yaml")
@@ -70,7 +73,7 @@ def test_evaluation(run_script, trained, tiny_dataset, tmp_path):
         *("--config", "deeploc2", "--split", "validation", "--out", tmp_path / "scores.json"),
     )
     assert code == 0, err
-    scores = json.loads((tmp_path / "scores.json").window_text())
+    scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["localization"]["num_proteins"] == 20 and scores["membrane"]["num_proteins"] == 20
     micro = scores["localization"]["average"]["micro"]["f1"]
     assert f"| {micro:.3f} |" in next(line for line in out.splitlines() if line.startswith("| micro"))
@@ -102,7 +105,7 @@ def test_evaluation_of_length_policies(run_script, tiny_dataset, tmp_path, token
     assert code == 0, err
     long = sum(len(s) > 50 for s in load_dataset(str(tiny_dataset), "deeploc2", split="validation")["sequence"])
     assert out.startswith(f"{long} proteins of more than 50 residues.")
-    policies = json.loads((tmp_path / "s.json").window_text())["length_policies"]
+    policies = json.loads((tmp_path / "s.json").read_text())["length_policies"]
     assert list(policies) == ["middle", "window"] and policies["middle"] != policies["window"]
     assert policies["window"]["localization"]["num_proteins"] == long
 
@@ -175,7 +178,7 @@ def test_a_run_resumes_with_its_own_settings_only(run_script, trained, tiny_data
 
 
 def test_the_report_says_how_it_was_trained(trained, tiny_dataset):
-    report = json.loads((trained / "training.json").window_text())
+    report = json.loads((trained / "training.json").read_text())
     assert report["command"].startswith("python -m training.deeploc.train ")
     assert report["command"].endswith("checkpoint_steps=4 checkpoints_kept=2")
     assert report["processes"] == 1 and report["proteins"] == 60 and report["steps"] > 4
@@ -215,7 +218,7 @@ def test_every_loss_sampling_and_average(tiny_dataset, tmp_path):
     assert len(model.config.class_weights) == 10 and model.config.positive_weights is None
     (row,) = predict([("a", "MKTAYIAK" * 20)], model, tokenizer, signals=True, tree=True)
     assert not row["truncated"] and 0 < row["signal_SP"] < 1 and 0 < row["tree_secretory"] < 1
-    report = json.loads((tmp_path / "run" / "training.json").window_text())
+    report = json.loads((tmp_path / "run" / "training.json").read_text())
     assert len(report["validation"]["epochs"]) == 2 and report["seconds"] > 0
 
 
@@ -233,6 +236,55 @@ def test_training_on_a_backbone(tiny_dataset, tiny_backbones, tmp_path, backbone
     assert (moved == 0) == (training == "frozen")
     (row,) = predict([("a", "MKTAYIAK")], model, tokenizer)
     assert row["localizations"]
+
+
+@pytest.fixture(scope="module")
+def tiny_unirep_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unirep")
+    tiny_unirep().save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("project", [None, 6])
+def test_embeddings_and_sequences_give_the_same(tiny_dataset, tiny_unirep_dir, tmp_path, project):
+    """A model trained on embeddings from disk predicts from sequences what it predicts from embeddings."""
+    splits = [load_dataset(str(tiny_dataset), "deeploc2", split=split) for split in ("train", "validation")]
+    sequences = [sequence for split in splits for sequence in split["sequence"]]
+    folder = tmp_path / "embeddings"
+    embed(sequences, folder, str(tiny_unirep_dir), dtype="float32", project=project, max_length=40)
+    options = [f"backbone={tiny_unirep_dir}", f"embeddings={folder}", "model.max_length=40", "model.signals=true"]
+    train(tiny_dataset, tmp_path / "run", *options, "epochs=1")
+    model, tokenizer = load_model(tmp_path / "run", dtype="float32")
+    assert model.config.projection_size == (project or 0)
+    assert torch.equal(model.deeploc.backbone.embeddings.weight, tiny_unirep().unirep.embeddings.weight)
+    stored = ResidueEmbeddings(folder)
+    for sequence in sequences[:8]:
+        (row,) = predict([("a", sequence)], model, tokenizer)
+        _, [window] = model.prepare_sequence(sequence)
+        with torch.no_grad():
+            outputs = model(residue_embeddings=stored[window_text(sequence, window)].float()[None])
+        expected = outputs.logits.sigmoid()[0].tolist()
+        assert [row[name] for name in COMPARTMENTS] == pytest.approx(expected, abs=1e-3)
+
+
+def test_embeddings_that_do_not_fit(run_script, tiny_dataset, tiny_unirep_dir, tiny_backbones, tmp_path):
+    embed(["MKTAYIAK"], tmp_path / "few", str(tiny_unirep_dir))
+    embed(["MKTAYIAK"], tmp_path / "mean", str(tiny_unirep_dir), mean=True)
+    embed(["MKTAYIAK"], tmp_path / "esm", str(tiny_backbones["esm"]))
+    backbone = f"backbone={tiny_unirep_dir}"
+    for options, message in (
+        ([f"embeddings={tmp_path / 'few'}"], "name it with backbone"),
+        ([f"embeddings={tmp_path / 'few'}", backbone, "backbone_training=full"], "frozen backbone"),
+        ([f"embeddings={tmp_path / 'nowhere'}", backbone], "make it with protloc embed"),
+        ([f"embeddings={tmp_path / 'mean'}", backbone], "without --mean"),
+        ([f"embeddings={tmp_path / 'esm'}", backbone], "other weights"),
+        ([f"embeddings={tmp_path / 'few'}", backbone], "has no embedding of"),
+    ):
+        arguments = [TOY, f"dataset={tiny_dataset}", f"output_dir={tmp_path / 'run'}", *options]
+        code, _, err = run_script("training.deeploc.train", *arguments)
+        assert code == 2 and message in err.splitlines()[-1], err
+    assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_folds_profiles_and_teachers(tiny_dataset, tmp_path, trained):
@@ -302,7 +354,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(tiny_dataset, tmp_pa
     one, two = (load_file(tmp_path / name / "best" / "model.safetensors") for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-    reports = [json.loads((tmp_path / name / "training.json").window_text()) for name in ("one", "two")]
+    reports = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two")]
     assert reports[0]["steps"] == reports[1]["steps"] == 4
 
 
@@ -344,8 +396,8 @@ def test_a_run_ships_without_remote_code(run_script, trained, tmp_path):
     code, _, err = run_script("training.common.ship", "--run", trained, "--out", tmp_path / "assets")
     assert code == 0, err
     assert {path.suffix for path in (tmp_path / "assets").iterdir()} == {".safetensors", ".json", ".txt"}
-    config = json.loads((tmp_path / "assets" / "config.json").window_text())
-    assert "auto_map" in json.loads((trained / "config.json").window_text()) and "auto_map" not in config
+    config = json.loads((tmp_path / "assets" / "config.json").read_text())
+    assert "auto_map" in json.loads((trained / "config.json").read_text()) and "auto_map" not in config
     (row,) = predict([("a", "MKTAYIAK")], *load_model(tmp_path / "assets"))
     assert row["localizations"]
     code, _, err = run_script("training.common.ship", "--run", tmp_path, "--out", tmp_path / "assets")

@@ -84,7 +84,7 @@ def test_ablation(tiny_dataset, tmp_path):
     config = write(tmp_path / "c.yaml", output_dir=str(tmp_path / "out"), training=training, variants=variants)
     result = run_script("ablate", config)
     assert result.returncode == 0, result.stderr
-    scores = json.loads((tmp_path / "out" / "ablation.json").window_text())
+    scores = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert list(scores) == ["baseline", "no dropout"]
     line = next(line for line in result.stdout.splitlines() if line.startswith("| no dropout "))
     assert f"| {scores['no dropout']['macro_auprc']:.3f} |" in line
@@ -132,7 +132,7 @@ def test_folds(tiny_dataset, tmp_path):
     config = write(tmp_path / "c.yaml", output_dir=str(tmp_path / "out"), partitions=[0, 2], training=training)
     result = run_script("folds", config)
     assert result.returncode == 0, result.stderr
-    pooled = json.loads((tmp_path / "out" / "out_of_fold.json").window_text())
+    pooled = json.loads((tmp_path / "out" / "out_of_fold.json").read_text())
     assert pooled["localization"]["num_proteins"] == 40
     assert [line.split(" | ")[0] for line in result.stdout.splitlines()[-3:]] == ["| 0", "| 2", "| all"]
     ensemble, tokenizer = load_ensemble([tmp_path / "out" / f"fold_{k}" for k in (0, 2)])
@@ -170,6 +170,6 @@ def test_search_resumes(tiny_dataset, tmp_path):
     result = run_script("search", config, "trials=2")
     assert result.returncode == 0, result.stderr
     assert "resumed from" in result.stdout
-    best = json.loads((out / "best.json").window_text())
+    best = json.loads((out / "best.json").read_text())
     assert set(best["fields"]) == set(space) and best["macro_auprc"] > 0
     assert sorted(path.name for path in out.glob("trial_*")) == ["trial_0", "trial_2"]

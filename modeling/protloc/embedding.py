@@ -82,10 +82,17 @@ class ResidueEmbeddings:
 
     def __getitem__(self, sequence: str) -> torch.Tensor:
         """float16 states `(length, size)` of a sequence as `clean_sequence` gives it; with `mean`, `(size,)`."""
+        self.check(sequence)
         key = sequence_key(sequence)
-        if key not in self._files:
-            raise ValueError(f"{self.folder} has no embedding of {sequence[:20]}...: add it with protloc embed")
         return self._open(self._files[key]).get_tensor(key)
+
+    def check(self, sequence: str) -> None:
+        """`ValueError` if a sequence has no embedding here."""
+        if sequence not in self:
+            raise ValueError(
+                f"{self.folder} has no embedding of {sequence[:20]}... ({len(sequence)} residues): add it with protloc "
+                "embed, with the model's --max-length and --length-policy"
+            )
 
     def __reduce__(self):  # worker processes open the files anew
         return ResidueEmbeddings, (self.folder,)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from protloc import UniRepModel
 from protloc.loading import LOAD_ERRORS, one_line
 from training.common.backbones import merged
 from training.common.checkpoints import Progress, checkpoints, load_checkpoint, save_checkpoint
@@ -76,9 +77,17 @@ def check_finite(name: str, value: float) -> None:
 
 
 def rounded(model: torch.nn.Module) -> Batch:
-    """The weights as they are stored: in bfloat16, at half the size of float32."""
+    """
+    The weights as they are stored: in bfloat16, at half the size of float32.
+
+    A UniRep and the projection of its states keep their type: rounded at each of a thousand steps, its states would be
+    others than those that training read from a folder of embeddings.
+    """
+    exact = [f"{name}." for name, part in model.named_modules() if isinstance(part, UniRepModel)]
+    exact += [f"{name}." for name, _ in model.named_modules() if name.endswith(".projection")]
     return {
-        name: value.bfloat16() if value.is_floating_point() else value for name, value in model.state_dict().items()
+        name: value.bfloat16() if value.is_floating_point() and not name.startswith(tuple(exact)) else value
+        for name, value in model.state_dict().items()
     }
 
 

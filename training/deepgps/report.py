@@ -54,7 +54,7 @@ def report(args: argparse.Namespace) -> None:
     results["evaluations"][found["objective"]] = {**found, "model": shipped.name}
     results["parameters"] = found["parameters"]
     if args.other:
-        found = json.loads(args.other_scores.window_text())
+        found = json.loads(args.other_scores.read_text())
         if found["objective"] in results["evaluations"]:
             raise ValueError(f"{args.other} has the objective {found['objective']!r} too: --other is for the other one")
         results["evaluations"][found["objective"]] = {**found, "model": args.other.name}

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from protloc import DeepLocConfig
+from protloc.embedding import ResidueEmbeddings
 from protloc.files import atomic_path
 from protloc.loading import load_ensemble
 from protloc.models.protein_sequence import split_windows, window_text
@@ -52,10 +53,13 @@ def profile_source(proteins: Dataset, folder: str | Path | None) -> str | Path |
     return folder
 
 
-def encode(proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | None) -> Dataset:
+def encode(
+    proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | None, embedded: bool = False
+) -> Dataset:
     """
-    One row for each window of a protein: `input_ids` or `profile`, `length`, `protein` (its number), `target` (the
-    labels as a vector, or an index if single-label), `membrane`, `signal_labels` and `signal_positions`.
+    One row for each window of a protein: `input_ids`, `profile` or, if `embedded`, `residues`; `length`, `protein` (its
+    number), `target` (the labels as a vector, or an index if single-label), `membrane`, `signal_labels` and
+    `signal_positions`.
 
     Raises:
         ValueError: For a protein with several labels in single-label training, and for a missing profile.
@@ -86,7 +90,9 @@ def encode(proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | 
                     "target": target,
                     "membrane": batch["membrane"][k],
                 }
-                if profile is None:
+                if embedded:
+                    row["residues"] = window_text(sequence, window)
+                elif profile is None:
                     row["input_ids"] = tokenizer(window_text(sequence, window, config.spaced_residues))["input_ids"]
                 else:
                     row["profile"] = np.concatenate([np.asarray(profile, dtype=np.float32)[piece] for piece in window])
@@ -94,7 +100,7 @@ def encode(proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | 
                     seen = np.concatenate([np.array([int(d) for d in digits[piece]], dtype=int) for piece in window])
                     known = [float(i in seen) for i in range(1, len(SORTING_SIGNALS) + 1)]
                     row["signal_labels"] = known if digits else [-1.0] * len(SORTING_SIGNALS)
-                    around = [] if profile is not None else [0]  # <cls> and <eos>
+                    around = [] if embedded or profile is not None else [0]  # <cls> and <eos>
                     positions = (seen > 0).tolist() if digits else [0] * row["length"]
                     row["signal_positions"] = [*around, *map(int, positions), *around]
                 for name, value in row.items():
@@ -116,8 +122,10 @@ def window_lengths(windows: Dataset, config: DeepLocConfig) -> list[int]:
     return [config.max_length] * len(windows) if config.fixed_length else list(windows["length"])
 
 
-def collate(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """A batch of model inputs, padded on the right."""
+def collate(
+    rows: list[dict[str, Any]], pad_token_id: int, embeddings: ResidueEmbeddings | None = None
+) -> dict[str, torch.Tensor]:
+    """A batch of model inputs, padded on the right; the embeddings of `residues` are read here."""
 
     def padded(name: str, value: float = 0) -> torch.Tensor:
         return pad_sequence([torch.tensor(row[name]) for row in rows], batch_first=True, padding_value=value)
@@ -131,9 +139,13 @@ def collate(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, torch.Te
         batch["input_ids"] = padded("input_ids", pad_token_id)  # (B, L)
         batch["attention_mask"] = (batch["input_ids"] != pad_token_id).long()
     else:
-        batch["profiles"] = padded("profile")  # (B, L, 20)
+        if embeddings is not None:
+            found = [embeddings[row["residues"]] for row in rows]
+            batch["residue_embeddings"] = pad_sequence(found, batch_first=True).float()  # (B, L, size)
+        else:
+            batch["profiles"] = padded("profile")  # (B, L, 20)
         lengths = torch.tensor([row["length"] for row in rows])
-        batch["attention_mask"] = (torch.arange(batch["profiles"].shape[1]) < lengths[:, None]).long()
+        batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
     if "signal_labels" in rows[0]:
         batch["signal_labels"] = torch.tensor([row["signal_labels"] for row in rows])  # (B, 9)
         batch["signal_positions"] = padded("signal_positions")  # (B, L)
@@ -141,11 +153,12 @@ def collate(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, torch.Te
 
 
 def mask_residues(batch: dict[str, torch.Tensor], rate: float, config: DeepLocConfig) -> None:
-    """Hide residues at random, in place: as `<mask>`, or as a profile of zeros."""
+    """Hide residues at random, in place: as `<mask>`, or as a profile or an embedding of zeros."""
     masked = torch.rand(batch["attention_mask"].shape, device=batch["attention_mask"].device) < rate
-    if "profiles" in batch:
-        batch["profiles"] = batch["profiles"].masked_fill(masked.unsqueeze(-1), 0)
-        return
+    for name in ("profiles", "residue_embeddings"):
+        if name in batch:
+            batch[name] = batch[name].masked_fill(masked.unsqueeze(-1), 0)
+            return
     special = (batch["input_ids"] == config.cls_token_id) | (batch["input_ids"] == config.eos_token_id)
     masked &= batch["attention_mask"].bool() & ~special
     batch["input_ids"] = batch["input_ids"].masked_fill(masked, config.mask_token_id)

@@ -53,7 +53,7 @@ def main() -> None:
 
 def report(args: argparse.Namespace) -> None:
     results: dict = {}
-    results["ablation"] = json.loads(args.ablation.window_text()) if args.ablation else {}
+    results["ablation"] = json.loads(args.ablation.read_text()) if args.ablation else {}
     results["training"] = [training_cost(run, args.watts, args.hardware) for run in args.runs]
     model, tokenizer = load_model(args.model, dtype="float32")
     results |= {"parameters": model.num_parameters(), "evaluations": {}}

@@ -16,6 +16,7 @@ The first argument is a YAML file with fields of `TrainingConfig`; `field=value`
 checkpoints to resume from, TensorBoard logs, and at the end the model with calibration and thresholds.
 """
 
+import itertools
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, get_scheduler, 
 
 from protloc import ASSETS, DeepLocConfig, DeepLocForSequenceClassification
 from protloc.batching import TokenBudgetBatchSampler, token_budget_batches
-from protloc.loading import LOAD_ERRORS, load_config, one_line
+from protloc.embedding import ResidueEmbeddings, weights_digest
+from protloc.loading import LOAD_ERRORS, load_config, model_path, one_line
 from protloc.taxonomy import COMPARTMENTS
 from training.common.backbones import set_backbone_training
 from training.common.loop import Batch, Loop, Place, check_finite, rounded, start_accelerator, steps_per_epoch
@@ -72,7 +74,8 @@ class TrainingConfig:
     # Model
     model: dict[str, Any] = field(default_factory=dict)  # fields of DeepLocConfig
     initial_weights: str | None = None  # a DeepLoc of this shape, by folder or Hub name, to start from
-    backbone: str | None = None  # folder or Hub name of a transformers encoder
+    backbone: str | None = None  # folder or Hub name of a transformers encoder, or unirep
+    embeddings: str | None = None  # folder of `protloc embed`, read in place of the frozen backbone
     backbone_training: str = "frozen"  # frozen, full or lora
     lora_rank: int = 8
     # Loss and sampling
@@ -124,13 +127,30 @@ def read_config() -> TrainingConfig:
         stop(f"limit must be 1 or more, got {config.limit}")
     if config.backbone and config.initial_weights:
         stop("backbone and initial_weights both name weights to begin with: give one of them")
+    if config.embeddings and (not config.backbone or config.backbone_training != "frozen"):
+        stop("embeddings are what a frozen backbone gives: name it with backbone, and leave backbone_training=frozen")
     check_output_dir(config)
     check_push(config.push_to_hub)
     return config
 
 
-def build_model(config: TrainingConfig) -> tuple[DeepLocForSequenceClassification, PreTrainedTokenizerBase]:
-    """The untrained model and its tokenizer."""
+def read_embeddings(config: TrainingConfig) -> ResidueEmbeddings | None:
+    """The residue embeddings to train on."""
+    if config.embeddings is None:
+        return None
+    try:
+        embeddings = ResidueEmbeddings(config.embeddings)
+    except ValueError as error:
+        stop(one_line(error))
+    if embeddings.mean:
+        stop(f"{config.embeddings} holds one embedding a protein: write one a residue, protloc embed without --mean")
+    return embeddings
+
+
+def build_model(
+    config: TrainingConfig, embeddings: ResidueEmbeddings | None
+) -> tuple[DeepLocForSequenceClassification, PreTrainedTokenizerBase]:
+    """The untrained model and its tokenizer; a projection of the embeddings is part of it, and stays as it is."""
     try:
         model_config = DeepLocConfig(**config.model)
     except (*LOAD_ERRORS, TypeError) as error:
@@ -143,11 +163,20 @@ def build_model(config: TrainingConfig) -> tuple[DeepLocForSequenceClassificatio
                 load_config(config.initial_weights)  # another kind of model would give none of its weights
                 model = DeepLocForSequenceClassification.from_pretrained(config.initial_weights, config=model_config)
             return model.float(), AutoTokenizer.from_pretrained(ASSETS / "deeploc")
-        model = DeepLocForSequenceClassification.from_backbone_pretrained(config.backbone, **config.model)
-        tokenizer = AutoTokenizer.from_pretrained(config.backbone)
+        backbone, chosen = model_path(config.backbone), dict(config.model)
+        projection = embeddings.projection if embeddings else None
+        if projection is not None:
+            chosen["projection_size"] = len(projection["bias"])
+        model = DeepLocForSequenceClassification.from_backbone_pretrained(backbone, **chosen)
+        tokenizer = AutoTokenizer.from_pretrained(backbone)
     except (*LOAD_ERRORS, TypeError) as error:
         stop(f"cannot build on {(config.backbone or config.initial_weights)!r}: {one_line(error)}")
+    if embeddings and embeddings.weights != weights_digest(model.deeploc.backbone):
+        stop(f"{config.embeddings} holds embeddings of other weights than {config.backbone}'s: see protloc embed")
     set_backbone_training(model.deeploc, config.backbone_training, config.lora_rank)
+    if projection is not None:
+        model.deeploc.projection.load_state_dict(projection)
+        model.deeploc.projection.requires_grad_(False)
     return model, tokenizer
 
 
@@ -181,7 +210,12 @@ def balance_classes(config: TrainingConfig, model_config: DeepLocConfig, targets
 
 
 def build_loaders(
-    config: TrainingConfig, model_config: DeepLocConfig, train_set: Dataset, validation_set: Dataset, processes: int
+    config: TrainingConfig,
+    model_config: DeepLocConfig,
+    train_set: Dataset,
+    validation_set: Dataset,
+    embeddings: ResidueEmbeddings | None,
+    processes: int,
 ) -> tuple[DataLoader, DataLoader, float]:
     """Batches of similar length for training and validation, and the mean number of windows of a training batch."""
     repeats = None
@@ -191,7 +225,7 @@ def build_loaders(
     lengths, validation_lengths = (window_lengths(part, model_config) for part in (train_set, validation_set))
     budget = config.max_tokens_per_batch
     sampler = TokenBudgetBatchSampler(lengths, budget, config.seed, processes, config.max_proteins_per_batch, repeats)
-    collate_batch = partial(collate, pad_token_id=model_config.pad_token_id)
+    collate_batch = partial(collate, pad_token_id=model_config.pad_token_id, embeddings=embeddings)
     train_loader = DataLoader(train_set, batch_sampler=sampler, collate_fn=collate_batch)
     batches = token_budget_batches(validation_lengths, 2 * budget)
     validation_loader = DataLoader(validation_set, batch_sampler=batches, collate_fn=collate_batch)
@@ -203,7 +237,8 @@ def main() -> None:
     accelerator = start_accelerator(config)
 
     # Model and data
-    model, tokenizer = build_model(config)
+    embeddings = read_embeddings(config)
+    model, tokenizer = build_model(config, embeddings)
     model_config = model.config
     if list(model_config.id2label.values()) != COMPARTMENTS:
         stop("model.id2label must be the ten DeepLoc compartments")
@@ -217,16 +252,19 @@ def main() -> None:
             )
         with accelerator.main_process_first():
             train_set, validation_set = (
-                encode(proteins, model_config, tokenizer, config.profiles)
+                encode(proteins, model_config, tokenizer, config.profiles, embeddings is not None)
                 for proteins in (train_proteins, validation_proteins)
             )
+        if embeddings is not None:
+            for residues in itertools.chain(train_set["residues"], validation_set["residues"]):
+                embeddings.check(residues)
     except (ValueError, OSError) as error:
         stop(one_line(error))
     if accelerator.is_main_process:
         save_settings(config)
     balance_classes(config, model_config, np.array(train_set["target"]))
     train_loader, validation_loader, mean_batch_size = build_loaders(
-        config, model_config, train_set, validation_set, accelerator.num_processes
+        config, model_config, train_set, validation_set, embeddings, accelerator.num_processes
     )
 
     # Optimizer
