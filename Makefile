@@ -24,6 +24,7 @@ lint: .venv/.installed
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks.deeploc
 	$(BIN)/python -m benchmarks.embed --count 60 --plain 24 --repeats 1
+	$(BIN)/python -m benchmarks.unirep --count 256
 	$(BIN)/python -m benchmarks.drawing
 	$(BIN)/python -m benchmarks.deepgps
 	$(BIN)/python -m benchmarks.growth

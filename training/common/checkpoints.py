@@ -65,7 +65,7 @@ def load_checkpoint(
     Under FSDP and DeepSpeed these libraries read their own formats, which hold pickles: resume only runs of your own.
 
     Raises:
-        OSError, ValueError, RuntimeError, pickle.UnpicklingError: If the folder is not a checkpoint of this model.
+        OSError, ValueError, RuntimeError, UnpicklingError: If the folder is not a checkpoint of this model.
     """
     state = json.loads((checkpoint / STATE).read_text())
     accelerator.load_state(str(checkpoint), load_kwargs={"weights_only": True})
