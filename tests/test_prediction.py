@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from protloc.ensemble import DeepLocEnsemble
 from protloc.loading import load_ensemble
+from protloc.models.convert_unirep import build_tokenizer
 from protloc.models.protein_sequence import tokenize
 from protloc.prediction import predict
 from protloc.taxonomy import COMPARTMENTS, SORTING_SIGNALS, SORTING_TREE
@@ -158,9 +159,9 @@ def test_attention_is_that_of_the_pipeline(tokenizer):
     np.testing.assert_allclose(row["attention"], locate(LONG)["attention"], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["esm", "protbert"])
+@pytest.mark.parametrize("name", ["esm", "protbert", "unirep"])
 def test_tokens_are_the_tokenizers(tiny_backbones, name):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_backbones[name])
+    tokenizer = build_tokenizer() if name == "unirep" else AutoTokenizer.from_pretrained(tiny_backbones[name])
     texts = [" ".join(text) if name == "protbert" else text for text in ("ACDEFGHIKLMNPQRSTVWYUOBZX", "M", "MKT")]
     expected, found = tokenizer(texts, padding=True, return_tensors="pt"), tokenize(texts, tokenizer)
     assert list(found) == ["input_ids", "attention_mask"]

@@ -14,7 +14,7 @@ from protloc import DeepLocConfig
 from protloc.embedding import ResidueEmbeddings
 from protloc.files import atomic_path
 from protloc.loading import load_ensemble
-from protloc.models.protein_sequence import split_windows, window_text
+from protloc.models.protein_sequence import split_windows, tokenize, window_text
 from protloc.prediction import predict
 from protloc.profiles import protein_profile
 from protloc.taxonomy import SORTING_SIGNALS
@@ -93,7 +93,7 @@ def encode(
                 if embedded:
                     row["residues"] = window_text(sequence, window)
                 elif profile is None:
-                    row["input_ids"] = tokenizer(window_text(sequence, window, config.spaced_residues))["input_ids"]
+                    row["input_ids"] = tokenize([window_text(sequence, window)], tokenizer)["input_ids"][0].tolist()
                 else:
                     row["profile"] = np.concatenate([np.asarray(profile, dtype=np.float32)[piece] for piece in window])
                 if config.signals:
