@@ -83,11 +83,13 @@ def toy(path: Path):
     if path.stem.startswith("deepgps"):
         run.images = [{"dataset": "data/opencell", "config": "known"}, {"dataset": "data/hpa", "config": "cells"}]
         model = {"latent_size": 16, "classifier_sizes": [8], "unet_channels": [8, 16, 16]}
-        run.merge_with({"epochs": 1, "batch_size": 4, "proteins": "data/proteins", "model": model})
+        run.merge_with(
+            {"epochs": 1, "batch_size": 4, "validation_share": 0.5, "proteins": "data/proteins", "model": model}
+        )
         if path.stem == "deepgps_toy":
             run.limit = 8
-        for name in {"states", "embeddings"} & set(run):
-            run[name] = "data/embeddings"
+        if "embeddings" in run:
+            run.embeddings = "data/embeddings"
     elif "dataset" in run:
         run.merge_with({"epochs": 1, "model": TINY_DEEPLOC} | ({} if path.stem == "folds" else {"limit": 40}))
     return config

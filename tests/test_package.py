@@ -113,6 +113,6 @@ def test_wheel_in_an_empty_environment(tmp_path):
 
     located = subprocess.run(
         [tmp_path / "env" / "bin" / "python", "-c", "import protloc; print(protloc.__file__)"],
-        check=True, capture_output=True, text=True, cwd=tmp_path,
+        check=True, capture_output=True, text=True, cwd=tmp_path, env={"PATH": "/usr/bin"},
     )  # fmt: skip
     assert Path(located.stdout.strip()).is_relative_to(tmp_path)
