@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from protloc import ASSETS
 from protloc.image_metrics import find_regions, nuclear_ratio
+from protloc.images import read_image
 from protloc.loading import load_config, load_model
-from protloc.microscopy import normalize, read_image
+from protloc.microscopy import normalize
 from protloc.prediction import predict
 from protloc.sequences import read_fasta
 from tests.helpers import ROOT
@@ -52,7 +53,7 @@ def test_examples(tmp_path):
     # A nuclear protein lights the nuclei, one of the endoplasmic reticulum far less than what is around them.
     regions = find_regions(normalize(read_image(ROOT / "examples" / "nucleus.tif")))
     folder = tmp_path / "example" / "images"
-    ratios = [nuclear_ratio(read_image(folder / f"{name}.png"), regions) for name in ("O24646", "P08684")]
+    ratios = [nuclear_ratio(read_image(folder / f"{name}.png").pixels, regions) for name in ("O24646", "P08684")]
     assert ratios[0] > 2 * ratios[1]
 
 

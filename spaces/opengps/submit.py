@@ -61,7 +61,8 @@ def read_submission(given: dict[str, Any], nucleus: Any, protein: Any) -> Submis
     Raises:
         InputError: In one sentence.
     """
-    texts = {name: str(given.get(name) or "").strip() for name in (*REQUIRED, *OPTIONAL)}
+    given = {name: value for name, value in given.items() if value is not None}
+    texts = {name: str(given.get(name, "")).strip() for name in (*REQUIRED, *OPTIONAL)}
     proteins = service.read_proteins(texts["sequence"])
     if len(proteins) > 1:
         raise InputError(f"{len(proteins)} proteins: an image shows one, send its sequence alone.")

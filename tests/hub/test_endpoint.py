@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from huggingface_hub import InferenceClient, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
@@ -39,6 +40,15 @@ def png(width: int, height: int, mode: str = "L") -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, (width, height)).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def stack(pages: int) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.arange(pages * 256, dtype=np.uint16).reshape(pages, 16, 16), photometric="minisblack")
+    return buffer.getvalue()
+
+
+STACK, PAGES = stack(3), stack(20_001)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +100,8 @@ def test_deepgps_draws(handlers):
     # What the toolkit makes of an image in the body
     as_image = handler({"inputs": Image.open(io.BytesIO(NUCLEUS)), "parameters": {"prompt": INSULIN}})
     assert np.array_equal(np.asarray(as_image), np.asarray(expected["image"]))
+    as_image = handler({"inputs": NUCLEUS, "parameters": {"prompt": INSULIN, "page": 0}})  # what `serve.py` receives
+    assert np.array_equal(np.asarray(as_image), np.asarray(expected["image"]))
     several = handler({"inputs": [{"sequence": INSULIN}, {"sequence": SV40_SIGNAL, "nucleus": None}]})
     assert len(several) == 2 and len(handler({"inputs": f">a\n{INSULIN}\n>b\n{SV40_SIGNAL}"})) == 2
     assert several[0] == handler({"inputs": INSULIN})
@@ -116,12 +128,18 @@ BAD = [
     ("deepgps", {"inputs": {"sequence": "MKV", "cell": 1}}, "'cell' is no parameter of this model"),
     ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": "/etc/passwd"}}, "the nucleus is no "),
     ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": "https://a.b/c.png"}}, "the nucleus is no base64 text of an"),
-    ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": b64(b"GIF89a but no")}}, "the nucleus is no image that can"),
+    ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": b64(b"GIF89a but no")}}, "it is none of PNG, TIFF, JPEG"),
     ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": 7}}, "a nucleus must be the base64 text of an image, got 7"),
-    ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": b64(png(1025, 1024))}}, "1025 x 1024 pixels is too large"),
-    ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": b64(png(16_000, 16_000))}}, "too large"),
+    ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": b64(png(1025, 1024))}}, "1025 x 1024 pixels are more than"),
+    ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": b64(png(16_000, 16_000))}}, "has more than 1,048,576"),
     ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": b64(png(64, 64))}}, "the image is empty"),
     ("deepgps", {"inputs": b64(NUCLEUS), "parameters": {"prompt": 5}}, "a sequence must be text, got 5"),
+    ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": b64(STACK)}}, "holds 3 pages: say which by channel"),
+    ("deepgps", {"inputs": b64(STACK), "parameters": {"prompt": "MKV", "page": 3}}, "has no page 3; it has 3, counted"),
+    ("deepgps", {"inputs": STACK, "parameters": {"prompt": "MKV", "page": -1}}, '"page" must be a whole number from 0'),
+    ("deepgps", {"inputs": STACK, "parameters": {"prompt": "MKV", "channel": [1]}}, "channel must be one of 0 to 2"),
+    ("deepgps", {"inputs": PAGES, "parameters": {"prompt": "MKV"}}, "has more than 20,000 pages"),
+    ("deepgps", {"inputs": NUCLEUS[:400], "parameters": {"prompt": "MKV"}}, "the image"),
     ("deepgps", {"inputs": "MKV", "parameters": {"num_samples": 17}}, '"num_samples" must be a whole number from 1 to'),
     ("deepgps", {"inputs": ["MKV"] * 5, "parameters": {"num_samples": 4}}, "20 images are too many for a request"),
     ("deepgps", {"inputs": "MKV", "parameters": {"seed": 1.5}}, '"seed" must be a whole number from 0'),
@@ -212,6 +230,6 @@ def test_deepgps_over_http(repositories, handlers, tmp_path):
         assert (status, kind, body) == (200, "image/png", image)
         status, _, body = post(url, NUCLEUS, "image/tiff")
         assert status == 400 and 'send it as "prompt"' in json.loads(body)["error"]
-        status, _, body = post(url, b"no image", "image/png")
-        assert status == 400 and json.loads(body)["error"] == "the image can't be read: send a PNG or TIFF file"
+        status, _, body = post(f"{url}/?prompt=MKV", b"no image", "image/png")
+        assert status == 400 and "no image that can be read: it is none of PNG" in json.loads(body)["error"]
     assert "Traceback" not in (tmp_path / "log").read_text()

@@ -75,7 +75,9 @@ def test_bad_files_get_a_sentence(tmp_path):
     with pytest.raises(InputError):
         service.read_proteins("", str(tmp_path / "binary.fasta"))
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(InputError, match="The image of the nucleus: it can't be read, send a PNG, TIFF or JPEG file"):
+    with pytest.raises(
+        InputError, match="The image of the nucleus: no image that can be read: it is none of PNG, TIFF"
+    ):
         service.read_nucleus(str(tmp_path / "text.png"))
     Image.new("L", (5000, 5000)).save(tmp_path / "large.png")
     with pytest.raises(InputError, match="5000 x 5000 pixels are more than 16,000,000"):

@@ -74,13 +74,18 @@ def test_two_channels_of_one_file(images):
     stack = io.BytesIO()
     planes[0].save(stack, "TIFF", save_all=True, append_images=planes[1:])
     given = {"sequence": SV40_SIGNAL, "cell_line": "U-2 OS"}
+    with pytest.raises(
+        InputError, match=r"The image of the nucleus: holds 2 pages: say which by channel .0 to 1. or page"
+    ):
+        submit.read_submission(given, stack, stack)
+    given |= {"nucleus_page": 0, "protein_page": 0}
     submission = submit.read_submission(given | {"protein_page": 1}, stack, stack)
     assert np.array_equal(submission.protein, np.asarray(planes[1], dtype=np.float32))
     with pytest.raises(InputError, match="Nucleus and protein are the same image"):
         submit.read_submission(given, stack, stack)
     with pytest.raises(InputError, match="The image of the protein: has no page 2"):
         submit.read_submission(given | {"protein_page": 2}, stack, stack)
-    with pytest.raises(InputError, match="Page -1: pages are counted from 0"):
+    with pytest.raises(InputError, match="The image of the protein: has no page -1; it has 2, counted from 0"):
         submit.read_submission(given | {"protein_page": -1}, stack, stack)
     with pytest.raises(InputError, match="A page and a pixel size are numbers"):
         submit.read_submission(given | {"um_per_px": "wide"}, stack, stack)

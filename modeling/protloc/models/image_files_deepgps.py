@@ -142,6 +142,7 @@ def read_stream(
     formats: Collection[str],
 ) -> Picture:
     """An open file, told apart by its first bytes and never by its name."""
+    stream.seek(0)
     start = stream.read(16)
     stream.seek(0)
     if start.startswith(b"\x1f\x8b"):
