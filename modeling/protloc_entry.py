@@ -119,9 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--nucleus-channel", choices=["red", "green", "blue"], help="of a colour image: where the nucleus is"
     )
-    predict.add_argument(
-        "--nucleus-page", type=int, default=0, metavar="N", help="of a stack: where the nucleus is, from 0 (default: 0)"
-    )
+    predict.add_argument("--nucleus-page", type=int, metavar="N", help="of a stack: where the nucleus is, from 0")
     predict.add_argument(
         "--image-model",
         metavar="ID_OR_DIR",
@@ -275,7 +273,7 @@ def main() -> None:
         parser.error("--nucleus needs -o OUT: the images are written beside it")
     if args.command == "predict" and not args.nucleus:
         for name in ("image_model", "nucleus_channel", "nucleus_page"):
-            if getattr(args, name):
+            if getattr(args, name) is not None:
                 parser.error(f"--{name.replace('_', '-')} needs --nucleus IMAGE, or --nucleus default")
 
     if args.command == "predict-shards" and args.workers and not args.ray:
