@@ -246,7 +246,7 @@ def tiny_unirep_dir(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("project", [None, 6])
+@pytest.mark.parametrize("project", [None, 6, 16])
 def test_embeddings_and_sequences_give_the_same(tiny_dataset, tiny_unirep_dir, tmp_path, project):
     """A model trained on embeddings from disk predicts from sequences what it predicts from embeddings."""
     splits = [load_dataset(str(tiny_dataset), "deeploc2", split=split) for split in ("train", "validation")]

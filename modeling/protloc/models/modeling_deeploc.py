@@ -332,7 +332,9 @@ class DeepLocModel(DeepLocPreTrainedModel):
             residue_mask = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         else:
             residue_mask = attention_mask.bool()
-        if self.config.projection_size and hidden.shape[-1] != self.config.projection_size:
+        # Embeddings of a folder may be projected already; the backbone's own states never are.
+        projected = residue_embeddings is not None and hidden.shape[-1] == self.config.projection_size
+        if self.config.projection_size and not projected:
             hidden = self.projection(hidden)
         hidden = hidden.to(self.dense.weight.dtype)
         states = self._recur(self.dropout(self.convolutions(hidden, residue_mask)), residue_mask)
