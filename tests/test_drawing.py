@@ -150,13 +150,13 @@ def test_a_run_goes_on_with_the_same_nucleus_only(protloc_command, fasta, drawer
         "length_policy": "middle",
         "attention": False,
         "columns": rows.splitlines()[0].split(","),
-        "nucleus": ["default", None, 0],
+        "nucleus": ["default", None, None],
         "image_model": str(drawer_dir),
     }
     out.unlink()
     partial_path(out).write_text(json.dumps(settings) + "\n")
     code, err = protloc_command(*command, "--nucleus", ROOT / "examples" / "nucleus.tif", "--resume")
-    assert code == 2 and "was begun with nucleus ['default', None, 0], not" in err
+    assert code == 2 and "was begun with nucleus ['default', None, None], not" in err
     code, err = protloc_command(*command[:4], "-o", out, "--resume")
     assert code == 2 and "was begun with columns" in err
     assert protloc_command(*command, "--nucleus", "default", "--resume") == (0, "")
