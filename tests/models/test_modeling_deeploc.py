@@ -58,7 +58,7 @@ VARIANTS = [
     {"decoder_steps": 1},
     {"conv_widths": [], "second_conv_channels": 0, "lstm_size": 0, "decoder_steps": 1},
     {"pooling": "light_attention"},
-    {"pooling": "regions", "region_size": 5},
+    {"pooling": "regions", "region_sizes": [5]},
     {"input_features": "blosum62"},
     {"input_features": "physicochemical"},
     {"fixed_length": True},
@@ -97,14 +97,15 @@ def test_light_attention():
 
 @torch.no_grad()
 def test_regions():
-    layer = tiny_deeploc(pooling="regions", region_size=2).deeploc.decoder
+    layer = tiny_deeploc(pooling="regions", region_sizes=[2, 1]).deeploc.decoder
     states = torch.randn(1, 6, 16)
     mask = torch.tensor([[False, True, True, True, True, False]])  # <cls>, four residues, <eos>
     context, attention = layer(states, mask)
     residues = states[0, 1:5]
-    means = torch.stack([residues.mean(dim=0), residues[:2].mean(dim=0), residues[2:].mean(dim=0)])
+    means = [residues.mean(dim=0), residues[:2].mean(dim=0), residues[2:].mean(dim=0), residues[0], residues[3]]
+    means = torch.stack(means)
     torch.testing.assert_close(context[0], layer.norm(means).flatten())
-    torch.testing.assert_close(attention[0, 0], torch.tensor([0, 0.25, 0.25, 0.25, 0.25, 0]))
+    torch.testing.assert_close(attention[0, 0], torch.tensor([0, 0.35, 0.15, 0.15, 0.35, 0]))
 
 
 @torch.no_grad()

@@ -156,7 +156,7 @@ def collate(
         batch["input_ids"] = padded("input_ids", pad_token_id)  # (B, L)
         batch["attention_mask"] = (batch["input_ids"] != pad_token_id).long()
     elif "regions" in rows[0]:
-        batch["region_embeddings"] = torch.tensor(np.stack([row["regions"] for row in rows]))  # (B, 3, size)
+        batch["region_embeddings"] = torch.tensor(np.stack([row["regions"] for row in rows]))  # (B, regions, size)
     else:
         if embeddings is not None:
             found = [embeddings[row["residues"]] for row in rows]

@@ -85,7 +85,7 @@ class DeepLocConfig(PreTrainedConfig):
         pooling (`str`): How a protein's states become one vector: `"decoder"` (an LSTM that attends several times),
             `"light_attention"` (Stärk et al. 2021) or `"regions"` (means of the whole, its beginning and its end).
         light_attention_width (`int`): Width of the convolutions of `"light_attention"`, odd.
-        region_size (`int`): Residues of the first and of the last region of `"regions"`.
+        region_sizes (`list[int]`): For `"regions"`: of each size the first and the last so many residues.
         attention_size (`int`): Size of the attention's scoring layer; channels of `"light_attention"`.
         decoder_size (`int`): Units of the attention decoder's LSTM.
         decoder_steps (`int`): Steps of the attention decoder; the last context is read out. With 1 it is plain
@@ -146,7 +146,7 @@ class DeepLocConfig(PreTrainedConfig):
     lstm_size: int = 256
     pooling: str = "decoder"
     light_attention_width: int = 9
-    region_size: int = 60
+    region_sizes: list[int] | tuple[int, ...] = (1, 20, 60)
     attention_size: int = 256
     decoder_size: int = 512
     decoder_steps: int = 10
@@ -173,7 +173,7 @@ class DeepLocConfig(PreTrainedConfig):
     attention_loss_weight: float | int = 0.1
 
     def __post_init__(self, **kwargs):
-        self.conv_widths = list(self.conv_widths)
+        self.conv_widths, self.region_sizes = list(self.conv_widths), list(self.region_sizes)
         if isinstance(self.backbone_config, dict) and self.backbone_config.get("model_type") == "unirep":
             self.backbone_config = UniRepConfig(**self.backbone_config)
         if self.id2label is None and "num_labels" not in kwargs:
@@ -230,8 +230,8 @@ class DeepLocConfig(PreTrainedConfig):
             raise ValueError(f"projection_size needs input_features 'backbone', got {self.input_features!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-        if self.region_size < 1:
-            raise ValueError(f"region_size must be 1 or more, got {self.region_size}")
+        if min(self.region_sizes, default=1) < 1:
+            raise ValueError(f"region_sizes must be 1 or more, got {min(self.region_sizes)}")
         if self.decoder_steps < 1:
             raise ValueError(f"decoder_steps must be 1 or more, got {self.decoder_steps}")
         if self.fixed_length and self.input_features != "embedding":

@@ -149,29 +149,30 @@ class DeepLocRegions(nn.Module):
 
     def __init__(self, config: DeepLocConfig, encoder_size: int):
         super().__init__()
-        self.size = config.region_size
+        self.sizes = config.region_sizes
         self.norm = nn.LayerNorm(encoder_size)
-        self.out_features = 3 * encoder_size
+        self.out_features = (1 + 2 * len(self.sizes)) * encoder_size
 
     def weights(self, residue_mask: torch.Tensor) -> torch.Tensor:
-        """Weight `(batch, 3, length)` of each residue in each mean."""
+        """Weight `(batch, regions, length)` of each residue in each mean."""
         numbers = residue_mask.cumsum(dim=-1)  # 1 at the first residue
-        first = residue_mask & (numbers <= self.size)
-        last = residue_mask & (numbers > numbers[:, -1:] - self.size)
-        regions = torch.stack([residue_mask, first, last], dim=1).float()  # (B, 3, L)
-        return regions / regions.sum(dim=-1, keepdim=True).clamp(min=1)
+        regions = [residue_mask]
+        for size in self.sizes:
+            regions += [residue_mask & (numbers <= size), residue_mask & (numbers > numbers[:, -1:] - size)]
+        weights = torch.stack(regions, dim=1).float()  # (B, R, L)
+        return weights / weights.sum(dim=-1, keepdim=True).clamp(min=1)
 
     def means(self, states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Mean states `(batch, 3, size)` by the `weights` above."""
+        """Mean states `(batch, regions, size)` by the `weights` above."""
         return torch.bmm(weights, states.float())
 
     def join(self, means: torch.Tensor) -> torch.Tensor:
-        """One vector `(batch, 3 * size)` a protein."""
+        """One vector `(batch, regions * size)` a protein."""
         return self.norm(means.to(self.norm.weight.dtype)).flatten(1)
 
     def forward(self, states: torch.Tensor, residue_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         weights = self.weights(residue_mask)
-        return self.join(self.means(states, weights)), weights.mean(dim=1, keepdim=True)  # (B, 3E), (B, 1, L)
+        return self.join(self.means(states, weights)), weights.mean(dim=1, keepdim=True)  # (B, RE), (B, 1, L)
 
 
 POOLING: dict[str, Any] = {

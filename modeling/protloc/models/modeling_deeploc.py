@@ -259,7 +259,7 @@ class DeepLocModel(DeepLocPreTrainedModel):
             residue_embeddings (`torch.FloatTensor` of shape `(batch, residues, size)`): In place of `input_ids` for
                 input features `"backbone"`: the backbone's states of residues, or their projection, as `protloc embed`
                 writes them; `attention_mask` is then of residues too.
-            region_embeddings (`torch.FloatTensor` of shape `(batch, 3, size)`): In place of `residue_embeddings`, for
+            region_embeddings (`torch.FloatTensor` of shape `(batch, regions, size)`): In place of `residue_embeddings`, for
                 pooling `"regions"` without convolutions and recurrence: their means over the regions.
 
         Returns:
