@@ -274,6 +274,26 @@ def test_embeddings_and_sequences_give_the_same(tiny_dataset, tiny_unirep_dir, t
         assert [row[name] for name in COMPARTMENTS] == pytest.approx(expected, abs=1e-3)
 
 
+def test_a_companion(tiny_dataset, tiny_unirep_dir, tmp_path, trained):
+    """The logits that a model on UniRep and its companion have of the same sequence are averaged, then calibrated."""
+    splits = [load_dataset(str(tiny_dataset), "deeploc2", split=split) for split in ("train", "validation")]
+    sequences = [sequence for split in splits for sequence in split["sequence"]]
+    embed(sequences, tmp_path / "embeddings", str(tiny_unirep_dir), dtype="float32", project=6)
+    options = [f"backbone={tiny_unirep_dir}", f"embeddings={tmp_path / 'embeddings'}", *REGIONS, "epochs=1"]
+    train(tiny_dataset, tmp_path / "run", *options, f"companion={trained}")
+    model, tokenizer = load_model(tmp_path / "run", dtype="float32")
+    companion, companion_tokenizer = load_model(trained, dtype="float32")
+    config, sequence = model.config, "MKTAYIAKUXQR"
+    both = model(**tokenizer([sequence, "MKV"], padding=True, return_tensors="pt"))
+    other = companion(**companion_tokenizer([sequence, "MKV"], padding=True, return_tensors="pt"))
+    torch.testing.assert_close(both.attentions[0], other.attentions[0, :, :-1], rtol=0, atol=1e-5)
+    model.companion = None
+    own = model(**tokenizer([sequence, "MKV"], padding=True, return_tensors="pt"))
+    scale, bias = torch.tensor(config.calibration_scale), torch.tensor(config.calibration_bias)
+    raw = (own.logits - bias) / scale
+    torch.testing.assert_close(both.logits, (raw + other.logits) / 2 * scale + bias, rtol=0, atol=1e-4)
+
+
 def test_embeddings_that_do_not_fit(run_script, tiny_dataset, tiny_unirep_dir, tiny_backbones, tmp_path):
     embed(["MKTAYIAK"], tmp_path / "few", str(tiny_unirep_dir))
     embed(["MKTAYIAK"], tmp_path / "mean", str(tiny_unirep_dir), mean=True)

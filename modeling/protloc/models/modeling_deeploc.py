@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_deeploc import SORTING_SIGNALS, SORTING_TREE, DeepLocConfig
+from .configuration_unirep import TOKENS
 from .layers_deeploc import POOLING, DeepLocConvolutions, DeepLocEncoder, ResidueTable
 from .losses_deeploc import attention_loss, known_label_loss, localization_loss, tree_log_probabilities, tree_loss
 from .modeling_unirep import UniRepModel
@@ -259,8 +260,8 @@ class DeepLocModel(DeepLocPreTrainedModel):
             residue_embeddings (`torch.FloatTensor` of shape `(batch, residues, size)`): In place of `input_ids` for
                 input features `"backbone"`: the backbone's states of residues, or their projection, as `protloc embed`
                 writes them; `attention_mask` is then of residues too.
-            region_embeddings (`torch.FloatTensor` of shape `(batch, regions, size)`): In place of `residue_embeddings`, for
-                pooling `"regions"` without convolutions and recurrence: their means over the regions.
+            region_embeddings (`torch.FloatTensor` of shape `(batch, regions, size)`): In place of `residue_embeddings`,
+                for pooling `"regions"` without convolutions and recurrence: their means over the regions.
 
         Returns:
             [`DeepLocModelOutput`]
@@ -294,6 +295,9 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             self.tree_head = nn.Linear(config.hidden_size, len(SORTING_TREE))
         if config.signals:
             self.signal_head = nn.Linear(config.hidden_size, len(SORTING_SIGNALS))
+        self.companion: Any = None
+        if config.companion_config:
+            self.companion = DeepLocForSequenceClassification(DeepLocConfig(**config.companion_config))
         self.post_init()
 
     @classmethod
@@ -323,6 +327,34 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         model = cls(config)
         model.deeploc.backbone = without_heads(AutoModel.from_pretrained(backbone, use_safetensors=True))
         return model
+
+    def add_companion(self, companion: "DeepLocForSequenceClassification") -> None:
+        """
+        Average the logits of this model with those of another, which reads residues by itself.
+
+        Raises:
+            ValueError: If the other has other labels or heads, or no embedding of residues.
+        """
+        for name in ("id2label", "problem_type", "max_length", "length_policy", "tree", "signals"):
+            own, other = getattr(self.config, name), getattr(companion.config, name)
+            if own != other:
+                raise ValueError(f"a model and its companion must agree: {name} is {own!r} and {other!r}")
+        if companion.config.vocab_size != len(VOCABULARY):
+            raise ValueError("a companion has its own embedding of residues, not a backbone")
+        self.config.companion_config = companion.config.to_dict()
+        self.companion = companion
+
+    def ask_companion(self, input_ids: torch.Tensor) -> DeepLocClassifierOutput:
+        """What the companion says of UniRep's tokens `(batch, length)`."""
+        special = {"<pad>": "<pad>", "<start>": "<cls>", "<stop>": "<eos>"}
+        own_ids = input_ids.new_tensor([VOCABULARY.index(special.get(token, token)) for token in TOKENS])
+        lengths = (input_ids != self.config.pad_token_id).sum(dim=1, keepdim=True)  # (B, 1)
+        positions = torch.arange(input_ids.shape[1] + 1, device=input_ids.device)
+        ids = F.pad(own_ids[input_ids], (0, 1), value=VOCABULARY.index("<pad>"))
+        ids = torch.where(positions == lengths, VOCABULARY.index("<eos>"), ids)  # (B, L + 1)
+        outputs = self.companion(ids, (positions <= lengths).long())
+        outputs.attentions = outputs.attentions[..., :-1]
+        return outputs
 
     def prepare_sequence(self, text: str) -> tuple[str, list[list[slice]]]:
         """
@@ -427,6 +459,15 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         else:
             logits = self.classifier(outputs.pooler_output).float()
         membrane_logits: Any = self.membrane_head(outputs.pooler_output).squeeze(-1).float()
+        attentions = outputs.attentions
+        if self.companion is not None:
+            tokens: Any = input_ids
+            other: Any = self.ask_companion(tokens)
+            attentions = other.attentions
+            logits = (logits + other.logits) / 2
+            membrane_logits = (membrane_logits + other.membrane_logits) / 2
+            tree_logits = (tree_logits + other.tree_logits) / 2 if config.tree else None
+            signal_logits = (signal_logits + other.signal_logits) / 2 if config.signals else None
         logits = logits * logits.new_tensor(config.calibration_scale) + logits.new_tensor(config.calibration_bias)
         membrane_logits = membrane_logits * config.membrane_calibration_scale + config.membrane_calibration_bias
 
@@ -439,7 +480,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         if signal_targets is not None:
             losses.append(config.signal_loss_weight * known_label_loss(signal_logits, signal_targets))
         if signal_positions is not None:
-            attention = outputs.attentions[:, -1]
+            attention = attentions[:, -1]
             losses.append(config.attention_loss_weight * attention_loss(attention, signal_positions))
 
         decisions: Any = self.decide(logits, membrane_logits)
@@ -451,7 +492,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             membrane=decisions[1],
             tree_logits=tree_logits,
             signal_logits=signal_logits,
-            attentions=outputs.attentions,
+            attentions=attentions,
             pooler_output=outputs.pooler_output,
         )
 
