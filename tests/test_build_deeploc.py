@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from datasets import get_dataset_config_names, load_dataset
+from datasets import Dataset, get_dataset_config_names, load_dataset
 
 from protloc.profiles import read_pssm
 from protloc.taxonomy import COMPARTMENTS
@@ -95,6 +95,30 @@ def test_a_folder_built_anew_is_read_anew(build, sources, tmp_path):
     for partition in (0, 1):
         assert build(*sources[:2], "--train", partition, "--validation", 3)[0] == 0
         assert set(load_dataset(str(tmp_path / "out"), "deeploc2", split="train")["partition"]) == {partition}
+
+
+def test_a_rebuild_that_stops_leaves_the_last_build(build, sources, tmp_path, monkeypatch):
+    """A rebuild stopped after its first file must not leave proteins of one split in the other."""
+    assert build(*sources)[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    write, written = Dataset.to_parquet, []
+
+    def stop(table, path):
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(write(table, path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Dataset, "to_parquet", stop)
+        code, _, err = build(*sources[:2], "--train", 0, 1, 3, "--validation", 2)
+    assert code == 2 and err.splitlines()[-1] == "build_deeploc: [Errno 28] No space left on device" and written
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+    assert build(*sources[:2])[0] == 0  # what is not built anew is gone
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"README.md", "deeploc2"}
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    code, _, err = build(*sources)
+    assert code == 2 and "notes.txt, which no build made: choose another folder" in err
 
 
 def test_other_partitions(build, sources, tmp_path):

@@ -119,7 +119,8 @@ def test_single_label_training(tmp_path):
     build = [sys.executable, "-m", "datasets_scripts.build_deeploc", "--deeploc1", fasta, "--out", tmp_path / "data"]
     subprocess.run(build, check=True, cwd=ROOT)
     train(
-        *(tmp_path / "data", tmp_path / "run", "dataset_config=deeploc1_single", "validation_split=train"),
+        *(tmp_path / "data", tmp_path / "run", "dataset_config=deeploc1_single"),
+        *("train_split=train[:20]", "validation_split=train[20:]"),
         *("model.problem_type=single_label_classification", "epochs=1"),
     )
     model, tokenizer = load_model(tmp_path / "run")
@@ -145,6 +146,7 @@ def test_single_label_training(tmp_path):
         ([TOY, "initial_weights=a", "backbone=b"], "backbone and initial_weights both name weights"),
         ([TOY, "teachers=[nowhere]"], "training.deeploc.train: cannot load the model 'nowhere'"),
         ([TOY, "model.length_policy=error", "model.max_length=30"], "training.deeploc.train: "),
+        ([TOY, "train_split=train+validation"], "deeploc, such as 'P00030', are both trained on and held out"),
         ([TOY, "validation_partition=9"], "no protein of partition 9; there are 0, 1, 2"),
         ([TOY, "model.input_features=profile"], "needs a data set with profiles, or profiles=DIR"),
         ([TOY, "model.problem_type=single_label_classification"], "single-label training needs exactly one"),

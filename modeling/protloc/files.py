@@ -35,6 +35,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """
+    An empty folder to be written, which takes the place of `folder` once the block has ended well.
+
+    The two are never mixed: a process that is killed leaves the older folder, or for an instant none (what was there is
+    then in `FOLDER.replaced`, which the next call puts back). If the block fails, `folder` stays as it was.
+    """
+    partial, replaced = (folder.with_name(f"{folder.name}.{kind}") for kind in ("partial", "replaced"))
+    if replaced.exists() and not folder.exists():
+        os.rename(replaced, folder)
+    for left in (partial, replaced):
+        shutil.rmtree(left, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            os.rename(folder, replaced)
+        os.rename(partial, folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def same_settings(begun: Mapping[str, Any], asked: Mapping[str, Any], where: str | Path, way_out: str) -> None:
     """
     Compare the settings of a run with those that it is to be resumed with.
