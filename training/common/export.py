@@ -30,12 +30,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
     try:
-        model = AutoModel.from_pretrained(args.model)
+        model = AutoModel.from_pretrained(args.model, trust_remote_code=False)
         if not isinstance(model, DeepGPSModel):
             raise ValueError(f"{args.model!r} is a {model.config.model_type} model, not a deepgps")
         if model.config.objective != "diffusion":
             raise ValueError(f"{args.model!r} has the objective {model.config.objective!r}, not 'diffusion'")
-        processor = AutoProcessor.from_pretrained(args.model)
+        processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=False)
         DeepGPSDiffusionPipeline(model.eval(), model.scheduler, processor).save_pretrained(args.out)
     except LOAD_ERRORS as error:
         parser.exit(2, f"training.common.export: {one_line(error)}\n")

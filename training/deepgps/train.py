@@ -153,7 +153,7 @@ def build_model(config: TrainingConfig) -> tuple[DeepGPSModel, PreTrainedTokeniz
         "label2id": {label: number for number, label in enumerate(config.labels)},
     }
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.backbone)
+        tokenizer = AutoTokenizer.from_pretrained(config.backbone, trust_remote_code=False)
         if config.initial_weights:
             model = DeepGPSModel.from_pretrained(config.initial_weights, **names, **config.model)
         else:
