@@ -370,17 +370,23 @@ class Payload:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("name", ["custom_checkpoint_0.pkl", "optimizer.bin", "random_states_0.pkl", "state.json"])
+PICKLED = ["custom_checkpoint_0.pkl", "optimizer.bin", "random_states_0.pkl", "pytorch_model.bin", "state.json"]
+IGNORED = ["scheduler.bin", "sampler.bin", "scaler.pt", "dl_state_dict.bin"]
+
+
+@pytest.mark.parametrize("name", [*PICKLED, *IGNORED])
 def test_a_checkpoint_cannot_run_code(run_script, trained, tiny_dataset, tmp_path, name):
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "training.json").unlink()
     *_, latest = sorted((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name[5:]))
     (latest / name).write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+    if name == "pytorch_model.bin":
+        (latest / "model.safetensors").unlink()
     options = ["max_tokens_per_batch=400", "checkpoint_steps=4", "checkpoints_kept=2", "resume=true"]
     arguments = [TOY, f"dataset={tiny_dataset}", f"output_dir={tmp_path / 'run'}", *options]
     code, _, err = run_script("training.deeploc.train", *arguments)
     assert not (tmp_path / "executed").exists()
-    if name == "random_states_0.pkl":  # accelerate does without them, and every batch is seeded by its place
+    if name in ["random_states_0.pkl", *IGNORED]:  # every batch is seeded by its place
         assert code == 0, err
     else:
         assert code == 2 and f"cannot resume from {latest}: " in err.splitlines()[-1] and "Traceback" not in err
