@@ -81,13 +81,30 @@ def test_build(build, sources, tmp_path):
 def test_exclusions_by_accession_and_by_sequence(build, sources, tmp_path):
     rows = list(csv.DictReader(open(tmp_path / "deeploc2.csv")))
     digest = hashlib.sha1(rows[30]["Sequence"].encode()).hexdigest()
-    (tmp_path / "never.csv").write_text(f"accession,sequence_sha1,reason\nP00001,x,a\nother,{digest},b\nENSP1,x,c\n")
+    rest = "0" * 40
+    lines = [f"P00001,{rest},a", f"other,{digest.upper()},b", f"ENSP1,{rest},c"]
+    (tmp_path / "never.csv").write_text("\n".join(["accession,sequence_sha1,reason", *lines]))
     assert build(*sources, "--exclude", tmp_path / "never.csv")[0] == 0
     deeploc2 = load_dataset(str(tmp_path / "out"), "deeploc2")
     kept = {*deeploc2["train"]["id"], *deeploc2["validation"]["id"]}
     assert {row["ACC"] for row in rows} - kept == {"P00001", "P00030"}
     assert len(load_dataset(str(tmp_path / "out"), "hpa", split="test")) == 2  # test sets stay whole
     assert "| excluded | 1 | 1 |" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"accession,sequence_sha1\nP00001,%s\nP00002,1ee21b" % (b"0" * 40), "line 3: 'P00002' with '1ee21b' is no"),
+        (b"accession,sequence_sha1\nP00001\n", "line 2: 'P00001' with '' is no accession with the 40 digits"),
+        (b"accession,sequence_sha1\n,%s\n" % (b"0" * 40), "line 2: '' with '000"),
+        (gzip.compress(b"accession,sequence_sha1\n" * 500)[:40], "never.csv: the gzip file is cut off or damaged"),
+        (b"\x1f\x8b\x08\0damaged", "never.csv: the gzip file is cut off or damaged"),
+    ],
+)
+def test_a_damaged_list_of_exclusions_guards_nothing(build, sources, tmp_path, content, message):
+    (tmp_path / "never.csv").write_bytes(content)
+    assert_refused(build(*sources, "--exclude", tmp_path / "never.csv"), message, tmp_path)
 
 
 def test_a_folder_built_anew_is_read_anew(build, sources, tmp_path):

@@ -211,7 +211,9 @@ def test_files_of_others_stay(opencell, tmp_path, run_script):
 
 
 def test_excluded_proteins_only_test(opencell, tmp_path, run_script):
-    (tmp_path / "never.csv").write_text("accession,sequence_sha1,reason\nP00000,x,a\nx," + sha1(sequence(1)) + ",b\n")
+    (tmp_path / "never.csv").write_text(
+        f"accession,sequence_sha1,reason\nP00000,{sha1('a')},a\nx,{sha1(sequence(1))},b\n"
+    )
     (tmp_path / "split.csv").write_text("target_name,split\n" + "".join(f"{gene},train\n" for gene in PROTEINS))
     out = tmp_path / "out"
     options = ["--exclude", tmp_path / "never.csv", "--split-file", tmp_path / "split.csv"]
@@ -430,7 +432,7 @@ def hpa_arguments(folder: Path, out: Path) -> list[str]:
 
 def test_hpa_fields(tmp_path, run_script):
     arguments = hpa_arguments(tmp_path, tmp_path / "out")
-    (tmp_path / "exclude.csv").write_text("accession,sequence_sha1,reason\nP00000,x,test\n")
+    (tmp_path / "exclude.csv").write_text(f"accession,sequence_sha1,reason\nP00000,{sha1('a')},test\n")
     code, _, error = run_script(*arguments, "--exclude", tmp_path / "exclude.csv")
     assert code == 0, error
     dataset = load_dataset(str(tmp_path / "out"), "u2os-single-2")

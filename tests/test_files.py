@@ -83,9 +83,12 @@ def test_safetensors_get_the_mode_of_the_umask(tmp_path):
     try:
         with atomic_path(tmp_path / "a.safetensors") as partial:
             save_file({"a": torch.zeros(1)}, partial)
+        with replaced_folder(tmp_path / "folder") as partial:
+            save_file({"a": torch.zeros(1)}, partial / "a.safetensors")
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o640
+    for path in (tmp_path / "a.safetensors", tmp_path / "folder" / "a.safetensors"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 def test_the_first_setting_that_differs_is_named():

@@ -56,6 +56,8 @@ def test_training_leaves_a_model_that_predicts(trained):
     stored = load_file(trained / "model.safetensors")
     assert {str(tensor.dtype) for tensor in stored.values()} == {"torch.bfloat16"}
     assert (trained / "pipeline_protein_localization.py").exists()
+    mode = (trained / "training.json").stat().st_mode  # the umask's
+    assert {path.stat().st_mode for path in trained.rglob("*.safetensors")} == {mode}
 
 
 def test_training_logs_and_rotates_checkpoints(trained):
