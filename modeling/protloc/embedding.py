@@ -127,13 +127,13 @@ class Encoder:
             check_finite(backbone)
             self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             check_tokenizer(self.tokenizer, backbone.config.vocab_size)
+            # A copy, since a configuration that takes another in resets how its attention is computed.
+            self.config = DeepGPSConfig(backbone_config=copy.deepcopy(backbone.config), **tokens)
         self.digest = weights_digest(backbone)
         try:
             self.backbone: Any = backbone.to(self.device).eval()
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"cannot use the device {device!r}: {one_line(error)}") from None
-        # A copy, since a configuration that takes another in resets how its attention is computed.
-        self.config = DeepGPSConfig(backbone_config=copy.deepcopy(backbone.config), **tokens)
         self.spaced = len(self.tokenizer.tokenize("MKV")) == 1  # ProtBert
         self.recurrent = backbone.config.model_type in ("deeploc", "unirep")  # reads any length
         self.packed = packed_attention.reads_packed(backbone.config)

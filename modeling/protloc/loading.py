@@ -24,7 +24,7 @@ from yaml import YAMLError
 from .ensemble import DeepLocEnsemble
 from .files import atomic_path
 from .models.configuration_deeploc import DeepLocConfig
-from .models.protein_sequence import AMINO_ACIDS
+from .models.protein_sequence import AMINO_ACIDS, OTHER_RESIDUES
 
 if TYPE_CHECKING:
     from .models.modeling_unirep import UniRepModel
@@ -71,8 +71,11 @@ def check_finite(model: torch.nn.Module) -> None:
 def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
     """`ValueError` if a tokenizer is not of a model with so many tokens, or doesn't tell the amino acids apart."""
     spaced = len(tokenizer.tokenize("MKV")) == 1  # ProtBert
-    tokens = tokenizer((" " if spaced else "").join(AMINO_ACIDS), add_special_tokens=False)["input_ids"]
-    if len(set(tokens)) != len(AMINO_ACIDS) or None in tokens or max(tokens) >= vocab_size:
+    space = " " if spaced else ""
+    residues = tokenizer(space.join(AMINO_ACIDS), add_special_tokens=False)["input_ids"]
+    all_tokens = [*tokenizer(space.join(AMINO_ACIDS + OTHER_RESIDUES))["input_ids"], tokenizer.pad_token_id]
+    known = None not in all_tokens and 0 <= min(all_tokens) <= max(all_tokens) < vocab_size
+    if not known or len(set(residues)) != len(AMINO_ACIDS):
         raise ValueError("its tokenizer does not know the 20 amino acids: load a whole copy of it")
 
 

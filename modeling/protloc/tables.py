@@ -46,8 +46,8 @@ def read_exclusions(paths: list[Path]) -> tuple[set[str], set[str]]:
                 digest = row["sequence_sha1"].lower()
                 if not SHA1.fullmatch(digest) or not row["accession"]:
                     raise ValueError(
-                        f"{place}: {row['accession']!r} with {digest!r} is no accession with the 40 digits of a SHA-1 "
-                        "sum: take a whole copy of the list"
+                        f"{place}: {row['accession'][:40]!r} with {digest[:40]!r} is no accession with the 40 digits of "
+                        "a SHA-1 sum: take a whole copy of the list"
                     )
                 ids.add(row["accession"])
                 sums.add(digest)

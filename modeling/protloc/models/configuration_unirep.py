@@ -19,6 +19,9 @@ def check_numbers(config: Any) -> None:
             most = MOST_LAYERS if name.endswith(("_layers", "_steps")) and name != "diffusion_steps" else LARGEST
             if isinstance(number, (int, float)) and not abs(number) <= most:
                 raise ValueError(f"{name} is {number}: it must be a number, and at most {most:,}")
+    wrong = [label for label in config.id2label.values() if not isinstance(label, str)]
+    if wrong:
+        raise ValueError(f"id2label names labels, and {wrong[0]!r} is no name")
 
 
 def check_ranges(config: Any, at_least: dict[int, tuple[str, ...]]) -> None:

@@ -113,6 +113,8 @@ class DeepGPSImageProcessor(BaseImageProcessor):
 
     def __init__(self, low: float = 1.0, high: float = 99.8, default_nucleus: str | None = None, **kwargs):
         super().__init__(**kwargs)
+        if not 0 <= low < high <= 100:
+            raise ValueError(f"low and high must be percentiles, the first below the second, got {low} and {high}")
         self.low = low
         self.high = high
         self.default_nucleus = default_nucleus
@@ -122,11 +124,14 @@ class DeepGPSImageProcessor(BaseImageProcessor):
         The nucleus for proteins that come without one.
 
         Raises:
-            ValueError: If this processor has none.
+            ValueError: If this processor has none, or a damaged one.
         """
         if self.default_nucleus is None:
             raise ValueError("this model comes without a default nucleus: give an image")
-        return Image.open(io.BytesIO(base64.b64decode(self.default_nucleus)))
+        try:
+            return Image.open(io.BytesIO(base64.b64decode(self.default_nucleus)))
+        except (ValueError, TypeError, OSError):
+            raise ValueError("this model's default nucleus is damaged: give an image") from None
 
     def read(
         self,
