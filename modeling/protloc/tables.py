@@ -46,7 +46,7 @@ def read_exclusions(paths: list[Path]) -> tuple[set[str], set[str]]:
                 digest = row["sequence_sha1"].lower()
                 if not SHA1.fullmatch(digest) or not row["accession"]:
                     raise ValueError(
-                        f"{place}: {row['accession'][:40]!r} with {digest[:40]!r} is no accession with the 40 digits of "
+                        f"{place}: {row['accession'][:40]!r} with {digest[:40]!r} is no accession with 40 digits of "
                         "a SHA-1 sum: take a whole copy of the list"
                     )
                 ids.add(row["accession"])
