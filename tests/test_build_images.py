@@ -384,7 +384,7 @@ def test_opencell_download(opencell, site, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "models" / "AF-P00000.cif").read_text() == "model"
 
 
-def test_hpa_download(site, tmp_path, monkeypatch):
+def test_hpa_download(site, tmp_path, monkeypatch, capsys):
     folder, url = site
     field = simulate("cytoplasmic", size=600, um_per_px=0.16, seed=3, cells=8)
     (folder / "10005").mkdir()
@@ -406,6 +406,14 @@ def test_hpa_download(site, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["build_hpa.py", *map(str, arguments)])
     build_hpa.main()
     build_hpa.main()  # all is there
+    for name in ("1_A1_1_green.tif.gz", "subcellular_location.tsv.zip"):  # as an earlier start left them, cut off
+        source = folder / ("10005" if name.endswith(".gz") else "") / name
+        (tmp_path / "raw" / name).write_bytes(source.read_bytes()[:-30])
+    (tmp_path / "raw" / "1_A1_1_green.tif").unlink()
+    build_hpa.main()
+    error = capsys.readouterr().err
+    for name in ("1_A1_1_green.tif.gz", "subcellular_location.tsv.zip"):
+        assert f"{name} is cut off or damaged, and is fetched again" in error
     row = load_dataset(str(tmp_path / "out"), "u2os-single-2", split="train")[0]
     assert (row["gene"], row["uniprot_id"], row["sequence"]) == ("ABC1", "P00001", sequence(1))
 
@@ -444,6 +452,32 @@ def test_hpa_fields(tmp_path, run_script):
     everything = load_dataset(str(tmp_path / "out"), "all")
     assert "G5" in {gene for split in everything.values() for gene in split["gene"]}
     assert "f6,no table names a label" in (tmp_path / "out" / "unmatched.csv").read_text()
+
+
+def test_hpa_images_in_any_form(tmp_path, run_script):
+    """What can't be used is listed with its reason, and the build goes on."""
+    arguments = hpa_arguments(tmp_path, tmp_path / "out")
+    images = tmp_path / "images"
+    for colour in ("blue", "green"):
+        for number, name in enumerate(("f0_{}.TIF", "f1_{}.tif", "f2_{}.tif")):
+            tifffile.imwrite(images / name.format(colour), np.asarray(Image.open(images / f"f{number}_{colour}.png")))
+            (images / f"f{number}_{colour}.png").unlink()
+        for number in (1, 2):
+            path = images / f"f{number}_{colour}.tif"
+            (images / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes())[: -1000 if number == 2 else None])
+            if (number, colour) != (1, "green"):  # one of two is unpacked
+                path.unlink()
+        (images / f"f3_{colour}.png").unlink()
+    (images / "f4_blue.png").rename(images / "f4_blue.bmp")
+    code, _, error = run_script(*arguments)
+    assert code == 0, error
+    with open(tmp_path / "out" / "fields.csv") as handle:
+        reasons = {row["field_id"]: row["reason"] for row in csv.DictReader(handle)}
+    assert reasons.keys() == {"f0", "f1", "f2", "f5"} and [name for name in reasons if reasons[name]] == ["f2"]
+    assert "f2_blue.tif.gz: the gzipped file is cut off or damaged" in reasons["f2"]
+    unmatched = (tmp_path / "out" / "unmatched.csv").read_text()
+    assert 'f3,"a table has its label, and there is no image"' in unmatched
+    assert 'f4_blue.bmp,"no PNG, JPEG or TIFF file"' in unmatched
 
 
 def test_hpa_gene_level_labels_only_if_asked_for(tmp_path, run_script):

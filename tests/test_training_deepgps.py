@@ -16,8 +16,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModel, pipeline
 
+from protloc import DeepGPSConfig
 from protloc.embedding import embed
+from protloc.structures import point_cloud
+from tests.fuzz.readers import structures
 from tests.helpers import ROOT, SEQUENCES, tiny_deeploc
+from training.deepgps.data import ProteinReader
 
 TRAIN = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-m", "training.deepgps.train"]
 TOY = str(ROOT / "training" / "configs" / "deepgps_toy.yaml")
@@ -193,6 +197,14 @@ def test_embeddings_of_other_weights(run_script, tiny_crops, tiny_backbones, tin
     arguments = [TOY, images, f"output_dir={tmp_path / 'run'}", f"embeddings={tmp_path / 'embeddings'}"]
     code, _, err = run_script("training.deepgps.train", *arguments, f"backbone={tiny_deeploc_dir}")
     assert code == 2 and "holds residue embeddings of other weights than" in err
+
+
+def test_of_a_complex_the_chain_of_the_sequence_is_read(tmp_path):
+    (tmp_path / "P1.pdb").write_bytes(structures()[0])
+    reader = ProteinReader(DeepGPSConfig(inputs="structure"), None, None, str(tmp_path))
+    cloud = reader(["GGSW"], ["P1"])["structure"][0].numpy()
+    assert np.array_equal(cloud, point_cloud(tmp_path / "P1.pdb", chain="B"))
+    assert not np.array_equal(cloud, reader(["MKVAAGHC"], ["P1"])["structure"][0].numpy())
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ def predict(
 
     Args:
         text: One protein: its amino-acid sequence in one-letter codes, or FASTA.
-        nucleus: Image of a cell's nucleus to draw the protein on (PNG or TIFF, 0.206 um a pixel); without it a standard nucleus.
+        nucleus: Image of a cell's nucleus to draw on (PNG or TIFF, 0.206 um a pixel); without it a standard nucleus.
         model: "default", or one of the models that the site lists.
         threshold: Probability from 0 to 1 from which a compartment counts; without it the model's own thresholds.
         samples: How many pictures a diffusion model draws.

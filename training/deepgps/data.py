@@ -154,7 +154,7 @@ class ProteinReader:
         self.reads_sequence, self.reads_structure = "sequence" in config.inputs, "structure" in config.inputs
         self.tokenizer, self.embeddings = tokenizer, embeddings
         self.files: dict[str, Path] = {}
-        self.clouds: dict[str, torch.Tensor] = {}
+        self.clouds: dict[tuple[str, str], torch.Tensor] = {}
         if self.reads_structure:
             if structures is None:
                 raise ValueError("the model reads structures: name their folder with structures")
@@ -162,10 +162,12 @@ class ProteinReader:
                 for part in re.split(r"[-_.]", path.name):
                     self.files.setdefault(part, path)
 
-    def cloud(self, accession: str) -> torch.Tensor:
-        if accession not in self.clouds:
-            self.clouds[accession] = torch.tensor(point_cloud(self.files[accession]))
-        return self.clouds[accession]
+    def cloud(self, accession: str, sequence: str) -> torch.Tensor:
+        """Of the chain that fits the sequence, where a file holds several."""
+        if (accession, sequence) not in self.clouds:
+            cloud = point_cloud(self.files[accession], sequence=sequence or None)
+            self.clouds[accession, sequence] = torch.tensor(cloud)
+        return self.clouds[accession, sequence]
 
     def can_read(self, sequence: str, accession: str) -> bool:
         known = not self.reads_sequence or self.embeddings is None or not sequence or sequence in self.embeddings
@@ -184,7 +186,7 @@ class ProteinReader:
             tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
             inputs |= {name: tokens[name] for name in ("input_ids", "attention_mask")}
         if self.reads_structure:
-            inputs["structure"] = torch.stack([self.cloud(accession) for accession in accessions])
+            inputs["structure"] = torch.stack(list(map(self.cloud, accessions, sequences)))
         return inputs
 
 
