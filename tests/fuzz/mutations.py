@@ -7,7 +7,7 @@ from pathlib import Path
 INTERESTING = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x10000]
 WORDS = [b"nan", b"inf", b"-1", b"0", b"1e308", b"99999999999", b"", b"\xff\xfe", b"'", b'"', b"<", b"{", b"\n", b"?"]
 NUMBER = re.compile(rb"-?\d+(?:\.\d+)?")
-VALUE = re.compile(rb'(?<=[:\[,])\s*("[^"\n]*"|-?\d[\d.eE+-]*|true|false|null|\[\]|\{\})')
+VALUE = re.compile(rb'(?<=[:\[,])\s*("[^"\n]*"|-?\d[\d.eE+-]*|true|false|null|\[\]|\{\})(?!\s*:)')
 VALUES = [b"null", b"true", b"-1", b"0", b"3", b"0.5", b'"x"', b'""', b"[]", b"{}", b"[1]", b"NaN", b"1e999", b"9" * 11]
 
 

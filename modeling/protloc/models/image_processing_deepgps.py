@@ -13,6 +13,7 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .image_files_deepgps import FORMATS, read_image
+from .tiff_files_deepgps import explained
 
 logger = logging.getLogger(__name__)
 
@@ -128,10 +129,8 @@ class DeepGPSImageProcessor(BaseImageProcessor):
         """
         if self.default_nucleus is None:
             raise ValueError("this model comes without a default nucleus: give an image")
-        try:
+        with explained("this model's default nucleus", "is damaged, give an image"):
             return Image.open(io.BytesIO(base64.b64decode(self.default_nucleus)))
-        except (ValueError, TypeError, OSError):
-            raise ValueError("this model's default nucleus is damaged: give an image") from None
 
     def read(
         self,
