@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--save", action="store_true", help="keep the ratios in benchmarks/results/")
     args = parser.parse_args()
-    regression = AutoModel.from_pretrained(ASSETS / "deepgps").eval()
+    regression = AutoModel.from_pretrained(ASSETS / "deepgps", trust_remote_code=False).eval()
     torch.manual_seed(0)
     diffusion = DeepGPSModel(DeepGPSConfig(**{**regression.config.to_dict(), "objective": "diffusion"})).eval()
     ratios: dict[str, float] = {}

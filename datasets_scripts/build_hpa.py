@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets_scripts.arguments import check_push, positive, push
-from datasets_scripts.download import DownloadError, RemoteFile, fetch
+from datasets_scripts.download import DownloadError, RemoteFile, fetch_archives, is_damaged
 from datasets_scripts.fields import Field, add_arguments, build
 from datasets_scripts.proteins import MAX_LENGTH, UNIPROT_HUMAN, Protein, Proteins, held_out, ramp_split, split_proteins
 from protloc.files import atomic_path
@@ -53,7 +53,7 @@ TABLES = [
     for name in ("proteinatlas", "subcellular_location")
 ]
 LICENCE = "The Human Protein Atlas (proteinatlas.org): CC BY-SA 4.0; cite Thul et al. 2017, Science 356, eaal3321"
-IMAGE_NAME = re.compile(r"(?P<field>.+)_blue\.(png|jpe?g|tiff?)")
+IMAGE_NAME = re.compile(r"(?P<field>.+)_blue\.(png|jpe?g|tiff?)(\.gz)?", re.I)
 
 
 class Annotation(NamedTuple):
@@ -113,14 +113,18 @@ def whole_fields(args: argparse.Namespace, sequences: Proteins) -> tuple[list[Fi
     annotations = {name: annotation for path in args.labels for name, annotation in read_labels(path, genes_of)}
     locations = read_locations(args.locations, args.reliability) if args.locations else {}
     if args.download:
-        fetch(wanted_images(annotations, args.fields), args.fields, args.parallel)
+        fetch_archives(wanted_images(annotations, args.fields), args.fields, args.parallel)
         unpack(args.fields)
     proteins, labels_of, paths, unmatched = {}, {}, {}, []
     for path in sorted(args.fields.rglob("*_blue.*")):
         match = IMAGE_NAME.fullmatch(path.name)
         if match is None:
+            if not path.name.endswith((".part", ".etag")):
+                unmatched.append((path.name, "no PNG, JPEG or TIFF file"))
             continue
         name = match["field"]
+        if path.suffix == ".gz" and path.with_suffix("").exists():
+            continue  # it is there unpacked
         annotation = annotations.get(name, Annotation([], "", [], ""))
         protein = sequences.find(*annotation.genes) or Protein()
         if annotation.genes:  # by its name where the table has one, not only an Ensembl gene
@@ -137,6 +141,9 @@ def whole_fields(args: argparse.Namespace, sequences: Proteins) -> tuple[list[Fi
                 unmatched.append((name, "no table names a gene with a sequence: the crops have none"))
             proteins[name], labels_of[name], paths[name] = protein, labels, path
 
+    seen = {name for name, _ in unmatched} | paths.keys()
+    unmatched += [(name, "a table has its label, and there is no image") for name in annotations if name not in seen]
+
     classes = {name: labels[0] if len(labels) == 1 else "several" for name, labels in labels_of.items()}
     splits, rule = split_proteins(proteins, classes, args)
     unmatched += [(name, f"not in {args.split_file}") for name in proteins if name not in splits]
@@ -148,7 +155,7 @@ def whole_fields(args: argparse.Namespace, sequences: Proteins) -> tuple[list[Fi
             Field(
                 field_id=name,
                 nucleus=paths[name],
-                protein_image=paths[name].with_name(paths[name].name.replace("_blue", "_green")),
+                protein_image=protein_image(paths[name]),
                 um_per_px=args.fields_um_per_px,
                 protein=proteins[name],
                 labels=tuple(labels),
@@ -160,8 +167,16 @@ def whole_fields(args: argparse.Namespace, sequences: Proteins) -> tuple[list[Fi
     return fields, unmatched, rule
 
 
+def protein_image(nucleus: Path) -> Path:
+    """The image beside that of the nucleus, as it is there: gzipped or not."""
+    path = nucleus.with_name(re.sub("_blue", "_green", nucleus.name, flags=re.I))
+    other = path.with_suffix("") if path.suffix == ".gz" else path.with_name(f"{path.name}.gz")
+    return other if other.exists() and not path.exists() else path
+
+
 def wanted_images(annotations: dict[str, Annotation], folder: Path) -> Iterator[RemoteFile]:
-    there = {path.name.split(".")[0] for path in folder.rglob("*.*") if not path.name.endswith((".part", ".etag"))}
+    whole = (path for path in folder.rglob("*.*") if not path.name.endswith((".part", ".etag", ".gz")))
+    there = {path.name.split(".")[0] for path in whole}
     for name, annotation in annotations.items():
         if annotation.url.startswith("http") and annotation.cell_line == U2OS:
             for colour in ("blue", "green"):
@@ -171,7 +186,7 @@ def wanted_images(annotations: dict[str, Annotation], folder: Path) -> Iterator[
 
 def download_tables(args: argparse.Namespace) -> None:
     """The atlas's tables and UniProt's sequences, where no others are given."""
-    fetch([*TABLES, UNIPROT_HUMAN], args.fields, args.parallel)
+    fetch_archives([*TABLES, UNIPROT_HUMAN], args.fields, args.parallel)
     for table in TABLES:
         with zipfile.ZipFile(args.fields / table.path) as archive:
             archive.extractall(args.fields)
@@ -180,8 +195,10 @@ def download_tables(args: argparse.Namespace) -> None:
 
 
 def unpack(folder: Path) -> None:
-    """The atlas publishes gzipped TIFFs, which image libraries don't read."""
+    """The atlas publishes gzipped TIFFs, which other image libraries don't read; damaged ones stay as they are."""
     for path in folder.glob("*.tif.gz"):
+        if is_damaged(path):
+            continue
         with atomic_path(path.with_suffix("")) as partial:
             partial.write_bytes(gzip.GzipFile(fileobj=io.BytesIO(path.read_bytes())).read())
         path.unlink()

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from datasets_scripts.arguments import check_push, positive, push
-from datasets_scripts.download import DownloadError, RemoteFile, fetch, list_bucket
+from datasets_scripts.download import DownloadError, RemoteFile, fetch, fetch_archives, list_bucket
 from datasets_scripts.fields import Field, add_arguments, build
 from datasets_scripts.proteins import MAX_LENGTH, UNIPROT_HUMAN, Proteins, split_proteins
 from protloc.microscopy import OPENCELL_UM_PER_PX
@@ -41,9 +41,10 @@ TABLES = [
 LICENCE = "OpenCell (Cho et al. 2022), CZ Biohub: see https://registry.opendata.aws/czb-opencell; UniProt: CC BY 4.0"
 
 FIELD_NAME = re.compile(
-    r"OC-FOV_(?P<gene>.+)_(?P<ensembl>ENSG\d+)_(?P<line>CID\d+)_(?P<field>FID\d+)_(proj|stack)\.tiff?"
+    r"OC-FOV_(?P<gene>.+)_(?P<ensembl>ENSG\d+)_(?P<line>CID\d+)_(?P<field>FID\d+)_(proj|stack)\.tiff?(\.gz)?",
+    re.I,
 )
-PAIR_NAME = re.compile(r"(?P<gene>.+)_hoechst\.(png|tiff?)")
+PAIR_NAME = re.compile(r"(?P<gene>.+)_hoechst\.(png|tiff?)(\.gz)?", re.I)
 # Proteins that train and test in the paper (deepGPS, "Dataset split")
 PAPER = {
     "cytoplasmic": (182, 40),
@@ -94,10 +95,13 @@ def major_localizations(grades: dict[str, int]) -> tuple[list[str], int]:
 def find_images(folder: Path) -> Iterator[tuple[str, str, str, Path, Path | None]]:
     """Field, gene name, Ensembl gene, nucleus image and protein image (none where one file holds both)."""
     for path in sorted(folder.rglob("*")):
+        if path.suffix == ".gz" and path.with_suffix("").exists():
+            continue  # it is there unpacked
         if match := FIELD_NAME.fullmatch(path.name):
             yield match["field"], match["gene"], match["ensembl"], path, None
         elif match := PAIR_NAME.fullmatch(path.name):
-            yield match["gene"], match["gene"], "", path, path.with_name(path.name.replace("_hoechst", "_protein"))
+            protein = re.sub("_hoechst", "_protein", path.name, flags=re.I)
+            yield match["gene"], match["gene"], "", path, path.with_name(protein)
 
 
 def group(labels: list[str]) -> str:
@@ -198,7 +202,7 @@ def main() -> None:
     try:
         if args.download:
             print(LICENCE, file=sys.stderr)
-            fetch(TABLES, args.images, args.parallel)
+            fetch_archives(TABLES, args.images, args.parallel)
             fetch(list_bucket(BUCKET, "microscopy/raw/", "_proj.tif"), args.images, args.parallel)
             args.annotations = args.annotations or args.images / TABLES[0].path
             args.sequences = args.sequences or [args.images / TABLES[1].path]

@@ -1,9 +1,13 @@
 """Download published files so that a cut-off run goes on where it stopped: for the other scripts of this folder."""
 
+import gzip
 import hashlib
 import random
 import re
+import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
@@ -105,6 +109,39 @@ def fetch(
             f"({reasons[failed[0]]}); start again to go on from here"
         )
     return [folder / file.path for file in files]
+
+
+def fetch_archives(files: Iterable[RemoteFile], folder: Path, parallel: int = 4) -> list[Path]:
+    """
+    The same for gzip and ZIP files, which are looked through: one that is cut off or damaged is fetched again.
+
+    A server that sends no length can be cut off unseen. Raises `DownloadError` as `fetch`, and if one is still damaged.
+    """
+    files = list(files)
+    damaged = [path for file in files if (path := folder / file.path).exists() and is_damaged(path)]
+    for path in damaged:
+        print(f"{path} is cut off or damaged, and is fetched again", file=sys.stderr)
+        path.unlink()
+    paths = fetch(files, folder, parallel)
+    damaged = [path for path in paths if is_damaged(path)]
+    if damaged:
+        raise DownloadError(f"{damaged[0]} is cut off or damaged: start again to fetch it once more")
+    return paths
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a gzip or ZIP file, by its name, can't be unpacked."""
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                return archive.testzip() is not None
+        if path.suffix == ".gz":
+            with gzip.open(path) as file:
+                while file.read(2**20):
+                    pass
+    except (gzip.BadGzipFile, zipfile.BadZipFile, EOFError, zlib.error):
+        return True
+    return False
 
 
 def _download(client: httpx2.Client, file: RemoteFile, target: Path) -> None:

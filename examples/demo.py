@@ -54,15 +54,16 @@ def main() -> None:
 def draw_all(known: dict[str, dict[str, str]]) -> None:
     """Every protein on the nucleus of this folder and on the one that comes with the model."""
     model, processor = drawing.load_model()
-    nuclei = {"example": HERE / "nucleus.tif", "default": None}
+    nuclei = {"example": str(HERE / "nucleus.tif"), "default": "default"}
     columns = []
     for name, source in nuclei.items():
-        nucleus = processor.image_processor(source)["nucleus"]
+        nucleus = drawing.read_nucleus(source, processor).pixels
         folder = OUT / name / "images"
         folder.mkdir(parents=True, exist_ok=True)
         columns.append([("nucleus", nucleus[0, 0].numpy())])
         for drawn in drawing.draw(read_fasta(HERE / "proteins.fasta"), nucleus, model, processor):
-            drawing.save_image(drawn["image"], folder / drawn["protein_id"])
+            said = f"{drawn['protein_id']} drawn by deepGPS on the {name} nucleus: a prediction, not a micrograph"
+            drawing.save_image(drawn["image"], folder / drawn["protein_id"], said)
             gene, label = known[drawn["protein_id"]]["gene"], drawn["label"]
             columns[-1].append((f"{gene}: {label} {drawn['scores'][label]:.2f}", drawn["image"]))
     half = (len(columns[0]) - 1) // 2  # two rows a nucleus, which stands in front of the first

@@ -30,6 +30,17 @@ def positive_int(text: str) -> int:
     return value
 
 
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def channel(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
+
+
 def output_path(text: str) -> Path:
     path = Path(text)
     if path.suffix not in FORMATS:
@@ -113,13 +124,34 @@ def build_parser() -> argparse.ArgumentParser:
     )
     predict.add_argument(
         "--nucleus",
+        action="append",
         metavar="IMAGE",
-        help="draw every protein on this nucleus (or on the shipped one: default) into the folder images beside OUT",
+        help="draw every protein on this nucleus (or on the shipped one: default) into the folder OUT_images; more "
+        "than once for several",
     )
     predict.add_argument(
-        "--nucleus-channel", choices=["red", "green", "blue"], help="of a colour image: where the nucleus is"
+        "--nucleus-um-per-px",
+        type=positive_float,
+        metavar="UM",
+        help="size of the nucleus's pixels in micrometres (default: what the file says, or else 0.206, as the model "
+        "learnt them, to which others are rescaled)",
+    )
+    predict.add_argument(
+        "--nucleus-channel",
+        type=channel,
+        metavar="NAME|NUMBER",
+        help="where the nucleus is: name or number (from 0) of a channel, or red, green, blue",
     )
     predict.add_argument("--nucleus-page", type=int, metavar="N", help="of a stack: where the nucleus is, from 0")
+    predict.add_argument("--project", choices=["max"], help="of a stack: the maximum over its slices")
+    predict.add_argument(
+        "--num-samples",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="of a diffusion model: images of each protein, whose mean is kept (default: 1)",
+    )
+    predict.add_argument("--seed", type=int, default=0, help="of a diffusion model's noise (default: 0)")
     predict.add_argument(
         "--image-model",
         metavar="ID_OR_DIR",
@@ -272,7 +304,7 @@ def main() -> None:
     if args.command == "predict" and args.nucleus and args.output is None:
         parser.error("--nucleus needs -o OUT: the images are written beside it")
     if args.command == "predict" and not args.nucleus:
-        for name in ("image_model", "nucleus_channel", "nucleus_page"):
+        for name in ("image_model", "nucleus_um_per_px", "nucleus_channel", "nucleus_page", "project"):
             if getattr(args, name) is not None:
                 parser.error(f"--{name.replace('_', '-')} needs --nucleus IMAGE, or --nucleus default")
 

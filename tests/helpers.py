@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,6 +67,21 @@ def tiny_deeploc(**overrides) -> DeepLocForSequenceClassification:
     """A random DeepLoc of a few thousand weights, ready to predict."""
     torch.manual_seed(0)
     return DeepLocForSequenceClassification(DeepLocConfig(**{**TINY_DEEPLOC, **overrides})).eval()
+
+
+def assert_alike(one: Any, other: Any, atol: float = 1e-6) -> None:
+    """Two answers, as JSON has them, of processes whose threads may add in another order."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        one, other = list(one.values()), list(other.values())
+    if isinstance(one, list):
+        assert len(one) == len(other)
+        for value, another in zip(one, other, strict=True):
+            assert_alike(value, another, atol)
+    elif isinstance(one, float):
+        assert abs(one - other) <= atol * max(1, abs(one)), (one, other)
+    else:
+        assert one == other
 
 
 TINY_UNIREP = {"hidden_size": 16, "num_hidden_layers": 2}

@@ -126,7 +126,7 @@ def test_lists_and_card(built):
     assert f"an F1 of {measured['f1_50']:.3f}" in card
     for name in ("overlays.png", "montage.png"):
         assert Image.open(built / name).width > 400
-    assert not (built / ".fields").exists()
+    assert list(built.parent.iterdir()) == [built]
 
 
 @pytest.mark.slow
@@ -144,12 +144,12 @@ def test_killed_and_started_again(opencell, built, tmp_path, run_script):
     out = tmp_path / "out"
     arguments = opencell_arguments(opencell, out)
     process = subprocess.Popen([sys.executable, "-m", *arguments], stderr=subprocess.DEVNULL, cwd=ROOT)
-    while len(list((out / ".fields").glob("*.parquet"))) < 3:
+    while len(list((tmp_path / "out.fields").glob("*.parquet"))) < 3:
         assert process.poll() is None
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert not (out / "README.md").exists()
+    assert not out.exists()
 
     code, _, error = run_script(*arguments)
     assert code == 0, error
@@ -171,7 +171,7 @@ def test_bad_input(opencell, tmp_path, run_script, options, message):
         pytest.skip("MMseqs2 is installed")
     code, _, error = run_script(*opencell_arguments(opencell, tmp_path / "out"), *options)
     assert code == 2 and message in error
-    assert not (tmp_path / "out" / "README.md").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,9 @@ def test_files_of_others_stay(opencell, tmp_path, run_script):
 
 
 def test_excluded_proteins_only_test(opencell, tmp_path, run_script):
-    (tmp_path / "never.csv").write_text("accession,sequence_sha1,reason\nP00000,x,a\nx," + sha1(sequence(1)) + ",b\n")
+    (tmp_path / "never.csv").write_text(
+        f"accession,sequence_sha1,reason\nP00000,{sha1('a')},a\nx,{sha1(sequence(1))},b\n"
+    )
     (tmp_path / "split.csv").write_text("target_name,split\n" + "".join(f"{gene},train\n" for gene in PROTEINS))
     out = tmp_path / "out"
     options = ["--exclude", tmp_path / "never.csv", "--split-file", tmp_path / "split.csv"]
@@ -382,7 +384,7 @@ def test_opencell_download(opencell, site, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "models" / "AF-P00000.cif").read_text() == "model"
 
 
-def test_hpa_download(site, tmp_path, monkeypatch):
+def test_hpa_download(site, tmp_path, monkeypatch, capsys):
     folder, url = site
     field = simulate("cytoplasmic", size=600, um_per_px=0.16, seed=3, cells=8)
     (folder / "10005").mkdir()
@@ -404,6 +406,14 @@ def test_hpa_download(site, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["build_hpa.py", *map(str, arguments)])
     build_hpa.main()
     build_hpa.main()  # all is there
+    for name in ("1_A1_1_green.tif.gz", "subcellular_location.tsv.zip"):  # as an earlier start left them, cut off
+        source = folder / ("10005" if name.endswith(".gz") else "") / name
+        (tmp_path / "raw" / name).write_bytes(source.read_bytes()[:-30])
+    (tmp_path / "raw" / "1_A1_1_green.tif").unlink()
+    build_hpa.main()
+    error = capsys.readouterr().err
+    for name in ("1_A1_1_green.tif.gz", "subcellular_location.tsv.zip"):
+        assert f"{name} is cut off or damaged, and is fetched again" in error
     row = load_dataset(str(tmp_path / "out"), "u2os-single-2", split="train")[0]
     assert (row["gene"], row["uniprot_id"], row["sequence"]) == ("ABC1", "P00001", sequence(1))
 
@@ -430,7 +440,7 @@ def hpa_arguments(folder: Path, out: Path) -> list[str]:
 
 def test_hpa_fields(tmp_path, run_script):
     arguments = hpa_arguments(tmp_path, tmp_path / "out")
-    (tmp_path / "exclude.csv").write_text("accession,sequence_sha1,reason\nP00000,x,test\n")
+    (tmp_path / "exclude.csv").write_text(f"accession,sequence_sha1,reason\nP00000,{sha1('a')},test\n")
     code, _, error = run_script(*arguments, "--exclude", tmp_path / "exclude.csv")
     assert code == 0, error
     dataset = load_dataset(str(tmp_path / "out"), "u2os-single-2")
@@ -442,6 +452,32 @@ def test_hpa_fields(tmp_path, run_script):
     everything = load_dataset(str(tmp_path / "out"), "all")
     assert "G5" in {gene for split in everything.values() for gene in split["gene"]}
     assert "f6,no table names a label" in (tmp_path / "out" / "unmatched.csv").read_text()
+
+
+def test_hpa_images_in_any_form(tmp_path, run_script):
+    """What can't be used is listed with its reason, and the build goes on."""
+    arguments = hpa_arguments(tmp_path, tmp_path / "out")
+    images = tmp_path / "images"
+    for colour in ("blue", "green"):
+        for number, name in enumerate(("f0_{}.TIF", "f1_{}.tif", "f2_{}.tif")):
+            tifffile.imwrite(images / name.format(colour), np.asarray(Image.open(images / f"f{number}_{colour}.png")))
+            (images / f"f{number}_{colour}.png").unlink()
+        for number in (1, 2):
+            path = images / f"f{number}_{colour}.tif"
+            (images / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes())[: -1000 if number == 2 else None])
+            if (number, colour) != (1, "green"):  # one of two is unpacked
+                path.unlink()
+        (images / f"f3_{colour}.png").unlink()
+    (images / "f4_blue.png").rename(images / "f4_blue.bmp")
+    code, _, error = run_script(*arguments)
+    assert code == 0, error
+    with open(tmp_path / "out" / "fields.csv") as handle:
+        reasons = {row["field_id"]: row["reason"] for row in csv.DictReader(handle)}
+    assert reasons.keys() == {"f0", "f1", "f2", "f5"} and [name for name in reasons if reasons[name]] == ["f2"]
+    assert "f2_blue.tif.gz: the gzipped file is cut off or damaged" in reasons["f2"]
+    unmatched = (tmp_path / "out" / "unmatched.csv").read_text()
+    assert 'f3,"a table has its label, and there is no image"' in unmatched
+    assert 'f4_blue.bmp,"no PNG, JPEG or TIFF file"' in unmatched
 
 
 def test_hpa_gene_level_labels_only_if_asked_for(tmp_path, run_script):

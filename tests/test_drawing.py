@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from transformers import AutoModel, pipeline
@@ -16,8 +17,9 @@ from transformers import AutoModel, pipeline
 import protloc_entry
 from protloc import DeepGPSImageProcessor, DeepGPSProcessor, drawing
 from protloc.embedding import ResidueEmbeddings
+from protloc.images import read_image
 from protloc.loading import load_model
-from protloc.microscopy import DEFAULT_NUCLEUS
+from protloc.microscopy import DEFAULT_NUCLEUS, nucleus_found, simulate
 from protloc.prediction import partial_path
 from tests.helpers import ROOT, tiny_deepgps
 
@@ -53,23 +55,26 @@ def protloc_command(monkeypatch, capsys):
 def test_images_beside_the_table(protloc_command, fasta, drawer_dir, tiny_model_dir, tmp_path):
     nucleus = tmp_path / "nucleus.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (45, 61), dtype=np.uint8)).save(nucleus)
+    seen = str(nucleus_found(np.asarray(Image.open(nucleus)))).lower()
     out = tmp_path / "results" / "out.csv"
     out.parent.mkdir()
     options = ("--model", tiny_model_dir, "--image-model", drawer_dir, "-o", out)
     assert protloc_command("predict", fasta, *options, "--nucleus", nucleus) == (0, "")
     rows = list(csv.DictReader(out.open()))
     assert [row["protein_id"] for row in rows] == ["sp|P1|A", "../x", "C"]
-    assert list(rows[0])[-2:] == ["image_label", "image_label_probability"]
-    names = sorted(path.name for path in (out.parent / "images").iterdir())
+    assert list(rows[0])[-4:] == ["image_label", "image_label_probability", "image", "nucleus_found"]
+    assert rows[2]["image"] == "out_images/C.png" and rows[2]["nucleus_found"] == seen
+    assert all((out.parent / row["image"]).is_file() for row in rows)
+    names = sorted(path.name for path in (out.parent / "out_images").iterdir())
     assert len(names) == 6 and names[:2] == ["C.png", "C.tif"]
     assert {name.rsplit("-", 1)[0] for name in names[2:]} == {"_x", "sp_P1_A"}
 
     draw = pipeline("protein-imaging", model=AutoModel.from_pretrained(drawer_dir), processor=str(drawer_dir))
     alone = draw({"sequence": "MPKKKRKV", "nucleus": str(nucleus)})
-    assert np.array_equal(np.asarray(Image.open(out.parent / "images" / "C.png")), np.asarray(alone["image"]))
+    assert np.array_equal(np.asarray(Image.open(out.parent / "out_images" / "C.png")), np.asarray(alone["image"]))
     assert rows[2]["image_label"] == alone["label"]
     assert float(rows[2]["image_label_probability"]) == pytest.approx(max(alone["scores"].values()), abs=1e-5)
-    exact = np.asarray(Image.open(out.parent / "images" / "C.tif"))
+    exact = np.asarray(Image.open(out.parent / "out_images" / "C.tif"))
     assert exact.dtype == np.uint16 and exact.shape == (45, 61)
     assert np.abs(exact / 65535 - np.asarray(alone["image"]) / 255).max() < 0.003
 
@@ -77,7 +82,60 @@ def test_images_beside_the_table(protloc_command, fasta, drawer_dir, tiny_model_
 def test_the_default_nucleus(protloc_command, fasta, drawer_dir, tiny_model_dir, tmp_path):
     options = ("--model", tiny_model_dir, "--image-model", drawer_dir, "-o", tmp_path / "out.jsonl")
     assert protloc_command("predict", fasta, *options, "--nucleus", "default") == (0, "")
-    assert Image.open(tmp_path / "images" / "C.png").size == (208, 208)
+    assert Image.open(tmp_path / "out_images" / "C.png").size == (208, 208)
+
+
+def test_several_nuclei_of_any_pixel_size(protloc_command, fasta, drawer_dir, tiny_model_dir, tmp_path, caplog):
+    field = simulate("cytoplasmic", size=200, seed=0, cells=4).nucleus
+    pair = np.round(np.stack([field[::-1], field]) / field.max() * 60_000).astype(np.uint16)
+    ome = {"axes": "CYX", "Channel": {"Name": ["GFP", "Hoechst"]}}
+    um = {f"PhysicalSize{axis}{end}": value for axis in "XY" for end, value in (("", 0.103), ("Unit", "µm"))}
+    tifffile.imwrite(tmp_path / "ome.tif", pair, ome=True, metadata={**ome, **um})
+    tifffile.imwrite(tmp_path / "plain.tif", pair, photometric="minisblack")
+    base = ("predict", fasta, "--model", tiny_model_dir, "--image-model", drawer_dir)
+    both = ("--nucleus", tmp_path / "ome.tif", "--nucleus", tmp_path / "plain.tif", "--nucleus-channel", "1")
+    assert protloc_command(*base, *both, "-o", tmp_path / "both.csv") == (0, "")
+    assert "its pixels of 0.103 um are made 0.206 um" in caplog.text
+    row = list(csv.DictReader((tmp_path / "both.csv").open()))[2]
+    assert row["image"] == "both_images/C.1.png|both_images/C.2.png" and row["nucleus_found"].count("|") == 1
+    pictures = [Image.open(tmp_path / path) for path in row["image"].split("|")]
+    assert [picture.size for picture in pictures] == [(100, 100), (200, 200)]
+    assert "C drawn on the nucleus" in pictures[0].text["Description"] and "ome.tif" in pictures[0].text["Description"]
+    assert read_image(tmp_path / "both_images" / "C.1.tif").um_per_px == pytest.approx(0.206, abs=1e-4)
+    assert read_image(tmp_path / "both_images" / "C.1.png").um_per_px == pytest.approx(0.206, abs=1e-3)
+
+    options = ("--nucleus", tmp_path / "ome.tif", "--nucleus-channel", "Hoechst", "--nucleus-um-per-px", "0.206")
+    assert protloc_command(*base, *options, "-o", tmp_path / "one.csv") == (0, "")
+    one, other = (np.asarray(Image.open(tmp_path / name)) for name in ("one_images/C.png", "both_images/C.2.png"))
+    assert np.array_equal(one, other)
+    code, err = protloc_command(*base, *options[:2], "-o", tmp_path / "none.csv", "--nucleus-channel", "DAPI")
+    assert code == 2 and "GFP" in err and not (tmp_path / "none.csv").exists()
+    code, err = protloc_command(*base, *both, "--nucleus-um-per-px", "3.9", "-o", tmp_path / "none.csv")
+    assert code == 2 and "200 x 200 pixels of 3.9 um are" in err and "cut out a part of it" in err
+    code, err = protloc_command(*base, *both, "--nucleus-um-per-px", "-1", "-o", tmp_path / "none.csv")
+    assert code == 2 and "'-1' is not a positive number" in err
+
+
+def test_samples_and_seed(protloc_command, fasta, tiny_model_dir, tokenizer, tmp_path):
+    processor = DeepGPSProcessor(tokenizer, DeepGPSImageProcessor(default_nucleus=DEFAULT_NUCLEUS))
+    model = tiny_deepgps(objective="diffusion", num_inference_steps=1)
+    pipeline("protein-imaging", model=model, processor=processor).save_pretrained(tmp_path / "diffusion")
+    base = (
+        "predict",
+        fasta,
+        "--model",
+        tiny_model_dir,
+        "--image-model",
+        tmp_path / "diffusion",
+        "--nucleus",
+        "default",
+    )
+    for name, options in {"a": (), "b": ("--seed", "1"), "c": ("--num-samples", "2")}.items():
+        assert protloc_command(*base, *options, "-o", tmp_path / f"{name}.csv") == (0, "")
+    a, b, c = ((tmp_path / f"{name}_images" / "C.png").read_bytes() for name in "abc")
+    assert len({a, b, c}) == 3
+    assert not list((tmp_path / "a_images").glob("*uncertainty*"))
+    assert (tmp_path / "c_images" / "C.uncertainty.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -99,7 +157,7 @@ def test_errors(protloc_command, fasta, drawer_dir, tiny_model_dir, tmp_path, mo
         options += ["--image-model", drawer_dir]
     code, err = protloc_command("predict", fasta, "--model", tiny_model_dir, *options)
     assert code == 2 and message in err and len(err.splitlines()[-1]) < 300
-    assert not (tmp_path / "out.csv").exists() and not (tmp_path / "images").exists()
+    assert not (tmp_path / "out.csv").exists() and not (tmp_path / "out_images").exists()
 
 
 def test_a_protein_alone_and_among_others(drawer_dir):
@@ -112,6 +170,21 @@ def test_a_protein_alone_and_among_others(drawer_dir):
         (alone,) = drawing.draw([record], nucleus, model, processor)
         np.testing.assert_allclose(alone["image"], row["image"], rtol=0, atol=1e-5)
         assert alone["scores"] == pytest.approx(row["scores"], abs=1e-5)
+
+
+def test_a_seed_draws_the_same_alone_and_in_a_batch(tokenizer):
+    processor = DeepGPSProcessor(tokenizer, DeepGPSImageProcessor(default_nucleus=DEFAULT_NUCLEUS))
+    model = tiny_deepgps(objective="diffusion", num_inference_steps=2)
+    drawer = pipeline("protein-imaging", model=model, processor=processor)
+    nucleus = np.random.default_rng(0).random((24, 24))
+    proteins = [{"sequence": text, "nucleus": nucleus} for text in ("MKTAYIAK", "MKVLAAGI", "MPKKKRKV")]
+    alone = [drawer(protein, seed=3, num_samples=2)["image"] for protein in proteins]
+    together = drawer(proteins, seed=3, num_samples=2, batch_size=3)
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(np.asarray(one, int) - np.asarray(other["image"], int)).max() <= 1
+    for options, message in (({"num_samples": 0}, "num_samples must be 1"), ({"num_inference_steps": 0}, "from 1 to")):
+        with pytest.raises(ValueError, match=message):
+            drawer(proteins[0], **options)
 
 
 def test_diffusion_tells_its_uncertainty(tokenizer):
@@ -150,14 +223,26 @@ def test_a_run_goes_on_with_the_same_nucleus_only(protloc_command, fasta, drawer
         "length_policy": "middle",
         "attention": False,
         "columns": rows.splitlines()[0].split(","),
-        "nucleus": ["default", None, None],
+        "nucleus": [f"default, SHA-1 {drawing.read_nucleus('default', drawing.load_model(drawer_dir)[1]).digest}"],
         "image_model": str(drawer_dir),
+        "seed": 0,
+        "num_samples": 1,
     }
     out.unlink()
     partial_path(out).write_text(json.dumps(settings) + "\n")
     code, err = protloc_command(*command, "--nucleus", ROOT / "examples" / "nucleus.tif", "--resume")
-    assert code == 2 and "was begun with nucleus ['default', None, None], not" in err
+    assert code == 2 and "was begun with nucleus ['default, SHA-1 " in err
     code, err = protloc_command(*command[:4], "-o", out, "--resume")
     assert code == 2 and "was begun with columns" in err
     assert protloc_command(*command, "--nucleus", "default", "--resume") == (0, "")
     assert out.read_text() == rows
+
+    nucleus = tmp_path / "nucleus.tif"  # the same name, another image
+    for seed in (0, 1):
+        Image.fromarray(np.random.default_rng(seed).integers(0, 255, (45, 61), dtype=np.uint8)).save(nucleus)
+        if seed == 0:
+            digest = drawing.read_nucleus(str(nucleus), drawing.load_model(drawer_dir)[1]).digest
+    out.unlink()
+    partial_path(out).write_text(json.dumps(settings | {"nucleus": [f"{nucleus}, SHA-1 {digest}"]}) + "\n")
+    code, err = protloc_command(*command, "--nucleus", nucleus, "--resume")
+    assert code == 2 and f"was begun with nucleus ['{nucleus}, SHA-1 {digest}'], not" in err

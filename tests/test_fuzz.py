@@ -14,7 +14,7 @@ from tests.fuzz.readers import READERS
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 def test_damaged_files(reader, monkeypatch, capsys):
-    count = len(reader.seeds()) + 60
+    count = len(reader.seeds()) + 25
     monkeypatch.setattr(sys, "argv", ["fuzz", "--cases", str(count), "--reader", reader.name, "--timeout", "60"])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -8,7 +8,7 @@ from transformers import pipeline
 
 from protloc import ASSETS, ProteinLocalizationPipeline
 from protloc.models.configuration_deeploc import COMPARTMENTS, SORTING_SIGNALS, SORTING_TREE
-from tests.helpers import run_without_protloc, tiny_deeploc
+from tests.helpers import assert_alike, run_without_protloc, tiny_deeploc
 
 SEQUENCES = ["MKTAYIAKQRQISFVKSHFSRQ", "MSKGEELFTG", "M" * 40 + "W" * 60]
 
@@ -113,5 +113,5 @@ print(json.dumps([locate("MKTAYIAKQR"), {entry["label"]: entry["score"] for entr
 def test_without_protloc(tiny_model_dir, tmp_path, locate):
     remote, classified = json.loads(run_without_protloc(REMOTE_SCRIPT, tiny_model_dir, cache=tmp_path).splitlines()[-1])
     local = pipeline("protein-localization", model=tiny_deeploc(), tokenizer=locate.tokenizer)("MKTAYIAKQR")
-    assert remote == local
+    assert_alike(remote, local)
     assert classified == pytest.approx(local["scores"], abs=1e-6)

@@ -121,6 +121,22 @@ def test_a_disk_that_is_full_and_a_kill_leave_nothing(tmp_path, submission, tabl
     assert list((tmp_path / "pending").iterdir()) == []
 
 
+def test_a_damaged_submission_hides_no_others(tmp_path, submission, table):
+    store = FolderStore(tmp_path)
+    store.add(submission.id, table)
+    whole = store.fetch(submission.id).read_bytes()
+    for name, content in {"cut": whole[:-200], "note": b"no"}.items():
+        store.fetch(name).write_bytes(content)
+    code, out, _ = run_protloc("submissions", "list", tmp_path, "--preview", tmp_path / "preview")
+    listed = [line.split("\t")[0] for line in out.splitlines()]
+    assert code == 0 and listed[:2] == ["id", submission.id] and sorted(listed[2:]) == ["cut", "note"]
+    assert [path.stem for path in (tmp_path / "preview").iterdir()] == [submission.id]
+    code, _, err = run_protloc("submissions", "approve", tmp_path, "cut", submission.id)
+    assert code == 2 and "cut.parquet is no submission, or a damaged one: reject it, or move it away" in err
+    assert run_protloc("submissions", "reject", tmp_path, "cut", "note")[0] == 0
+    assert store.pending() == [submission.id]
+
+
 def test_what_the_command_refuses(tmp_path):
     def said(*arguments):
         code, _, err = run_protloc("submissions", *arguments)
@@ -129,9 +145,6 @@ def test_what_the_command_refuses(tmp_path):
 
     assert "no submission 'abc' is pending" in said("approve", tmp_path, "abc")
     assert "there is no folder" in said("list", tmp_path / "nowhere")
-    (tmp_path / "pending").mkdir()
-    (tmp_path / "pending" / "note.parquet").write_text("no table")
-    assert "note.parquet is no submission: move it away" in said("list", tmp_path)
     assert "needs an ID" in said("approve", tmp_path)
     assert "takes no ID" in said("list", tmp_path, "abc")
     assert "--exclude is for submissions approve" in said("reject", tmp_path, "abc", "--exclude", "x")

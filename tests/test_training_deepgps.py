@@ -16,8 +16,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModel, pipeline
 
+from protloc import DeepGPSConfig
 from protloc.embedding import embed
+from protloc.structures import point_cloud
+from tests.fuzz.readers import structures
 from tests.helpers import ROOT, SEQUENCES, tiny_deeploc
+from training.deepgps.data import ProteinReader
 
 TRAIN = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-m", "training.deepgps.train"]
 TOY = str(ROOT / "training" / "configs" / "deepgps_toy.yaml")
@@ -171,12 +175,36 @@ def test_cells_of_unknown_proteins_need_partners(run_script, tiny_crops, tmp_pat
     assert code == 2 and "crops without a sequence need `proteins`" in err
 
 
+def test_what_is_learnt_is_not_scored(run_script, tiny_crops, tiny_proteins, tmp_path):
+    """Folders of two builds with other splits."""
+    mixed = shutil.copytree(tiny_crops / "known", tmp_path / "crops")
+    shutil.copy(mixed / "data" / "train.parquet", mixed / "data" / "test.parquet")
+    images = f"images=[{{dataset: {mixed}, config: known}}]"
+    code, _, err = run_script("training.deepgps.train", TOY, images, f"output_dir={tmp_path / 'run'}")
+    assert code == 2 and "crops, such as 'M0', are both trained on and held out: build the data set anew" in err
+
+    mixed = shutil.copytree(tiny_proteins, tmp_path / "proteins")
+    shutil.copy(mixed / "data" / "train.parquet", mixed / "data" / "validation.parquet")
+    images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"
+    options = [TOY, images, f"output_dir={tmp_path / 'run'}", f"proteins={mixed}"]
+    code, _, err = run_script("training.deepgps.train", *options)
+    assert code == 2 and "sequences of" in err and "are both trained on and held out" in err
+
+
 def test_embeddings_of_other_weights(run_script, tiny_crops, tiny_backbones, tiny_deeploc_dir, tmp_path):
     embed(["MK"], tmp_path / "embeddings", str(tiny_backbones["esm"]))
     images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"
     arguments = [TOY, images, f"output_dir={tmp_path / 'run'}", f"embeddings={tmp_path / 'embeddings'}"]
     code, _, err = run_script("training.deepgps.train", *arguments, f"backbone={tiny_deeploc_dir}")
     assert code == 2 and "holds residue embeddings of other weights than" in err
+
+
+def test_of_a_complex_the_chain_of_the_sequence_is_read(tmp_path):
+    (tmp_path / "P1.pdb").write_bytes(structures()[0])
+    reader = ProteinReader(DeepGPSConfig(inputs="structure"), None, None, str(tmp_path))
+    cloud = reader(["GGSW"], ["P1"])["structure"][0].numpy()
+    assert np.array_equal(cloud, point_cloud(tmp_path / "P1.pdb", chain="B"))
+    assert not np.array_equal(cloud, reader(["MKVAAGHC"], ["P1"])["structure"][0].numpy())
 
 
 @pytest.mark.slow

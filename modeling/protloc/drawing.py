@@ -1,18 +1,28 @@
 """Records and a nucleus -> what each protein looks like in that cell."""
 
+import hashlib
+import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 
 from . import ASSETS
 from .batching import token_budget_batches
-from .loading import LOAD_ERRORS, choose_device, model_path, one_line
+from .images import Picture, read_image
+from .loading import check_finite, check_tokenizer, choose_device, model_path, naming
+from .microscopy import MAX_UM_PER_PX, MIN_UM_PER_PX, OPENCELL_UM_PER_PX, nucleus_found, rescale
+from .models.image_processing_deepgps import MAX_DRAWN_PIXELS
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = ASSETS / "deepgps"
 _PIXELS = 8 * 208**2  # drawn at once
@@ -33,16 +43,82 @@ def load_model(
         ValueError: In one sentence, if it can't be loaded, is of another kind, or reads structures.
     """
     device, torch_dtype = choose_device(device, dtype)
-    try:
-        config = AutoConfig.from_pretrained(model_path(model))
+    with naming(model):
+        config = AutoConfig.from_pretrained(model_path(model), trust_remote_code=False)
         if config.model_type != "deepgps":
             raise ValueError(f"it is a {config.model_type} model, and only a deepgps model draws")
         if "structure" in config.inputs:
             raise ValueError("it reads structures, which records of sequences don't have: use the pipeline")
-        loaded = AutoModel.from_pretrained(model_path(model), dtype=torch_dtype)
-        return loaded.to(device).eval(), AutoProcessor.from_pretrained(model_path(model))
-    except (*LOAD_ERRORS, AssertionError) as error:
-        raise ValueError(f"cannot load the model {str(model)!r}: {one_line(error)}") from None
+        loaded = AutoModel.from_pretrained(model_path(model), dtype=torch_dtype, trust_remote_code=False)
+        check_finite(loaded)
+        processor = AutoProcessor.from_pretrained(model_path(model), trust_remote_code=False)
+        check_tokenizer(processor.tokenizer, config.backbone_config.vocab_size)
+        return loaded.to(device).eval(), processor
+
+
+@dataclass(frozen=True)
+class Nucleus:
+    """
+    What proteins are drawn on.
+
+    Attributes:
+        name (`str`): Of its file, or `"default"`.
+        pixels (`torch.Tensor` of shape `(1, 1, H, W)`): In [0, 1], of 0.206 um.
+        found (`bool`): Whether a nucleus is seen in it.
+    """
+
+    name: str
+    pixels: torch.Tensor
+    found: bool
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha1(self.pixels.numpy().tobytes()).hexdigest()[:12]
+
+
+def read_nucleus(
+    name: str,
+    processor: Any,
+    channel: str | int | None = None,
+    page: int | None = None,
+    project: str | None = None,
+    um_per_px: float | None = None,
+) -> Nucleus:
+    """
+    A nucleus to draw on, at the pixel size that the model learnt; a warning says where none is seen.
+
+    Args:
+        name (`str`): A file, or `"default"`.
+        processor: As `load_model` gives it.
+        channel, page, project: As for `read_image`.
+        um_per_px (`float`, *optional*): Size of the file's pixels in micrometres. By default what the file says, and
+            OpenCell's 0.206 where it says nothing.
+
+    Raises:
+        ValueError: In one sentence, as `read_image`, for a pixel size that is none, and for images that are too large.
+    """
+    if name == "default":
+        picture = Picture(np.asarray(processor.image_processor.default_image(), dtype=np.float32))
+    else:
+        picture = read_image(name, channel, page, project)
+    size = um_per_px or picture.um_per_px
+    if um_per_px is None and size is not None and not MIN_UM_PER_PX <= size <= MAX_UM_PER_PX:
+        size = None  # of a print, not of a microscope
+    size = size or OPENCELL_UM_PER_PX
+    if not MIN_UM_PER_PX <= size <= MAX_UM_PER_PX:
+        raise ValueError(f"the pixel size must be from {MIN_UM_PER_PX} to {MAX_UM_PER_PX} micrometres, got {size}")
+    pixels = picture.pixels.size * (size / OPENCELL_UM_PER_PX) ** 2
+    if pixels > MAX_DRAWN_PIXELS:
+        raise ValueError(
+            f"{name}: {picture.pixels.shape[1]} x {picture.pixels.shape[0]} pixels of {size:g} um are "
+            f"{pixels:,.0f} of {OPENCELL_UM_PER_PX} um, at most {MAX_DRAWN_PIXELS:,} are drawn: cut out a part of it"
+        )
+    if abs(size / OPENCELL_UM_PER_PX - 1) > 0.02:
+        logger.warning("%s: its pixels of %.3g um are made %s um", name, size, OPENCELL_UM_PER_PX)
+    else:
+        size = OPENCELL_UM_PER_PX
+    scaled = rescale(picture.pixels, size, OPENCELL_UM_PER_PX)
+    return Nucleus(name, processor.image_processor(scaled)["nucleus"], nucleus_found(scaled))
 
 
 @torch.inference_mode()
@@ -70,8 +146,7 @@ def draw(
         `uncertainty`, float32 of shape `(H, W)` in [0, 1].
     """
     nucleus = nucleus.to(model.device)
-    # Of diffusion one, because a batch shares its noise.
-    at_once = 1 if model.config.objective == "diffusion" else max(1, _PIXELS // nucleus.numel())
+    at_once = max(1, _PIXELS // nucleus.numel())
     iterator = iter(records)
     while chunk := list(islice(iterator, _CHUNK)):
         drawn: list[dict[str, Any]] = [{}] * len(chunk)
@@ -102,8 +177,20 @@ def draw(
         yield from drawn
 
 
-def save_image(image: np.ndarray, path: Path) -> None:
-    """Write an image `(H, W)` in [0, 1] as `path` with `.png` (8 bit) and with `.tif` (16 bit)."""
+def save_image(image: np.ndarray, path: Path, description: str, um_per_px: float = OPENCELL_UM_PER_PX) -> None:
+    """
+    Write an image `(H, W)` in [0, 1] as `path` with `.png` (8 bit) and with `.tif` (16 bit, as ImageJ writes it), both
+    with what it shows and the size of its pixels.
+    """
     pixels = np.clip(image, 0, 1)
-    Image.fromarray(np.round(pixels * 255).astype(np.uint8)).save(path.with_name(path.name + ".png"))
-    Image.fromarray(np.round(pixels * 65535).astype(np.uint16)).save(path.with_name(path.name + ".tif"))
+    text = PngInfo()
+    text.add_itxt("Description", description)
+    dpi = (25400 / um_per_px,) * 2
+    Image.fromarray(np.round(pixels * 255).astype(np.uint8)).save(f"{path}.png", pnginfo=text, dpi=dpi)
+    tifffile.imwrite(
+        f"{path}.tif",
+        np.round(pixels * 65535).astype(np.uint16),
+        imagej=True,
+        resolution=(1 / um_per_px,) * 2,
+        metadata={"unit": "um", "Info": description.encode("ascii", "backslashreplace").decode()},
+    )

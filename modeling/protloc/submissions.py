@@ -187,9 +187,9 @@ def read_summary(path: Path) -> dict[str, Any]:
         ValueError: If the file is none.
     """
     try:
-        return json.loads(pq.read_schema(path).metadata[b"summary"])
-    except (TypeError, KeyError, pa.ArrowException):
-        raise ValueError(f"{path} is no submission: move it away") from None
+        return dict(json.loads(pq.read_schema(path).metadata[b"summary"]))
+    except (TypeError, KeyError, ValueError, OSError, pa.ArrowException):
+        raise ValueError(f"{path} is no submission, or a damaged one: reject it, or move it away") from None
 
 
 def preview(path: Path, columns: int = 5) -> Image.Image:
@@ -429,15 +429,21 @@ def review(action: str, where: str, ids: list[str], exclude: list[Path], preview
     store = find_store(where)
     if action == "list":
         lines: list[str] = []
+        damaged: list[str] = []
         for name in store.pending():
             path = store.fetch(name)
-            summary = read_summary(path)
+            try:
+                summary = read_summary(path)
+                picture = preview(path) if preview_folder else None
+            except (ValueError, OSError) as error:  # hides none of the others
+                damaged.append(f"{name}\t{error}")
+                continue
             lines = lines or ["\t".join(["id", *summary])]
             lines.append("\t".join([name, *(str(value) for value in summary.values())]))
-            if preview_folder:
+            if preview_folder and picture:
                 preview_folder.mkdir(parents=True, exist_ok=True)
-                preview(path).save(preview_folder / f"{name}.png")
-        return "\n".join(lines) if lines else f"{where}: nothing is pending"
+                picture.save(preview_folder / f"{name}.png")
+        return "\n".join([*lines, *damaged]) or f"{where}: nothing is pending"
     ids = list(dict.fromkeys(ids))
     unknown = set(ids) - set(store.pending())
     if unknown:
@@ -449,6 +455,8 @@ def review(action: str, where: str, ids: list[str], exclude: list[Path], preview
         return f"{where}: {len(ids)} rejected and deleted"
     excluded = read_exclusions(exclude)
     chosen = {name: store.fetch(name) for name in ids}
+    for path in chosen.values():
+        read_summary(path)
     splits = {name: split_of(path, excluded) for name, path in chosen.items()}
     store.approve(chosen, splits)
     testing = list(splits.values()).count("test")

@@ -176,7 +176,7 @@ def predict(
 
     Args:
         text: One protein: its amino-acid sequence in one-letter codes, or FASTA.
-        nucleus: Image of a cell's nucleus to draw the protein on (PNG or TIFF); without it a standard nucleus.
+        nucleus: Image of a cell's nucleus to draw on (PNG or TIFF, 0.206 um a pixel); without it a standard nucleus.
         model: "default", or one of the models that the site lists.
         threshold: Probability from 0 to 1 from which a compartment counts; without it the model's own thresholds.
         samples: How many pictures a diffusion model draws.
@@ -202,7 +202,7 @@ def predict_batch(
 
     Args:
         file: FASTA, CSV or TSV with up to 100 proteins.
-        nucleus: Image of a cell's nucleus to draw the proteins on; without it a standard nucleus.
+        nucleus: Image of a cell's nucleus (0.206 um a pixel) to draw the proteins on; without it a standard nucleus.
         model: "default", or one of the models that the site lists.
         threshold: Probability from 0 to 1 from which a compartment counts; without it the model's own thresholds.
         samples: How many pictures a diffusion model draws of each.
@@ -247,7 +247,7 @@ def build() -> gr.Blocks:
                 )
                 with gr.Accordion("A file of proteins", open=False):
                     file = gr.File(label="FASTA, CSV or TSV, also .gz", type="filepath", height=120)
-                with gr.Accordion("Your own nucleus", open=False):
+                with gr.Accordion("Your own nucleus, of 0.206 µm a pixel", open=False):
                     image = gr.File(label="PNG, JPEG or TIFF, 8 or 16 bit", type="filepath", height=120)
                     channel = gr.Radio(["grey", "red", "green", "blue"], value="grey", label="Channel of the nucleus")
                     page = gr.Number(None, label="Page, where a file has several, from 0", precision=0, minimum=0)

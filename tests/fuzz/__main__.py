@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz.mutations import mutate
 from tests.fuzz.readers import READERS, Reader
 
 MAX_BYTES = 10**9  # of memory that a case may take
@@ -28,7 +27,7 @@ def case(reader: Reader, seeds: list[bytes], seed: int, number: int) -> bytes:
         return seeds[number]
     digest = hashlib.sha256(f"{reader.name} {seed} {number}".encode()).digest()
     generator = random.Random(digest)
-    return mutate(generator.choice(seeds), seeds, generator)
+    return reader.mutate(generator.choice(seeds), seeds, generator)
 
 
 def run(read: Callable[[Path], None], path: Path, timeout: float) -> str:

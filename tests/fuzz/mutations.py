@@ -2,10 +2,13 @@
 
 import random
 import re
+from pathlib import Path
 
 INTERESTING = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x10000]
 WORDS = [b"nan", b"inf", b"-1", b"0", b"1e308", b"99999999999", b"", b"\xff\xfe", b"'", b'"', b"<", b"{", b"\n", b"?"]
 NUMBER = re.compile(rb"-?\d+(?:\.\d+)?")
+VALUE = re.compile(rb'(?<=[:\[,])\s*("[^"\n]*"|-?\d[\d.eE+-]*|true|false|null|\[\]|\{\})(?!\s*:)')
+VALUES = [b"null", b"true", b"-1", b"0", b"3", b"0.5", b'"x"', b'""', b"[]", b"{}", b"[1]", b"NaN", b"1e999", b"9" * 11]
 
 
 def mutate(data: bytes, others: list[bytes], generator: random.Random) -> bytes:
@@ -14,6 +17,17 @@ def mutate(data: bytes, others: list[bytes], generator: random.Random) -> bytes:
     for _ in range(generator.choice([1, 1, 1, 2, 4, 8])):
         generator.choice(MUTATIONS)(changed, others, generator)
     return bytes(changed)
+
+
+def mutate_file(data: bytes, others: list[bytes], generator: random.Random) -> bytes:
+    """The same below the first line, which names a file; of JSON mostly values, since nearly all else makes it none."""
+    name, _, content = data.partition(b"\n")
+    if name.endswith(b".json") and generator.random() < 0.7:
+        changed = bytearray(content)
+        for _ in range(generator.choice([1, 1, 2, 4])):
+            set_value(changed, others, generator)
+        return name + b"\n" + bytes(changed)
+    return name + b"\n" + mutate(content, others, generator)
 
 
 def place(data: bytearray, generator: random.Random) -> int:
@@ -43,6 +57,14 @@ def set_word(data: bytearray, others: list[bytes], generator: random.Random) -> 
         data[number.start() : number.end()] = generator.choice(WORDS)
 
 
+def set_value(data: bytearray, others: list[bytes], generator: random.Random) -> None:
+    """A value of JSON becomes one of another type, or out of its range."""
+    values = list(VALUE.finditer(bytes(data[:100_000])))
+    if values:
+        start, end = generator.choice(values).span(1)
+        data[start:end] = generator.choice(VALUES)
+
+
 def cut(data: bytearray, others: list[bytes], generator: random.Random) -> None:
     del data[place(data, generator) :]
 
@@ -70,3 +92,9 @@ def splice(data: bytearray, others: list[bytes], generator: random.Random) -> No
 
 
 MUTATIONS = [flip_bits, flip_bits, set_number, set_number, set_word, cut, remove, repeat, insert_noise, splice]
+
+
+def check_sentence(error: ValueError, start: str | Path, most: int = 600) -> None:
+    """It begins with what names the file, in one line of at most so many characters."""
+    text = str(error)
+    assert text.startswith(str(start)) and text and not {"\n", "\r"} & set(text) and len(text) < most, repr(text)

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +16,15 @@ from PIL import Image
 from protloc.images import read_image, read_two_channels
 from protloc.microscopy import normalize
 from protloc.structures import point_cloud
+from tests.fuzz import models, texts
+from tests.fuzz.mutations import check_sentence, mutate, mutate_file
 
 
 class Reader(NamedTuple):
     name: str
     seeds: Callable[[], list[bytes]]
     read: Callable[[Path], None]  # `ValueError` for a file that it refuses; raises for a result that is wrong
+    mutate: Callable[[bytes, list[bytes], random.Random], bytes] = mutate
 
 
 def tiff(image: np.ndarray, **options) -> bytes:
@@ -109,10 +113,13 @@ def try_structure(path: Path) -> None:
     assert cloud.shape == (64, 6) and np.isfinite(cloud).all() and np.abs(cloud).max() <= 1.001
 
 
-def check_sentence(error: ValueError, path: Path) -> None:
-    """It names the file, in one line."""
-    text = str(error)
-    assert text.startswith(str(path)) and len(text.splitlines()) == 1 and len(text) < 500, repr(text)
-
-
-READERS = [Reader("images", images, try_image), Reader("structures", structures, try_structure)]
+READERS = [
+    Reader("images", images, try_image),
+    Reader("structures", structures, try_structure),
+    Reader("sequences", texts.sequences, texts.try_sequences),
+    Reader("profiles", texts.profiles, texts.try_profile),
+    Reader("exclusions", texts.exclusions, texts.try_exclusions),
+    Reader("deeploc", models.deeploc, models.try_deeploc, mutate_file),
+    Reader("deepgps", models.deepgps, models.try_deepgps, mutate_file),
+    Reader("encoder", models.encoder, models.try_encoder, mutate_file),
+]

@@ -22,6 +22,7 @@ from protloc.embedding import ResidueEmbeddings
 from protloc.microscopy import normalize
 from protloc.structures import point_cloud
 from protloc.taxonomy import image_class
+from training.common.splits import check_apart
 
 COLUMNS = ["nucleus", "protein", "sequence", "uniprot_id", "gene", "source_image", "class", "repeats"]
 UNKNOWN = -100  # a label that no loss counts
@@ -46,7 +47,7 @@ def load_crops(sources: Sequence[ImageSource], split: str, labels: Sequence[str]
         labels (`Sequence[str]`): Of the model.
 
     Raises:
-        ValueError: If no source has crops in this split.
+        ValueError: If no source has crops in this split, or an image is in several splits.
     """
     parts = []
     for source in sources:
@@ -59,6 +60,8 @@ def load_crops(sources: Sequence[ImageSource], split: str, labels: Sequence[str]
             raise ValueError(
                 f"{source.dataset} ({source.config}) has no column {min(missing)!r}: it is no set of crops"
             )
+        for other in splits.keys() - {split}:
+            check_apart(crops["source_image"], splits[other]["source_image"], f"images of {source.dataset}")
         names = crops.features["labels"].feature.names
         classes = [image_class([names[i] for i in row]) for row in crops["labels"]]
         indices = [labels.index(name) if name in labels else UNKNOWN for name in classes]
@@ -151,7 +154,7 @@ class ProteinReader:
         self.reads_sequence, self.reads_structure = "sequence" in config.inputs, "structure" in config.inputs
         self.tokenizer, self.embeddings = tokenizer, embeddings
         self.files: dict[str, Path] = {}
-        self.clouds: dict[str, torch.Tensor] = {}
+        self.clouds: dict[tuple[str, str], torch.Tensor] = {}
         if self.reads_structure:
             if structures is None:
                 raise ValueError("the model reads structures: name their folder with structures")
@@ -159,10 +162,12 @@ class ProteinReader:
                 for part in re.split(r"[-_.]", path.name):
                     self.files.setdefault(part, path)
 
-    def cloud(self, accession: str) -> torch.Tensor:
-        if accession not in self.clouds:
-            self.clouds[accession] = torch.tensor(point_cloud(self.files[accession]))
-        return self.clouds[accession]
+    def cloud(self, accession: str, sequence: str) -> torch.Tensor:
+        """Of the chain that fits the sequence, where a file holds several."""
+        if (accession, sequence) not in self.clouds:
+            cloud = point_cloud(self.files[accession], sequence=sequence or None)
+            self.clouds[accession, sequence] = torch.tensor(cloud)
+        return self.clouds[accession, sequence]
 
     def can_read(self, sequence: str, accession: str) -> bool:
         known = not self.reads_sequence or self.embeddings is None or not sequence or sequence in self.embeddings
@@ -181,7 +186,7 @@ class ProteinReader:
             tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
             inputs |= {name: tokens[name] for name in ("input_ids", "attention_mask")}
         if self.reads_structure:
-            inputs["structure"] = torch.stack([self.cloud(accession) for accession in accessions])
+            inputs["structure"] = torch.stack(list(map(self.cloud, accessions, sequences)))
         return inputs
 
 

@@ -7,7 +7,7 @@ import logging
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..profiles import protein_profile
 from ..sequences import SequenceError, read_sequences
 from . import progress_bars
 
-IMAGE_COLUMNS = ["image_label", "image_label_probability"]
+IMAGE_COLUMNS = ["image_label", "image_label_probability", "image", "nucleus_found"]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -79,17 +79,17 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
 
         image_model = args.image_model or drawing.DEFAULT_MODEL
         drawer, processor = drawing.load_model(image_model, args.device)
-        source = None if args.nucleus == "default" else args.nucleus
-        nucleus = processor.image_processor(source, channel=args.nucleus_channel, page=args.nucleus_page)["nucleus"]
-        settings["nucleus"] = [args.nucleus, args.nucleus_channel, args.nucleus_page]
-        settings["image_model"] = str(image_model)
+        reading = args.nucleus_channel, args.nucleus_page, args.project, args.nucleus_um_per_px
+        nuclei = [drawing.read_nucleus(name, processor, *reading) for name in args.nucleus]
+        settings["nucleus"] = [f"{nucleus.name}, SHA-1 {nucleus.digest}" for nucleus in nuclei]
+        settings |= {"image_model": str(image_model), "seed": args.seed, "num_samples": args.num_samples}
 
     records = read(inputs, (lambda error: None) if skip else None, longest, args.profiles)
     done = 0
     if out and prediction.partial_path(out).exists():
         done = prediction.skip_finished(records, prediction.read_finished(out, settings), out)
     if args.nucleus:
-        records, to_draw = itertools.tee(records)
+        records, *to_draw = itertools.tee(records, 1 + len(nuclei))
     predicted = prediction.predict(
         *(records, model, tokenizer, args.max_tokens_per_batch),
         profiles=args.profiles,
@@ -102,10 +102,11 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
         predicted = save_attention(predicted, args.attention)
     if args.nucleus:
         assert out is not None  # the parser has seen to it
-        images = drawing.draw(to_draw, nucleus, drawer, processor, args.max_tokens_per_batch)
-        folder = out.parent / "images"
+        options = drawer, processor, args.max_tokens_per_batch, args.num_samples, args.seed
+        drawn = [drawing.draw(part, n.pixels, *options) for part, n in zip(to_draw, nuclei, strict=True)]
+        folder = out.with_name(f"{out.name.removesuffix('.gz').rpartition('.')[0]}_images")
         folder.mkdir(exist_ok=True)
-        predicted = save_images(predicted, images, folder)
+        predicted = save_images(predicted, zip(*drawn, strict=True), nuclei, folder, str(image_model))
     rows = tqdm(predicted, total=total, initial=done, unit=" proteins", disable=not show_bars)
     if out:
         prediction.write_rows(rows, out, settings)
@@ -194,12 +195,30 @@ def save_attention(rows: Iterator[prediction.Row], folder: Path) -> Iterator[pre
 
 
 def save_images(
-    rows: Iterator[prediction.Row], images: Iterator[dict[str, Any]], folder: Path
+    rows: Iterator[prediction.Row],
+    images: Iterator[tuple[dict[str, Any], ...]],
+    nuclei: Sequence[Any],
+    folder: Path,
+    model: str,
 ) -> Iterator[prediction.Row]:
-    """Write `<id>.png` and `<id>.tif` for each row, and add what deepGPS calls the protein."""
+    """
+    Write `<id>.png` and `<id>.tif` of each row, with the nucleus's number where there are several, and add where they
+    are, whether a nucleus is seen under them, and what deepGPS calls the protein.
+    """
     from ..drawing import save_image
 
+    found = "|".join(str(nucleus.found).lower() for nucleus in nuclei)
     for row, drawn in zip(rows, images, strict=True):
-        save_image(drawn["image"], folder / safe_name(row["protein_id"]))
-        label = drawn["label"]
-        yield row | dict(zip(IMAGE_COLUMNS, (label, round(max(drawn["scores"].values(), default=0), 6)), strict=True))
+        paths = []
+        for number, (image, nucleus) in enumerate(zip(drawn, nuclei, strict=True), start=1):
+            ending = f".{number}" if len(nuclei) > 1 else ""
+            path = folder / f"{safe_name(row['protein_id'])}{ending}"
+            said = f"{row['protein_id']} drawn on the nucleus {nucleus.name} by {model}: a prediction, not a micrograph"
+            save_image(image["image"], path, said)
+            if image["uncertainty"].any():
+                spread = path.with_name(f"{path.name}.uncertainty")
+                save_image(image["uncertainty"], spread, f"standard deviation of the samples of {said}")
+            paths.append(f"{folder.name}/{path.name}.png")
+        label, scores = drawn[0]["label"], drawn[0]["scores"]
+        values = label, round(max(scores.values(), default=0), 6), "|".join(paths), found
+        yield row | dict(zip(IMAGE_COLUMNS, values, strict=True))

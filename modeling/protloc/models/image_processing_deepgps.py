@@ -13,6 +13,7 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .image_files_deepgps import FORMATS, read_image
+from .tiff_files_deepgps import explained
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,8 @@ class DeepGPSImageProcessor(BaseImageProcessor):
 
     def __init__(self, low: float = 1.0, high: float = 99.8, default_nucleus: str | None = None, **kwargs):
         super().__init__(**kwargs)
+        if not 0 <= low < high <= 100:
+            raise ValueError(f"low and high must be percentiles, the first below the second, got {low} and {high}")
         self.low = low
         self.high = high
         self.default_nucleus = default_nucleus
@@ -122,11 +125,12 @@ class DeepGPSImageProcessor(BaseImageProcessor):
         The nucleus for proteins that come without one.
 
         Raises:
-            ValueError: If this processor has none.
+            ValueError: If this processor has none, or a damaged one.
         """
         if self.default_nucleus is None:
             raise ValueError("this model comes without a default nucleus: give an image")
-        return Image.open(io.BytesIO(base64.b64decode(self.default_nucleus)))
+        with explained("this model's default nucleus", "is damaged, give an image"):
+            return Image.open(io.BytesIO(base64.b64decode(self.default_nucleus)))
 
     def read(
         self,
