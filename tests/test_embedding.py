@@ -159,7 +159,7 @@ def test_ctrl_c(tiny_backbones, tmp_path):
 
 
 def test_compiling_is_refused_in_one_sentence(tiny_backbones, tiny_model_dir, tmp_path, monkeypatch):
-    (tmp_path / "in.fasta").write_text(">a\nMK\n")
+    (tmp_path / "in.fasta").write_text(">a\nMKTAYIAKQR\n")
     arguments = ("embed", tmp_path / "in.fasta", "-o", tmp_path / "out", "--compile", "--model")
     code, _, err = run_protloc(*arguments, tiny_model_dir)
     assert code == 2 and "only ESM-2 and BERT are compiled" in err

@@ -80,7 +80,7 @@ BAD = {
     "letters that become residues in upper case": (">a\nMKß\n".encode(), "'ß' at position 3", 2),
     "Latin-1 in a sequence": (">a\nMKß\n".encode("latin-1"), "'ß' at position 3", 2),
     "empty sequence in a table": (b"id,sequence\na,\n", "the sequence is empty", 2),
-    "short row in a table": (b"id,sequence\na\n", "the sequence is empty", 2),
+    "short row in a table": (b"id,sequence\na\n", "the row has 1 cell where the header has 2", 2),
     "bad sign in a table": (b"id,sequence\nb,MKT\na,MK7\n", "'7' at position 3", 3),
     "repeated id": (b">a\nMKT\n>a\nGGG\n", "this id was used before", 3),
     "no id": (b">\nMKT\n", "the record has no id", 1),
@@ -102,7 +102,7 @@ def test_refuses(tmp_path, content, reason, line):
 @pytest.mark.parametrize("keep", [0.3, 0.7, 0.99])
 def test_truncated_gzip(tmp_path, keep):
     whole = gzip.compress("".join(f">p{i}\n{'MKTAYIAKQR' * 9}\n" for i in range(2000)).encode())
-    with pytest.raises(SequenceError, match="the gzip file is cut off or damaged after line"):
+    with pytest.raises(SequenceError, match="the compressed file is cut off or damaged after line"):
         read(tmp_path, whole[: int(len(whole) * keep)])
 
 

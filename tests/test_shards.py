@@ -119,7 +119,7 @@ def test_other_settings(tiny_model_dir, tmp_path):
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     other = Worker(dataclasses.replace(job, model=str(tmp_path / "model")))
-    assert other._settings()["digest"] != Worker(job)._settings()["digest"]
+    assert other._settings()["model_digest"] != Worker(job)._settings()["model_digest"]
     (job.out / "run.json").unlink()
     with pytest.raises(ValueError, match="holds predictions but no run"):
         run(job)
