@@ -9,7 +9,7 @@ from protloc import DeepLocConfig, DeepLocForSequenceClassification
 from protloc.models.configuration_deeploc import COMPARTMENTS
 from protloc.models.losses_deeploc import tree_log_probabilities
 from protloc.models.residue_features import RESIDUES, VOCABULARY, residue_table
-from tests.helpers import TINY_DEEPLOC, tiny_deeploc
+from tests.helpers import TINY_DEEPLOC, TINY_ESM, tiny_deeploc
 from tests.models.test_common import DeepLocTester
 
 INPUTS = DeepLocTester().inputs()
@@ -75,6 +75,20 @@ def test_variants_are_batch_invariant_too(overrides):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("input_features", ["embedding", "backbone", "profile"])
+def test_padding_on_the_left_is_refused(input_features):
+    model = tiny_deeploc(
+        input_features=input_features, backbone_config=TINY_ESM if input_features == "backbone" else None
+    )
+    ids = torch.tensor([[0, 20, 5, 2], [1, 0, 20, 2]])
+    inputs = {"profiles": torch.rand(2, 4, 20)} if input_features == "profile" else {"input_ids": ids}
+    with pytest.raises(ValueError, match="pad on the right"):
+        model(**inputs, attention_mask=(ids != 1).long())
+    if input_features != "profile":
+        with pytest.raises(ValueError, match="pad on the right"):
+            model(**inputs)
+
+
 def test_without_a_mask_padding_is_told_by_its_token():
     model = tiny_deeploc()
     torch.testing.assert_close(model(INPUTS["input_ids"]).logits, model(**INPUTS).logits, rtol=0, atol=0)

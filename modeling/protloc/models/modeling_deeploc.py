@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_deeploc import SORTING_SIGNALS, SORTING_TREE, DeepLocConfig
 from .losses_deeploc import attention_loss, known_label_loss, localization_loss, tree_log_probabilities, tree_loss
 from .modeling_unirep import UniRepModel
-from .protein_sequence import clean_sequence, split_windows, tokenize, window_text
+from .protein_sequence import clean_sequence, sequence_items, split_windows, tokenize, window_text
 from .residue_features import RESIDUES, VOCABULARY, residue_table
 
 
@@ -365,7 +365,15 @@ class DeepLocModel(DeepLocPreTrainedModel):
 
         Returns:
             [`DeepLocModelOutput`]
+
+        Raises:
+            ValueError: If a sequence is padded on the left.
         """
+        if attention_mask is not None or input_ids is not None:
+            mask: Any = attention_mask if attention_mask is not None else input_ids != self.config.pad_token_id
+            # The convolutions and the recurrence begin with the first column.
+            if not torch.compiler.is_compiling() and not mask[:, 0].all():
+                raise ValueError("a sequence begins with padding: pad on the right (padding_side='right')")
         states: Any
         states, residue_mask = self.encode(input_ids, attention_mask, profiles, residue_embeddings)
         context, attentions = self.decoder(states, residue_mask)
@@ -422,7 +430,10 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         model.deeploc.backbone = without_heads(AutoModel.from_pretrained(backbone, use_safetensors=True))
         return model
 
-    def prepare_sequence(self, text: str) -> tuple[str, list[list[slice]]]:
+    # For the pipeline, which is copied with the weights and imports nothing of ours.
+    sequence_items = staticmethod(sequence_items)
+
+    def prepare_sequence(self, text: Any) -> tuple[str, list[list[slice]]]:
         """
         Clean a sequence and apply the configuration's length policy.
 

@@ -70,7 +70,8 @@ def _are_words(line: str) -> bool:
     words = line.split()
     if len(words) < 2 or not all(word.isalpha() and (word.islower() or word.istitle()) for word in words):
         return False
-    blocks = len({len(word) for word in words[:-1]}) == 1 and len(words[-1]) <= len(words[0]) >= 5
+    size = len(words[0])
+    blocks = {len(word) for word in words[:-1]} == {size} and len(words[-1]) <= size and (size == 10 or len(words) > 3)
     return not blocks and max(map(len, words)) >= 4
 
 
