@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from transformers import pipeline
@@ -416,10 +417,14 @@ def test_a_full_disk(run, fasta, tmp_path):
     assert read_ids(out) == [f"p{i}" for i in range(30)]
 
 
+def many_proteins(path, count=20_000):
+    path.write_text("".join(f">p{i}\n{'MKTAYIAKQR' * (1 + i % 6)}\n" for i in range(count)))
+    return path
+
+
 def test_killed_and_resumed_loses_and_doubles_nothing(tiny_model_dir, tmp_path):
     count = 2500
-    fasta, out = tmp_path / "many.fasta", tmp_path / "out.csv"
-    fasta.write_text("".join(f">p{i}\n{'MKTAYIAKQR' * (1 + i % 6)}\n" for i in range(count)))
+    fasta, out = many_proteins(tmp_path / "many.fasta", count), tmp_path / "out.csv"
     command = [*COMMAND, "predict", str(fasta), "-o", str(out), "--model", str(tiny_model_dir)]
     process = subprocess.Popen(command)
     while not (partial_path(out).exists() and partial_path(out).stat().st_size):
@@ -433,6 +438,72 @@ def test_killed_and_resumed_loses_and_doubles_nothing(tiny_model_dir, tmp_path):
     assert read_ids(out) == [f"p{i}" for i in range(count)]
     subprocess.run([*command[:3], "-o", tmp_path / "fresh.csv", *command[5:]], check=True)
     assert out.read_bytes() == (tmp_path / "fresh.csv").read_bytes()
+
+
+def test_an_interrupt_while_modules_load(fasta, tiny_model_dir, tmp_path):
+    command = [*COMMAND, "predict", fasta, "-o", tmp_path / "out.csv", "--model", tiny_model_dir]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "libtorch_cpu" not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "protloc: stopped\n") and process.returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["proteins.fasta"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("SIGINT", 130, "stopped"),
+        pytest.param("SIGTERM", 143, "stopped by SIGTERM", marks=pytest.mark.slow),
+        ("SIGHUP", 129, "stopped by SIGHUP"),
+    ],
+)
+def test_a_signal_leaves_what_is_resumed_and_nothing_else(tiny_model_dir, tmp_path, name, code, said):
+    fasta, out, temporary = many_proteins(tmp_path / "many.fasta"), tmp_path / "out.csv", tmp_path / "temporary"
+    temporary.mkdir()
+    command = [*COMMAND, "predict", "-", "-o", str(out), "--model", str(tiny_model_dir)]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    process = subprocess.Popen(command, stdin=fasta.open(), stderr=subprocess.PIPE, text=True, env=environment)
+    while not (partial_path(out).exists() and partial_path(out).stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert list(temporary.glob("tmp*"))  # the copy of standard input
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, f"protloc: {said}; --resume resumes {out}\n")
+    assert not list(temporary.glob("tmp*"))
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.csv.partial"]
+
+
+def test_closed_streams(fasta, tiny_model_dir, tmp_path):
+    for closed, inputs, expected in (
+        ("<&-", "-", "protloc: standard input is closed: name a file\n"),
+        (">&-", str(fasta), "protloc: standard output is closed: name a file with -o OUT\n"),
+    ):
+        command = f"{COMMAND[0]} predict {inputs} --model {tiny_model_dir} {closed}"
+        result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (2, expected)
+    out = tmp_path / "out.csv"
+    command = f"{COMMAND[0]} predict {fasta} -o {out} --model {tiny_model_dir} <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command]).returncode == 0
+    assert read_ids(out) == [f"p{i}" for i in range(30)]
+
+
+def test_attention_without_figures(run, fasta, tmp_path):
+    assert run(fasta, "--attention", tmp_path / "attention", "--no-figures")[0] == 0
+    assert {path.suffix for path in (tmp_path / "attention").iterdir()} == {".csv"}
+
+
+def test_parquet_and_tables_of_excel(run, tmp_path):
+    sequences = ["MKTAYIAKQR", "MKTAYIAKQRQISFVK"]
+    pq.write_table(pa.table({"Entry": [b"a", b"b"], "Sequence": sequences}), tmp_path / "in.parquet")
+    (tmp_path / "in.csv").write_bytes("id;sequence\r\na;MKTAYIAKQR\r\nb;MKTAYIAKQRQISFVK\r\n".encode("utf-16"))
+    outputs = [run(tmp_path / name)[:2] for name in ("in.parquet", "in.csv")]
+    assert outputs[0] == outputs[1] and [row["protein_id"] for row in read_csv(outputs[0][1])] == ["a", "b"]
+    pq.write_table(pa.table({"id": ["a"], "sequence": [["M"]]}), tmp_path / "in.parquet")
+    message = f"protloc: {tmp_path / 'in.parquet'}: the column 'sequence' holds list<element: string>, not text\n"
+    assert run(tmp_path / "in.parquet") == (2, "", message)
 
 
 def test_standard_input_and_a_closed_pipe(tiny_model_dir):
