@@ -45,7 +45,7 @@ took = time.perf_counter() - start
 print(json.dumps([took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, before]))
 """
 MANY = """
-import json, random, resource, sys, time
+import itertools, json, random, resource, sys, time
 from pathlib import Path
 from protloc import DeepLocConfig, DeepLocForSequenceClassification
 from protloc.models.protein_sequence import AMINO_ACIDS
@@ -68,7 +68,7 @@ list(predict([("warm", "MKV" * 300)] * 64, model, tokenizer))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 start = time.perf_counter()
 rows = predict(read_sequences([folder / "in.fasta"]), model, tokenizer)
-write_rows(rows, folder / "out.csv", {"columns": columns(config)})
+write_rows(rows, map(str, itertools.count()), folder / "out.csv", {"columns": columns(config)})
 took = time.perf_counter() - start
 print(json.dumps([took, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, before]))
 """

@@ -6,12 +6,14 @@ It stands outside the package because importing anything in `protloc` imports tr
 """
 
 import argparse
+import os
+import signal
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-FORMATS = (".csv", ".jsonl", ".parquet")
+FORMATS = (".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".parquet")
 IMAGE_PACKAGES = ("diffusers", "gemmi", "imagecodecs", "skimage", "tifffile", "torchmetrics")  # of protloc[images]
 
 
@@ -43,7 +45,7 @@ def channel(text: str) -> str | int:
 
 def output_path(text: str) -> Path:
     path = Path(text)
-    if path.suffix not in FORMATS:
+    if not path.name.endswith(FORMATS):
         raise argparse.ArgumentTypeError(f"{text!r} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a folder")
@@ -92,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Predict ten compartments and membrane type for every protein, one row each.",
     )
     predict.add_argument(
-        "inputs", nargs="+", metavar="FASTA", help="FASTA, CSV or TSV, plain or gzipped; - for standard input"
+        "inputs", nargs="+", metavar="FASTA", help="FASTA, CSV, TSV or Parquet, compressed or not; - for standard input"
     )
     models = predict.add_mutually_exclusive_group()
     models.add_argument("--model", metavar="ID_OR_DIR", help="Hub name or folder (default: the shipped model)")
@@ -107,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--output",
         type=output_path,
         metavar="OUT",
-        help=".csv, .jsonl or .parquet (default: CSV to the terminal)",
+        help=".csv, .tsv, .jsonl, each also with .gz, or .parquet (default: CSV to the terminal)",
     )
     predict.add_argument("--resume", action="store_true", help="resume an unfinished OUT after a kill")
     predict.add_argument(
@@ -121,6 +123,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     predict.add_argument(
         "--attention", type=Path, metavar="DIR", help="a figure and a table of the attention along each protein"
+    )
+    predict.add_argument(
+        "--no-figures",
+        action="store_true",
+        help="with --attention: only the tables, for more than some hundred proteins",
     )
     predict.add_argument(
         "--nucleus",
@@ -166,7 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Started again, it does only what is missing. On N GPUs: accelerate launch --num_processes N -m protloc "
         "predict-shards ...; on a Ray cluster: --ray. All processes must see the same files.",
     )
-    shards.add_argument("inputs", nargs="+", metavar="FASTA", help="FASTA, CSV or TSV, plain or gzipped, or Parquet")
+    shards.add_argument("inputs", nargs="+", metavar="FASTA", help="FASTA, CSV, TSV or Parquet, compressed or not")
     shards.add_argument("-o", "--output", type=output_folder, required=True, metavar="DIR", help="folder to write")
     shards.add_argument(
         "--shard-size", type=positive_int, default=10_000, metavar="N", help="proteins of a file (default: 10000)"
@@ -194,7 +201,7 @@ def build_parser() -> argparse.ArgumentParser:
         "inputs",
         nargs="+",
         metavar="FASTA",
-        help="FASTA, CSV or TSV, plain or gzipped, or Parquet with a column 'sequence'; - for standard input",
+        help="FASTA, CSV, TSV, or Parquet with a column 'sequence', compressed or not; - for standard input",
     )
     embed.add_argument(
         "--model",
@@ -297,12 +304,45 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    # While modules load there is nothing to clean up, and some swallow exceptions; `protloc.commands.run` takes over.
+    numbers = {getattr(signal, name, signal.SIGINT) for name in ("SIGINT", "SIGTERM", "SIGHUP")}  # Windows lacks SIGHUP
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, stop_at_once)
+    try:
+        run_command()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop_at_once(number, frame):
+    os.write(2, b"protloc: stopped\n")
+    os._exit(128 + number)
+
+
+def open_standard_streams() -> None:
+    """Where some are closed, their numbers go to the null device, so that no file of ours gets what is printed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
+
+
+def run_command() -> None:
+    open_standard_streams()
     parser = build_parser()
     args = parser.parse_args()
     if args.command == "predict" and args.resume and args.output is None:
         parser.error("--resume needs -o OUT, the file to resume")
     if args.command == "predict" and args.nucleus and args.output is None:
         parser.error("--nucleus needs -o OUT: the images are written beside it")
+    if args.command == "predict" and args.no_figures and args.attention is None:
+        parser.error("--no-figures needs --attention DIR")
     if args.command == "predict" and not args.nucleus:
         for name in ("image_model", "nucleus_um_per_px", "nucleus_channel", "nucleus_page", "project"):
             if getattr(args, name) is not None:

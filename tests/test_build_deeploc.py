@@ -168,7 +168,7 @@ def test_a_sequence_in_two_splits_stops_the_build(build, sources, tmp_path):
         (["--deeploc1", "short.fasta"], "'A1' is no header of the form"),
         (["--deeploc2", "sequence.csv"], "sequence.csv, line 2: '7' at position 2"),
         (["--deeploc2", "kingdom.csv"], "kingdom.csv, line 2: kingdom 'Mars' is none of"),
-        (["--hpa", "cut.csv.gz"], "the gzip file is cut off or damaged"),
+        (["--hpa", "cut.csv.gz"], "the compressed file is cut off or damaged"),
         ([], "give at least one of"),
         (["--hpa", "hpa.csv.gz", "--push-to-hub", "a/b"], "run `hf auth login`"),
     ],

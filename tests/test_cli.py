@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import platform
+import resource
 import shutil
 import signal
 import subprocess
@@ -10,18 +12,22 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from transformers import pipeline
 
 import protloc_entry
+from protloc.files import lock
 from protloc.loading import load_model
 from protloc.models.configuration_deeploc import COMPARTMENTS, SORTING_SIGNALS, SORTING_TREE
-from protloc.prediction import partial_path
+from protloc.prediction import model_digest, partial_path, predict, record_digest, write_rows
+from protloc.sequences import read_fasta
 from tests.helpers import ROOT, tiny_deeploc, write_pssm
 
 HEADER = ["protein_id", "length", "truncated", "localizations", "membrane", "membrane_probability", *COMPARTMENTS]
-FASTA = "".join(f">p{i}\n{('MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ' * 9)[: 5 + i * 7]}\n" for i in range(30))
+HEADER += ["warning"]
+FASTA = "".join(f">p{i}\n{('MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ' * 9)[: 10 + i * 7]}\n" for i in range(30))
 COMMAND = [str(Path(sys.executable).with_name("protloc"))]
 
 
@@ -56,8 +62,8 @@ def test_standard_output(run, fasta):
     rows = read_csv(out)
     assert list(rows[0]) == HEADER
     assert [row["protein_id"] for row in rows] == [f"p{i}" for i in range(30)]
-    assert [int(row["length"]) for row in rows] == [5 + i * 7 for i in range(30)]
-    assert [row["truncated"] == "True" for row in rows] == [5 + i * 7 > 60 for i in range(30)]
+    assert [int(row["length"]) for row in rows] == [10 + i * 7 for i in range(30)]
+    assert [row["truncated"] == "True" for row in rows] == [10 + i * 7 > 60 for i in range(30)]
     for row in rows:
         assert set(row["localizations"].split("|")) <= set(COMPARTMENTS)
         assert row["membrane"] in ("membrane", "soluble")
@@ -88,10 +94,14 @@ def test_attention_signals_and_tree(run, tmp_path, tokenizer):
     fasta = tmp_path / "in.fasta"
     fasta.write_text(">sp|P1|A/B\nMKTAYIAK\n>SP_P1_A_B\nMKT\n>..\n" + "M" * 70 + "\n")
     options = ["--signals", "--tree", "--attention", tmp_path / "attention", "-o", tmp_path / "out.csv"]
-    assert run(fasta, *options, model=folder) == (0, "", "")
+    code, _, err = run(fasta, *options, model=folder)
+    assert code == 0 and err.startswith(
+        "protloc: warning: 2 record(s) may be no protein: sp|P1|A/B (under 10 residues)"
+    )
     rows = read_csv((tmp_path / "out.csv").read_text())
+    assert [row["warning"] for row in rows] == ["under 10 residues"] * 2 + [""]
     new = ["signals", *(f"signal_{name}" for name in SORTING_SIGNALS), *(f"tree_{name}" for name in SORTING_TREE)]
-    assert list(rows[0]) == [*HEADER, *new]
+    assert list(rows[0]) == [*HEADER[:-1], *new, "warning"]
     files = sorted(path.name for path in (tmp_path / "attention").iterdir())
     assert len(files) == 6 and files[:2] == ["-" + files[0][1:9] + ".csv", "-" + files[0][1:9] + ".png"]
     assert "SP_P1_A_B.csv" in files
@@ -122,15 +132,15 @@ def test_profiles(run, tmp_path, tokenizer, tiny_model_dir):
     model = tiny_deeploc(input_features="profile")
     pipeline("protein-localization", model=model, tokenizer=tokenizer).save_pretrained(folder)
     fasta = tmp_path / "in.fasta"
-    fasta.write_text(">a\nMKTAYIAK\n")
+    fasta.write_text(">a\nMKTAYIAKQR\n")
     needs = f"protloc: {folder} reads profiles: name the folder of <id>.pssm files with --profiles\n"
     assert run(fasta, model=folder) == (2, "", needs)
     missing = f"protloc: {tmp_path / 'a.pssm'}: No such file or directory\n"
     assert run(fasta, "--profiles", tmp_path, model=folder) == (2, "", missing)
-    write_pssm(tmp_path / "a.pssm", "MKTAYIAK")
+    write_pssm(tmp_path / "a.pssm", "MKTAYIAKQR")
     code, out, err = run(fasta, "--profiles", tmp_path, model=folder)
     assert (code, err, len(read_csv(out))) == (0, "", 1)
-    fasta.write_text(">a\nMKTAYIAK\n>b\nMKT\n")
+    fasta.write_text(">a\nMKTAYIAKQR\n>b\nMKT\n")
     table = tmp_path / "out.csv"
     code, _, err = run(fasta, "--profiles", tmp_path, "--on-error", "skip", "-o", table, model=folder)
     assert code == 0 and "skipped 1 bad record(s)" in err
@@ -203,7 +213,8 @@ def test_skip_without_an_output_file_reports_on_standard_error(run, tmp_path):
     (tmp_path / "in.fasta").write_text(">a\nMKT\n>b\nM7\n")
     code, out, err = run(tmp_path / "in.fasta", "--on-error", "skip")
     assert code == 0 and len(read_csv(out)) == 1
-    assert err.startswith("protloc: skipped: ") and err.count("\n") == 1
+    lines = err.splitlines()
+    assert lines[0].startswith("protloc: skipped: ") and lines[1] == "protloc: skipped 1 bad record(s)"
 
 
 def test_a_list_of_errors_does_not_outlive_them(run, fasta, tmp_path):
@@ -249,13 +260,13 @@ def test_bfloat16_agrees_with_float32(run, fasta):
 def test_nothing_left_after_skipping(run, tmp_path):
     (tmp_path / "in.fasta").write_text(">b\nM7\n")
     code, _, err = run(tmp_path / "in.fasta", "-o", tmp_path / "out.csv", "--on-error", "skip")
-    assert code == 2 and "no sequence is left to predict" in err
+    assert code == 3 and "no sequence is left to predict" in err
     assert not (tmp_path / "out.csv").exists()
 
 
 def test_length_policy_error(run, fasta, tmp_path):
     code, _, err = run(fasta, "--length-policy", "error", "-o", tmp_path / "out.csv")
-    assert code == 2 and "record 'p8', line 17: 61 residues are more than the model's 60" in err
+    assert code == 2 and "record 'p8', line 17: 66 residues are more than the model's 60" in err
     code, _, _ = run(fasta, "--length-policy", "error", "-o", tmp_path / "out.csv", "--on-error", "skip")
     assert code == 0 and len(read_csv((tmp_path / "out.csv").read_text())) == 8
 
@@ -277,7 +288,7 @@ def test_bad_model_and_device(run, fasta, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["in.fasta", "-o", "out.xlsx"], "must end in .csv, .jsonl or .parquet"),
+        (["in.fasta", "-o", "out.xlsx"], "must end in .csv, .tsv, .jsonl, .csv.gz"),
         (["in.fasta", "-o", "nowhere/out.csv"], "there is no folder 'nowhere'"),
         (["in.fasta", "-o", "folder.csv"], "'folder.csv' is a folder"),
         (["in.fasta", "--resume"], "--resume needs -o OUT"),
@@ -302,27 +313,39 @@ def read_ids(path):
 
 
 @pytest.fixture
-def settings(tiny_model_dir):
-    """The first line of an unfinished run."""
-    model = {"model": str(tiny_model_dir), "dtype": str(load_model(tiny_model_dir)[0].dtype)}
-    return {**model, "length_policy": "middle", "attention": False, "columns": HEADER}
+def begin(tiny_model_dir, fasta):
+    """Leave a run unfinished after some rows."""
+
+    def begin(out, count):
+        model, tokenizer = load_model(tiny_model_dir)
+        settings = {"model": str(tiny_model_dir), "dtype": str(model.dtype), "length_policy": "middle"}
+        settings |= {"model_digest": model_digest(model), "attention": None, "columns": HEADER}
+        records = list(read_fasta(fasta))
+
+        def rows():
+            yield from list(predict(records, model, tokenizer))[:count]
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            write_rows(rows(), (record_digest(*record) for record in records), out, settings)
+        return partial_path(out).read_text()
+
+    return begin
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_resume_after_a_row_was_cut_off(run, fasta, tmp_path, settings, suffix):
-    run(fasta, "-o", tmp_path / "whole.jsonl")
-    lines = [json.dumps(settings), *(tmp_path / "whole.jsonl").read_text().splitlines()]
-    text = "\n".join(lines)
-    out = tmp_path / f"out.{suffix}"
-    cut = len("\n".join(lines[:8])) + 40  # seven rows and a piece of the eighth
-    partial_path(out).write_text(text[:cut])
+@pytest.mark.parametrize("suffix", ["csv", "tsv.gz", "jsonl", "parquet"])
+def test_resume_after_a_row_was_cut_off(run, fasta, tmp_path, begin, suffix):
+    whole, out = tmp_path / f"whole.{suffix}", tmp_path / f"out.{suffix}"
+    run(fasta, "-o", whole)
+    text = begin(out, 8)[:-40]  # seven rows and a piece of the eighth
+    partial_path(out).write_text(text)
 
     code, _, err = run(fasta, "-o", out)
     assert code == 2 and "is an unfinished run: add --resume" in err
-    assert partial_path(out).read_text() == text[:cut]
-    assert run(fasta, "-o", out, "--resume")[0] == 0
-    assert read_ids(out) == [f"p{i}" for i in range(30)]
-    assert not partial_path(out).exists()
+    assert partial_path(out).read_text() == text
+    assert run(fasta, "-o", out, "--resume") == (0, "", "")
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, "proteins.fasta", whole.name]
     code, _, err = run(fasta, "-o", out, "--resume")
     assert code == 0 and "nothing to resume" in err
 
@@ -334,22 +357,74 @@ def test_resume_before_the_first_row_was_whole(run, fasta, tmp_path):
     assert read_ids(out) == [f"p{i}" for i in range(30)]
 
 
-def test_resume_with_other_inputs_or_settings_is_refused(run, fasta, tmp_path, settings):
+def test_resume_with_another_input_model_or_setting_is_refused(run, fasta, tmp_path, begin):
     out = tmp_path / "out.csv"
-    begun = json.dumps(settings) + '\n{"protein_id": "other"}\n'
-    partial_path(out).write_text(begun)
+    text = begin(out, 8)
+    fasta.with_name("corrected.fasta").write_text(FASTA.replace("MKTAYIAKQR", "MKTAYIAKQK", 1))
+    fasta.with_name("renamed.fasta").write_text(FASTA.replace(">p3", ">q3"))
+    for name, options, message in (
+        ("corrected.fasta", [], "holds 'p0' predicted from another sequence"),
+        ("renamed.fasta", [], "has 'p3' in row 4 where the input has 'q3'"),
+        (
+            fasta,
+            ["--length-policy", "error", "--on-error", "skip"],
+            "was begun with length_policy 'middle', not 'error'",
+        ),
+        (
+            fasta,
+            ["--attention", tmp_path / "attention"],
+            f"was begun with attention None, not '{tmp_path / 'attention'}'",
+        ),
+    ):
+        code, _, err = run(tmp_path / name, "-o", out, "--resume", *options)
+        assert code == 2 and message in err and "or delete that file to start anew" in err
+    before, line = text.split("\n", 1)
+    partial_path(out).write_text(before.replace(json.loads(before)["model_digest"], "0" * 16) + "\n" + line)
     code, _, err = run(fasta, "-o", out, "--resume")
-    assert code == 2 and "has 'other' in row 1 where the input has 'p0'" in err
-    (tmp_path / "short.fasta").write_text(">a\nMKT\n")
-    code, _, err = run(tmp_path / "short.fasta", "-o", out, "--resume", "--length-policy", "error")
-    assert code == 2 and "was begun with length_policy 'middle', not 'error'" in err
-    assert partial_path(out).read_text() == begun and not out.exists()
+    assert code == 2 and "was begun with model_digest '0000000000000000', not" in err
+    assert not out.exists() and not (tmp_path / "out.csv.lock").exists()
+
+
+@pytest.mark.parametrize("damage", ["\0\0\0", "{}", "3", '{"model": "other"}'])
+def test_a_damaged_partial_file(run, fasta, tmp_path, begin, damage):
+    out = tmp_path / "out.csv"
+    lines = begin(out, 8).splitlines()
+    lines[3] = damage
+    partial_path(out).write_text("\n".join(lines) + "\n")
+    code, _, err = run(fasta, "-o", out, "--resume")
+    assert (code, err) == (2, f"protloc: {partial_path(out)} is damaged in line 4: delete it to start anew\n")
+
+
+def test_two_processes_never_share_an_output(run, fasta, tmp_path):
+    out = tmp_path / "out.csv"
+    with lock(tmp_path / "out.csv.lock", out):
+        for options in ([], ["--resume"]):
+            code, _, err = run(fasta, "-o", out, *options)
+            holder = f"process {os.getpid()} on {platform.node()}"
+            assert code == 2 and err.startswith(f"protloc: {out} is being written by {holder}: wait")
+    assert run(fasta, "-o", out) == (0, "", "")
+
+
+def test_a_full_disk(run, fasta, tmp_path):
+    out, before = tmp_path / "out.csv", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        code, _, err = run(fasta, "-o", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 2 and err == f"protloc: {partial_path(out)}: File too large: make room, then resume with --resume\n"
+    assert run(fasta, "-o", out, "--resume") == (0, "", "")
+    assert read_ids(out) == [f"p{i}" for i in range(30)]
+
+
+def many_proteins(path, count=20_000):
+    path.write_text("".join(f">p{i}\n{'MKTAYIAKQR' * (1 + i % 6)}\n" for i in range(count)))
+    return path
 
 
 def test_killed_and_resumed_loses_and_doubles_nothing(tiny_model_dir, tmp_path):
     count = 2500
-    fasta, out = tmp_path / "many.fasta", tmp_path / "out.csv"
-    fasta.write_text("".join(f">p{i}\n{'MKTAYIAKQR' * (1 + i % 6)}\n" for i in range(count)))
+    fasta, out = many_proteins(tmp_path / "many.fasta", count), tmp_path / "out.csv"
     command = [*COMMAND, "predict", str(fasta), "-o", str(out), "--model", str(tiny_model_dir)]
     process = subprocess.Popen(command)
     while not (partial_path(out).exists() and partial_path(out).stat().st_size):
@@ -361,6 +436,74 @@ def test_killed_and_resumed_loses_and_doubles_nothing(tiny_model_dir, tmp_path):
     assert len(partial_path(out).read_text().splitlines()) < count
     subprocess.run([*command, "--resume"], check=True)
     assert read_ids(out) == [f"p{i}" for i in range(count)]
+    subprocess.run([*command[:3], "-o", tmp_path / "fresh.csv", *command[5:]], check=True)
+    assert out.read_bytes() == (tmp_path / "fresh.csv").read_bytes()
+
+
+def test_an_interrupt_while_modules_load(fasta, tiny_model_dir, tmp_path):
+    command = [*COMMAND, "predict", fasta, "-o", tmp_path / "out.csv", "--model", tiny_model_dir]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "libtorch_cpu" not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "protloc: stopped\n") and process.returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["proteins.fasta"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("SIGINT", 130, "stopped"),
+        pytest.param("SIGTERM", 143, "stopped by SIGTERM", marks=pytest.mark.slow),
+        ("SIGHUP", 129, "stopped by SIGHUP"),
+    ],
+)
+def test_a_signal_leaves_what_is_resumed_and_nothing_else(tiny_model_dir, tmp_path, name, code, said):
+    fasta, out, temporary = many_proteins(tmp_path / "many.fasta"), tmp_path / "out.csv", tmp_path / "temporary"
+    temporary.mkdir()
+    command = [*COMMAND, "predict", "-", "-o", str(out), "--model", str(tiny_model_dir)]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    process = subprocess.Popen(command, stdin=fasta.open(), stderr=subprocess.PIPE, text=True, env=environment)
+    while not (partial_path(out).exists() and partial_path(out).stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert list(temporary.glob("tmp*"))  # the copy of standard input
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, f"protloc: {said}; --resume resumes {out}\n")
+    assert not list(temporary.glob("tmp*"))
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.csv.partial"]
+
+
+def test_closed_streams(fasta, tiny_model_dir, tmp_path):
+    for closed, inputs, expected in (
+        ("<&-", "-", "protloc: standard input is closed: name a file\n"),
+        (">&-", str(fasta), "protloc: standard output is closed: name a file with -o OUT\n"),
+    ):
+        command = f"{COMMAND[0]} predict {inputs} --model {tiny_model_dir} {closed}"
+        result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (2, expected)
+    out = tmp_path / "out.csv"
+    command = f"{COMMAND[0]} predict {fasta} -o {out} --model {tiny_model_dir} <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command]).returncode == 0
+    assert read_ids(out) == [f"p{i}" for i in range(30)]
+
+
+def test_attention_without_figures(run, fasta, tmp_path):
+    assert run(fasta, "--attention", tmp_path / "attention", "--no-figures")[0] == 0
+    assert {path.suffix for path in (tmp_path / "attention").iterdir()} == {".csv"}
+
+
+def test_parquet_and_tables_of_excel(run, tmp_path):
+    sequences = ["MKTAYIAKQR", "MKTAYIAKQRQISFVK"]
+    pq.write_table(pa.table({"Entry": [b"a", b"b"], "Sequence": sequences}), tmp_path / "in.parquet")
+    (tmp_path / "in.csv").write_bytes("id;sequence\r\na;MKTAYIAKQR\r\nb;MKTAYIAKQRQISFVK\r\n".encode("utf-16"))
+    outputs = [run(tmp_path / name)[:2] for name in ("in.parquet", "in.csv")]
+    assert outputs[0] == outputs[1] and [row["protein_id"] for row in read_csv(outputs[0][1])] == ["a", "b"]
+    pq.write_table(pa.table({"id": ["a"], "sequence": [["M"]]}), tmp_path / "in.parquet")
+    message = f"protloc: {tmp_path / 'in.parquet'}: the column 'sequence' holds list<element: string>, not text\n"
+    assert run(tmp_path / "in.parquet") == (2, "", message)
 
 
 def test_standard_input_and_a_closed_pipe(tiny_model_dir):
@@ -371,7 +514,7 @@ def test_standard_input_and_a_closed_pipe(tiny_model_dir):
     result = subprocess.run(command, input=">a\nM7\n", capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == "protloc: standard input, record 'a', line 2: '7' at position 2 is not an amino-acid code\n"
-    many = "".join(f">p{i}\nMKT\n" for i in range(1500))  # more than a pipe holds
+    many = "".join(f">p{i}\nMKTAYIAKQR\n" for i in range(1500))  # more than a pipe holds
     pipe = f"{' '.join(command)} | head -1; exit ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", pipe], input=many, capture_output=True, text=True)
     assert (result.returncode, result.stdout.count("\n"), result.stderr) == (0, 1, "")

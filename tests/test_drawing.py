@@ -20,10 +20,10 @@ from protloc.embedding import ResidueEmbeddings
 from protloc.images import read_image
 from protloc.loading import load_model
 from protloc.microscopy import DEFAULT_NUCLEUS, nucleus_found, simulate
-from protloc.prediction import partial_path
+from protloc.prediction import model_digest, partial_path
 from tests.helpers import ROOT, tiny_deepgps
 
-FASTA = ">sp|P1|A b\nMKTAYIAKQR\n>../x\nMKVLAAGIVGLLLALSAQA\n>C\nMPKKKRKV\n"
+FASTA = ">sp|P1|A b\nMKTAYIAKQR\n>../x\nMKVLAAGIVGLLLALSAQA\n>C\nMPKKKRKVKK\n"
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_images_beside_the_table(protloc_command, fasta, drawer_dir, tiny_model_
     assert {name.rsplit("-", 1)[0] for name in names[2:]} == {"_x", "sp_P1_A"}
 
     draw = pipeline("protein-imaging", model=AutoModel.from_pretrained(drawer_dir), processor=str(drawer_dir))
-    alone = draw({"sequence": "MPKKKRKV", "nucleus": str(nucleus)})
+    alone = draw({"sequence": "MPKKKRKVKK", "nucleus": str(nucleus)})
     assert np.array_equal(np.asarray(Image.open(out.parent / "out_images" / "C.png")), np.asarray(alone["image"]))
     assert rows[2]["image_label"] == alone["label"]
     assert float(rows[2]["image_label_probability"]) == pytest.approx(max(alone["scores"].values()), abs=1e-5)
@@ -202,8 +202,8 @@ def test_embed(protloc_command, fasta, tiny_backbones, tmp_path):
     arguments = ("embed", fasta, "--model", tiny_backbones["esm"], "-o", out)
     assert protloc_command(*arguments) == (0, f"{out}: 3 sequences added\n")
     assert protloc_command(*arguments) == (0, f"{out}: 0 sequences added\n")
-    assert ResidueEmbeddings(out)["MPKKKRKV"].shape == (8, 16)
-    pq.write_table(pa.table({"sequence": ["MKV", ""]}), tmp_path / "crops.parquet")
+    assert ResidueEmbeddings(out)["MPKKKRKVKK"].shape == (10, 16)
+    pq.write_table(pa.table({"sequence": ["MKVLLAGEDL", ""]}), tmp_path / "crops.parquet")
     arguments = ("embed", tmp_path / "crops.parquet", "--model", tiny_backbones["esm"], "-o", out)
     assert protloc_command(*arguments) == (0, f"{out}: 1 sequences added\n")
     code, err = protloc_command("embed", fasta, "--model", "/nowhere", "-o", tmp_path / "other")
@@ -221,7 +221,8 @@ def test_a_run_goes_on_with_the_same_nucleus_only(protloc_command, fasta, drawer
         "model": str(tiny_model_dir),
         "dtype": str(load_model(tiny_model_dir)[0].dtype),
         "length_policy": "middle",
-        "attention": False,
+        "model_digest": model_digest(load_model(tiny_model_dir)[0]),
+        "attention": None,
         "columns": rows.splitlines()[0].split(","),
         "nucleus": [f"default, SHA-1 {drawing.read_nucleus('default', drawing.load_model(drawer_dir)[1]).digest}"],
         "image_model": str(drawer_dir),

@@ -2,12 +2,15 @@
 
 import json
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoTokenizer
 
 from protloc.embedding import INDEX, Encoder, ResidueEmbeddings, embed, prefetch, sequence_key, weights_digest
+from protloc.files import lock
 from protloc.models.protein_sequence import AMINO_ACIDS
 from protloc.models.sequence_encoder_deepgps import encode_sequence, load_backbone
 from protloc.packed_attention import packed_attention
@@ -158,8 +162,57 @@ def test_ctrl_c(tiny_backbones, tmp_path):
     assert f"{400 - len(index)} sequences added" in result.stderr
 
 
+def test_parquet_is_named_with_column_and_row(tiny_backbones, tmp_path):
+    path = tmp_path / "p.parquet"
+    for column, message in (
+        (["MKTAYIAKQR", "MK*T"], "record 'row 2', row 2: '*' at position 3 is not an amino-acid code"),
+        ([["M"], ["K"]], "the column 'sequence' holds list<element: string>, not text"),
+        ([1, 2], "the column 'sequence' holds int64, not text"),
+    ):
+        pq.write_table(pa.table({"sequence": column}), path)
+        code, _, err = run_protloc("embed", path, "-o", tmp_path / "out", "--model", tiny_backbones["esm"])
+        assert code == 2 and err.startswith(f"protloc: {path}") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_never_share_a_folder(tiny_backbones, tmp_path):
+    held = f"{tmp_path} is being written by process"
+    with lock(tmp_path / ".lock", tmp_path), pytest.raises(ValueError, match=held):
+        embed(["MK"], tmp_path, str(tiny_backbones["esm"]))
+    assert embed(["MK"], tmp_path, str(tiny_backbones["esm"])) == 1 and not (tmp_path / ".lock").exists()
+
+
+def test_a_full_disk(tiny_backbones, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(ValueError, match=r"embeddings-00000.safetensors: .*File too large.*: make room and start"):
+            embed(["MKTAYIAKQR" * 30], tmp_path, str(tiny_backbones["esm"]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_running_out_halves_the_batches(tiny_backbones, caplog):
+    encoder = Encoder(str(tiny_backbones["esm"]), dtype="float32")
+    expected = dict(encoder.states(MANY))
+
+    def limited(module, arguments, inputs):
+        if inputs["input_ids"].numel() > limit:
+            raise RuntimeError("could not create a primitive")
+
+    limit = 200
+    encoder.backbone.register_forward_pre_hook(limited, with_kwargs=True)
+    for sequence, states in encoder.states(MANY):
+        torch.testing.assert_close(states, expected[sequence], rtol=1e-4, atol=1e-5)
+    assert "memory ran out: a batch of" in caplog.text
+    limit = 20
+    with pytest.raises(ValueError, match=r"memory does not suffice for .* residues at once"):
+        list(encoder.states(MANY))
+
+
 def test_compiling_is_refused_in_one_sentence(tiny_backbones, tiny_model_dir, tmp_path, monkeypatch):
-    (tmp_path / "in.fasta").write_text(">a\nMK\n")
+    (tmp_path / "in.fasta").write_text(">a\nMKTAYIAKQR\n")
     arguments = ("embed", tmp_path / "in.fasta", "-o", tmp_path / "out", "--compile", "--model")
     code, _, err = run_protloc(*arguments, tiny_model_dir)
     assert code == 2 and "only ESM-2 and BERT are compiled" in err

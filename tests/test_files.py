@@ -1,14 +1,18 @@
 """Files that are whole or absent, and settings of runs that resume."""
 
+import errno
 import os
 import signal
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from protloc.files import atomic_path, replaced_folder, same_settings
+from protloc.files import atomic_path, disk_errors, lock, replaced_folder, safe_name, same_settings
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -95,3 +99,40 @@ def test_the_first_setting_that_differs_is_named():
     same_settings({"model": "a", "tree": None}, {"model": "a"}, "out.csv", "delete it")
     with pytest.raises(ValueError, match=r"^out.csv was begun with model 'a', not 'b': delete it$"):
         same_settings({"model": "a", "tree": True}, {"model": "b"}, "out.csv", "delete it")
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from protloc.files import lock
+with lock(Path(sys.argv[1]), "out.csv"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_is_held_by_one_process_and_ends_with_it(tmp_path):
+    path = tmp_path / "out.csv.lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    held = f"^out.csv is being written by process {holder.pid} on .*: wait until"
+    with pytest.raises(ValueError, match=held), lock(path, "out.csv"):
+        pass
+    holder.kill()
+    holder.communicate()
+    with lock(path, "out.csv"):
+        assert path.read_text().startswith(f"process {os.getpid()} on ")
+    assert not path.exists()
+
+
+def test_what_a_disk_says_names_the_file_and_the_way_out():
+    said = r"^out.csv: No space left on device: make room$"
+    with pytest.raises(ValueError, match=said), disk_errors(Path("out.csv"), "make room"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_names_of_files():
+    assert safe_name("P12345") == "P12345"
+    for device in ("CON", "Lpt1.x", "nul"):  # of Windows
+        assert safe_name(device).startswith(f"_{device}-")
+    assert safe_name("a/b") != safe_name("a_b") and not safe_name("..").startswith(".")

@@ -1,9 +1,14 @@
 """The two pipelines that a DeepLoc model works in, with and without protloc's code installed."""
 
 import json
+import re
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from transformers import pipeline
 
 from protloc import ASSETS, ProteinLocalizationPipeline
@@ -70,6 +75,8 @@ def test_profiles(tokenizer):
     assert together[1]["attention"][40] == 0
     with pytest.raises(ValueError, match="this model takes a profile: its input_features are 'profile'"):
         locate("MKW")
+    with pytest.raises(ValueError, match="a profile has rows of 20 finite numbers"):
+        locate({"sequence": "MKW", "profile": [[float("nan")] * 20] * 3})
     with pytest.raises(ValueError, match="the profile has 3 rows for 4 residues"):
         locate({**protein, "sequence": "MKWV"})
 
@@ -77,6 +84,61 @@ def test_profiles(tokenizer):
 def test_bad_sequence(locate):
     with pytest.raises(ValueError, match="'1' at position 3"):
         locate("MK1")
+
+
+class BiopythonSeq:
+    """What `Bio.Seq.Seq` has beside its letters: it gives bytes."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __bytes__(self):
+        return self.text.encode()
+
+
+class BiopythonRecord:
+    """What `Bio.SeqRecord.SeqRecord` has: an id and a sequence."""
+
+    def __init__(self, text):
+        self.id, self.seq = "P1", BiopythonSeq(text)
+
+
+def test_sequences_as_programs_hold_them(locate):
+    expected = [locate(sequence) for sequence in SEQUENCES]
+    for several in (
+        tuple(SEQUENCES),
+        np.array(SEQUENCES),
+        pd.Series(SEQUENCES, index=[7, 8, 9]),
+        Dataset.from_dict({"sequence": SEQUENCES})["sequence"],
+        [sequence.encode() for sequence in SEQUENCES],
+        [BiopythonRecord(sequence) for sequence in SEQUENCES],
+        ({"sequence": sequence} for sequence in SEQUENCES),
+    ):
+        assert list(locate(several)) == expected
+    for one in (BiopythonSeq(SEQUENCES[0]), BiopythonRecord(SEQUENCES[0]), {"sequence": SEQUENCES[0]}):
+        assert locate(one) == expected[0]
+    assert locate([]) == []
+
+
+@pytest.mark.parametrize(
+    ("item", "named"),
+    [
+        (None, "None is no sequence"),
+        ([SEQUENCES[0], None], "None is no sequence"),
+        (pd.Series([SEQUENCES[0], float("nan")], dtype=object), "nan is no sequence"),
+        (pd.DataFrame({"sequence": SEQUENCES}), "is no sequence and no list of sequences"),
+        (np.array([SEQUENCES]), "is no sequence and no list of sequences"),
+        ({"id": "P1"}, "{'id': 'P1'} has no 'sequence'"),
+        (7, "7 is no sequence"),
+        ("proteins.fasta", "'proteins.fasta' is a file name"),
+        (Path("proteins.fasta"), "'proteins.fasta' is a file name"),
+        (["MKTAYIAKQR", "Sequence unavailable"], "'Sequence unavailable' stands for a missing sequence"),
+        ("hypothetical protein", "'hypothetical protein' reads as words"),
+    ],
+)
+def test_what_is_no_sequence_is_named(locate, item, named):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        list(locate(item))
 
 
 def test_default_model_is_the_shipped_one():

@@ -1,14 +1,17 @@
 """Prediction from Python: windows, heads, attention, ensembles, profiles, and memory that runs out."""
 
+import re
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
 
+from protloc.batching import memory_ran_out
 from protloc.ensemble import DeepLocEnsemble
 from protloc.loading import load_ensemble
 from protloc.models.convert_unirep import build_tokenizer
@@ -60,6 +63,39 @@ def test_profiles(tmp_path):
     assert together[1]["truncated"] and together[1]["attention"].sum() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("profile", [np.zeros((6, 20)), np.full((5, 20), np.nan), np.zeros((5, 19))])
+def test_a_profile_of_other_rows_or_numbers(profile):
+    model = tiny_deeploc(input_features="profile")
+    with pytest.raises(ValueError, match="the profile of 'a' must be 5 rows of 20 finite numbers"):
+        list(predict([("a", "MKWVT")], model, profiles={"a": profile}))
+    with pytest.raises(ValueError, match="there is no profile of 'b'"):
+        list(predict([("b", "MKWVT")], model, profiles={"a": profile}))
+
+
+def test_records_as_programs_hold_them(tokenizer):
+    model = tiny_deeploc()
+    expected = list(predict([("a", "MKTAYIAKQR")], model, tokenizer))
+    record = SimpleNamespace(id="a", seq="MKTAYIAKQR")
+    for records in ({"a": "MKTAYIAKQR"}, [["a", b"MKTAYIAKQR"]], iter([record])):
+        assert list(predict(records, model, tokenizer)) == expected
+    for records, named in (
+        ("in.fasta", "'in.fasta' is text, not records"),
+        (["MKTAYIAKQR"], "record 1 is no pair of id and sequence: 'MKTAYIAKQR'"),
+        ([("a", "MKT"), None], "record 2 is no pair of id and sequence: None"),
+        ([("a", None)], "record 1, 'a': None is no sequence"),
+        ([("a", "MK7")], "'a': '7' at position 3"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(named)):
+            list(predict(records, model, tokenizer))
+
+
+def test_a_text_that_may_be_no_protein_has_a_warning(tokenizer):
+    texts = {"a": "MKTAYIAKQR", "b": "MKT", "c": "ATGGCCCTGTGG", "d": "X" * 20, "e": "MKTAYIAK.QR"}
+    rows = predict(texts, tiny_deeploc(), tokenizer)
+    wanted = ["", "under 10 residues", "looks like nucleotides", "mostly unknown residues"]
+    assert [row["warning"] for row in rows] == [*wanted, "has '.' inside, read as a gap"]
+
+
 def members():
     torch.manual_seed(1)
     other = tiny_deeploc(thresholds=[0.9] * 10, membrane_threshold=0.9)
@@ -89,6 +125,19 @@ def test_members_must_agree(tmp_path, tokenizer):
         DeepLocEnsemble([tiny_deeploc(), tiny_deeploc(max_length=50)])
     with pytest.raises(ValueError, match="cannot load the model 'nowhere'"):
         load_ensemble(["nowhere"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("could not create a primitive"),
+        RuntimeError("could not execute a primitive"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_what_counts_as_memory_that_ran_out(error):
+    assert memory_ran_out(error) and not memory_ran_out(RuntimeError("shape mismatch"))
 
 
 class Limited(torch.nn.Module):

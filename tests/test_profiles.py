@@ -31,6 +31,9 @@ def test_gzipped(tmp_path):
         (lambda text: "", "no PSSM as psiblast"),
         (lambda text: ">a\nMKW\n", "no PSSM as psiblast"),
         (lambda text: text.replace("    2 K", "    3 K"), "line 5: expected position 2 with 20 scores"),
+        (lambda text: text.replace("    2 K  -1", "    2 K nan"), "line 5: 'nan .*' are not 20 finite scores"),
+        (lambda text: text.replace("    2 K  -1", "    2 K inf"), "line 5: 'inf .*' are not 20 finite scores"),
+        (lambda text: text.replace("    2 K", "    2 -"), "line 5: '-' at position 2 is no residue"),
         (lambda text: text.replace("    2 K  -1", "    2 K   ?"), "line 5: '\\? .*' are not 20 scores"),
     ],
 )

@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from protloc.files import lock
 from protloc.loading import load_model
 from protloc.prediction import columns, predict
-from protloc.shards import Job, Worker, cut, part_path, run
+from protloc.shards import Job, Worker, cut, lock_path, part_path, run
 from tests.helpers import run_protloc
 
 GENERATOR = random.Random(0)
@@ -119,7 +120,7 @@ def test_other_settings(tiny_model_dir, tmp_path):
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     other = Worker(dataclasses.replace(job, model=str(tmp_path / "model")))
-    assert other._settings()["digest"] != Worker(job)._settings()["digest"]
+    assert other._settings()["model_digest"] != Worker(job)._settings()["model_digest"]
     (job.out / "run.json").unlink()
     with pytest.raises(ValueError, match="holds predictions but no run"):
         run(job)
@@ -139,11 +140,55 @@ def test_bad_records(tiny_model_dir, tmp_path):
     assert found == [("bad", "36"), ("P00010", "37")]
 
 
+def test_columns_of_other_kinds(tiny_model_dir, tmp_path):
+    names, sequences = zip(*PROTEINS, strict=True)
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"id": [name.encode() for name in names], "sequence": sequences}), path)
+    job = made_job(tiny_model_dir, tmp_path, path)
+    assert run(job) == (3, 25)
+    check(job.out, tiny_model_dir, PROTEINS)
+    pq.write_table(pa.table({"id": names, "sequence": [list(sequence) for sequence in sequences]}), path)
+    with pytest.raises(ValueError, match=r"p.parquet: the column 'sequence' holds list"):
+        run(made_job(tiny_model_dir, tmp_path / "lists", path))
+
+
+def test_rows_of_other_columns_in_a_table(tiny_model_dir, tmp_path):
+    (tmp_path / "p.csv").write_text("id,name,sequence\na,x,MKTAYIAKQR\nb,x, y,MKTAYIAKQR\nc,x,NA\nd,x,GGG\n")
+    command = ("predict-shards", tmp_path / "p.csv", "-o", tmp_path / "out", "--model", tiny_model_dir)
+    code, _, err = run_protloc(*command)
+    assert code == 2 and "p.csv, line 3: the row has 4 cells where the header has 3; --on-error skip" in err
+    code, _, err = run_protloc(*command, "--on-error", "skip")
+    assert code == 0 and "1 shards predicted, 2 proteins" in err
+    assert [row["line"] for row in csv.DictReader(open(tmp_path / "out" / "errors-00000.csv"))] == ["3", "4"]
+    rows = pq.read_table(part_path(tmp_path / "out", 0)).to_pylist()
+    assert [(row["protein_id"], row["warning"]) for row in rows] == [("a", ""), ("d", "under 10 residues")]
+
+
+def test_skipped_and_doubtful_records_are_counted(tiny_model_dir, tmp_path, caplog):
+    path = fasta(tmp_path / "p.fasta", [("a", "MKT"), ("b", "M1"), ("c", "ATGATGATGATG")])
+    assert run(made_job(tiny_model_dir, tmp_path, path, shard_size=1, skip_errors=True)) == (3, 2)
+    assert "skipped 1 bad record(s), listed in" in caplog.text
+    assert "2 record(s) may be no protein: a (under 10 residues), c (looks like nucleotides)" in caplog.text
+
+
+def test_two_jobs_never_share_a_folder(tiny_model_dir, tmp_path):
+    job = made_job(tiny_model_dir, tmp_path, fasta(tmp_path / "p.fasta"))
+    job.out.mkdir()
+    held = r"out is being written by process \d+ on"
+    with lock(lock_path(job.out), job.out), pytest.raises(ValueError, match=held):
+        run(job)
+    assert not parts(job.out)
+    assert run(job) == (3, 25)
+    assert not list(job.out.glob(".lock*"))
+
+
 def test_a_shard_of_bad_records_only(tiny_model_dir, tmp_path):
     job = made_job(
         tiny_model_dir, tmp_path, parquet(tmp_path / "p.parquet", [("a", ""), (None, "MKT")]), skip_errors=True
     )
     assert run(job) == (1, 0)
+    arguments = ("-o", tmp_path / "other", "--model", tiny_model_dir, "--on-error", "skip")
+    assert run_protloc("predict-shards", *job.inputs, *arguments)[0] == 3
     assert pq.read_table(part_path(job.out, 0)).column_names == columns(Worker(job).model.config)
 
 

@@ -9,6 +9,26 @@ SPECIAL_TOKENS = 2  # <cls> and <eos>
 _POOL = 2048  # proteins sorted together when shuffling: enough to pad little, few enough to mix well
 
 
+# What torch, oneDNN (which names no cause) and the system's allocator say; they have no type of error for it on a CPU.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "out of memory",
+    "not enough memory",
+    "bad_alloc",
+    "could not create a",
+    "could not execute",
+    "can't start new thread",
+)
+
+
+def memory_ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, such as for too large a batch."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        text in str(error) for text in _OUT_OF_MEMORY
+    )
+
+
 def token_budget_batches(lengths: Sequence[int], max_tokens: int, max_proteins: int | None = None) -> list[list[int]]:
     """
     Group sequences of similar length, longest first.

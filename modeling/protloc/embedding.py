@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -20,12 +21,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from . import packed_attention
-from .batching import SPECIAL_TOKENS, packed_batches, token_budget_batches
-from .files import atomic_path
+from .batching import SPECIAL_TOKENS, memory_ran_out, packed_batches, token_budget_batches
+from .files import atomic_path, disk_errors, lock, same_settings
 from .loading import check_finite, check_tokenizer, choose_device, model_path, naming, one_line
 from .models.configuration_deepgps import DeepGPSConfig
 from .models.protein_sequence import clean_sequence, split_windows, window_text
 from .models.sequence_encoder_deepgps import encode_sequence, load_backbone
+
+logger = logging.getLogger(__name__)
 
 # Parts of an encoder that its states don't depend on, and that deepGPS leaves out
 BEHIND_STATES = {"pooler", "contact_head", "decoder", "dense"}
@@ -165,7 +168,7 @@ class Encoder:
         """
         found: dict[int, list[tuple[slice, torch.Tensor]]] = {}  # by the number of the sequence
         for reads, inputs in prefetch(self._batches(sequences, max_tokens_per_batch or self.max_tokens_per_batch)):
-            for (i, residues), states in zip(reads, self._encode(inputs, reads), strict=True):
+            for (i, residues), states in zip(reads, self._encode_in_parts(sequences, reads, inputs), strict=True):
                 found.setdefault(i, []).append((residues, states))
                 if len(found[i]) == len(self._reads(sequences[i])):
                     yield sequences[i], _joined(len(sequences[i]), found.pop(i))
@@ -184,14 +187,36 @@ class Encoder:
         else:
             batches = token_budget_batches(lengths, max_tokens, self.max_proteins_per_batch)
         for batch in batches:
-            texts = [
-                window_text(sequences[i], [residues], self.spaced) for i, residues in map(reads.__getitem__, batch)
-            ]
-            if self.packed:
-                inputs = packed_attention.pack(self.tokenizer(texts)["input_ids"])
-            else:
-                inputs = dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
-            yield [reads[k] for k in batch], inputs
+            chosen = [reads[k] for k in batch]
+            yield chosen, self._inputs(sequences, chosen)
+
+    def _inputs(self, sequences: Sequence[str], reads: list[Read]) -> dict[str, torch.Tensor]:
+        texts = [window_text(sequences[i], [residues], self.spaced) for i, residues in reads]
+        if self.packed:
+            return packed_attention.pack(self.tokenizer(texts)["input_ids"])
+        return dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
+
+    def _encode_in_parts(
+        self, sequences: Sequence[str], reads: list[Read], inputs: dict[str, torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """States of the residues of each read; where memory runs out, of half of them at a time."""
+        try:
+            return self._encode(inputs, reads)
+        except (RuntimeError, MemoryError) as error:
+            if not memory_ran_out(error):
+                raise
+        if len(reads) == 1:
+            length = reads[0][1].stop - reads[0][1].start
+            raise ValueError(
+                f"memory does not suffice for {sequences[reads[0][0]][:20]}... ({length} residues at once)"
+            )
+        half = len(reads) // 2
+        logger.warning("memory ran out: a batch of %d proteins is halved; lower --max-tokens-per-batch", len(reads))
+        return [
+            states
+            for part in (reads[:half], reads[half:])
+            for states in self._encode_in_parts(sequences, part, self._inputs(sequences, part))
+        ]
 
     @torch.inference_mode()
     def _encode(self, inputs: dict[str, torch.Tensor], reads: list[Read]) -> list[torch.Tensor]:
@@ -285,7 +310,8 @@ def embed(
         `int`: How many sequences were new.
 
     Raises:
-        ValueError: If `out` holds embeddings of another model or kind, or the model can't be loaded.
+        ValueError: If `out` holds embeddings of another model or kind or another process writes it, the model can't be
+            loaded, the disk is full, or memory does not suffice for a protein.
     """
     encoder = Encoder(model, device, dtype, compile)
     wholes = map(clean_sequence, sequences)
@@ -338,39 +364,50 @@ def write_embeddings(
 ) -> int:
     """What `embed` does, with an encoder that is loaded and clean sequences."""
     out.mkdir(parents=True, exist_ok=True)
+    with lock(out / ".lock", out):
+        return _write_embeddings(
+            encoder, sequences, out, max_tokens_per_batch, shard_bytes, progress, mean=mean, project=project
+        )
+
+
+def _write_embeddings(
+    encoder: Encoder,
+    sequences: Iterable[str],
+    out: Path,
+    max_tokens_per_batch: int | None,
+    shard_bytes: int,
+    progress: Callable[[list[str]], Iterable[str]],
+    *,
+    mean: bool,
+    project: int | None,
+) -> int:
     size = project or encoder.config.sequence_size
     metadata = {"model": encoder.name, "weights": encoder.digest, "size": size, "mean": mean, "project": project}
     index: dict[str, Any] = {"metadata": metadata, "weight_map": {}}
     if (out / INDEX).exists():
         index = read_index(out)
-        held = index["metadata"]
-        if held["weights"] != encoder.digest:
-            raise ValueError(
-                f"{out} holds embeddings of {held['model']}, not of these weights of {encoder.name}: choose another "
-                "folder"
-            )
-        for name in ("mean", "project"):
-            if held[name] != metadata[name]:
-                raise ValueError(
-                    f"{out} was written with {name}={held[name]}, not {metadata[name]}: choose another folder"
-                )
+        held = {name: index["metadata"].get(name) for name in metadata}
+        # Weights tell models apart, wherever they are kept.
+        same_settings(held | {"model": encoder.name}, metadata, out, f"it is of {held['model']}; choose another folder")
     weight_map = index["weight_map"]
     unique = dict.fromkeys(sequences)
     wanted = [sequence for sequence in unique if sequence_key(sequence) not in weight_map]
+    way_out = "make room and start again: what is done stays"
     projection = None
     if project:
         if not (out / PROJECTION).exists():
-            with atomic_path(out / PROJECTION) as partial:
-                save_file(fit_projection(encoder, wanted, project), partial)
+            fitted = fit_projection(encoder, wanted, project)
+            with disk_errors(out / PROJECTION, way_out), atomic_path(out / PROJECTION) as partial:
+                save_file(fitted, partial)
         projection = read_projection(out)
     shard: dict[str, torch.Tensor] = {}
 
     def write() -> None:
         name = f"embeddings-{len(set(weight_map.values())):05d}.safetensors"
-        with atomic_path(out / name) as partial:
+        with disk_errors(out / name, way_out), atomic_path(out / name) as partial:
             save_file(shard, partial)
         weight_map.update(dict.fromkeys(shard, name))
-        with atomic_path(out / INDEX) as partial:
+        with disk_errors(out / INDEX, way_out), atomic_path(out / INDEX) as partial:
             partial.write_text(json.dumps(index))
         shard.clear()
 

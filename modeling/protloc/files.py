@@ -1,14 +1,21 @@
-"""Files that are whole or absent, runs that resume with their own settings, and safe names."""
+"""Files that are whole or absent, runs that resume alone and with their own settings, and safe names."""
 
 import hashlib
 import os
+import platform
 import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+# Windows keeps these for devices, whatever follows a dot.
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(10))}
 
 
 def set_modes(path: Path) -> None:
@@ -67,6 +74,55 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def lock(path: Path, what: str | Path) -> Iterator[None]:
+    """
+    Hold the lock file `path` while the block runs; it is gone afterwards. A process that is killed loses its lock.
+
+    Args:
+        path (`Path`): In an existing folder.
+        what (`str` or `Path`): The file or folder that is guarded, for the message.
+
+    Raises:
+        ValueError: In one sentence, if another process holds it, and which.
+    """
+    held = FileLock(path, timeout=0)
+    while True:
+        try:
+            held.acquire()
+        except Timeout:
+            holder = ""
+            with suppress(OSError):  # Windows lets nobody else read a locked file
+                holder = path.read_text(encoding="utf-8").strip()
+            by = holder if holder.startswith("process ") else "another process"
+            raise ValueError(
+                f"{what} is being written by {by}: wait until that has ended, or write elsewhere"
+            ) from None
+        if path.exists():  # else its last holder removed it just now, and it guards nothing
+            break
+        held.release()
+    try:
+        with suppress(OSError):
+            # Where disks have no locks, filelock keeps a record of its own in the file.
+            if not (old := path.read_text(encoding="utf-8")) or old.startswith("process "):
+                path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        held.release()
+
+
+@contextmanager
+def disk_errors(path: Path, way_out: str) -> Iterator[None]:
+    """What goes wrong with the disk, such as one that is full, becomes a `ValueError` with the file and the way out."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        name = getattr(error, "filename", None) or path
+        raise ValueError(f"{name}: {getattr(error, 'strerror', None) or error}: {way_out}") from None
+
+
 def same_settings(begun: Mapping[str, Any], asked: Mapping[str, Any], where: str | Path, way_out: str) -> None:
     """
     Compare the settings of a run with those that it is to be resumed with.
@@ -91,6 +147,8 @@ def safe_name(protein_id: str) -> str:
     An id that had to be changed, or that has lower case letters (some disks don't tell them apart), gets a digest.
     """
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", protein_id)[:100].lstrip(".")
+    if safe.split(".")[0].upper() in _DEVICES:
+        safe = f"_{safe}"
     if safe == protein_id and safe == safe.upper():
         return safe
     return f"{safe}-{hashlib.sha1(protein_id.encode()).hexdigest()[:8]}"

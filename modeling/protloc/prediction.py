@@ -1,10 +1,12 @@
 """Records -> streamed predictions -> a file that is whole or absent."""
 
 import csv
+import gzip
+import hashlib
+import io
 import itertools
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -14,13 +16,14 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedModel
 
-from .batching import SPECIAL_TOKENS, token_budget_batches
+from .batching import SPECIAL_TOKENS, memory_ran_out, token_budget_batches
 from .ensemble import DeepLocEnsemble
-from .files import atomic_path, same_settings
+from .files import atomic_path, disk_errors, same_settings
 from .loading import DEFAULT_MODEL, load_model
 from .models.configuration_deeploc import DeepLocConfig
-from .models.protein_sequence import tokenize, window_text
-from .profiles import protein_profile
+from .models.protein_sequence import clean_sequence, sequence_text, shortened, tokenize, window_text
+from .profiles import check_profile, protein_profile
+from .sequences import sequence_warning
 from .taxonomy import MEMBRANE, SORTING_SIGNALS, SORTING_TREE
 
 logger = logging.getLogger(__name__)
@@ -45,18 +48,27 @@ def columns(config: DeepLocConfig, signals: bool = False, tree: bool = False) ->
         + list(config.id2label.values())
         + (["signals", *(f"signal_{name}" for name in SORTING_SIGNALS)] if signals else [])
         + ([f"tree_{name}" for name in SORTING_TREE] if tree else [])
+        + ["warning"]
     )
 
 
-def memory_ran_out(error: Exception) -> bool:
-    """Whether an error says that a batch was too large; torch has no type of its own for that on a CPU or Apple GPU."""
-    texts = "can't allocate memory", "out of memory"
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in texts)
+def model_digest(model: PreTrainedModel | DeepLocEnsemble) -> str:
+    """Tells models of other weights, thresholds or calibration apart; those of other types (`dtype`) too."""
+    digest = hashlib.sha256()
+    for member in getattr(model, "members", [model]):
+        config = member.config.to_diff_dict()
+        for name in ("transformers_version", "length_policy"):
+            config.pop(name, None)
+        digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+        for name, weight in sorted(member.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 @torch.inference_mode()
 def predict(
-    records: Iterable[tuple[str, str]],
+    records: Iterable[tuple[str, Any]] | Mapping[str, Any],
     model: PreTrainedModel | DeepLocEnsemble | None = None,
     tokenizer: Any = None,
     max_tokens_per_batch: int = 16_384,
@@ -70,7 +82,7 @@ def predict(
     Predict proteins as they come, in their order, in bounded memory.
 
     Args:
-        records: Pairs of id and sequence.
+        records: Pairs of id and sequence, Biopython's `SeqRecord`s, or a mapping of ids to sequences.
         model: A DeepLoc in evaluation mode, as `load_model` gives it, or an ensemble; the shipped model by default.
         tokenizer: Its tokenizer; by default the stock one, which all DeepLoc models without a backbone share.
         max_tokens_per_batch (`int`): The most tokens of a batch, padding included. Where memory runs out, it is halved.
@@ -83,7 +95,8 @@ def predict(
         `localizations` (joined by `|`, most probable first), `membrane` (`"membrane"` or `"soluble"`),
         `membrane_probability`, and one probability a label, under its name. With `signals`: `signals` (of probability
         0.5 or more, joined by `|`) and `signal_<name>`. With `tree`: `tree_<decision>`, the probability of its first
-        side. With `attention`: `sequence`, and `attention`, the weight `(length,)` of each residue.
+        side. `warning` says why the text may be no protein (`sequence_warning`), empty otherwise. With `attention`:
+        `sequence`, and `attention`, the weight `(length,)` of each residue.
 
     Raises:
         ValueError: For a text that is no sequence, or, under the length policy `"error"`, one that is too long; for a
@@ -94,9 +107,9 @@ def predict(
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL, trust_remote_code=False)
     heads = ["logits", "membrane_logits"] + ["signal_logits"] * signals + ["tree_logits"] * tree
-    iterator = iter(records)
+    iterator = pairs(records)
     while chunk := list(itertools.islice(iterator, _CHUNK)):
-        prepared = [model.prepare_sequence(sequence) for _, sequence in chunk]
+        prepared = [_prepared(model, *record) for record in chunk]
         windows = [(i, window) for i, (_, several) in enumerate(prepared) for window in several]
         lengths = [sum(piece.stop - piece.start for piece in window) for _, window in windows]
         found: list[dict[str, torch.Tensor]] = [{} for _ in windows]
@@ -112,7 +125,10 @@ def predict(
                 tokens = sum(lengths[k] + SPECIAL_TOKENS for k in batches[0])
                 if len(batch) == 1:
                     name = chunk[batch[0][0]][0]
-                    raise ValueError(f"memory does not suffice for {name!r} ({tokens} tokens at once)") from None
+                    raise ValueError(
+                        f"memory does not suffice for {name!r} ({tokens} tokens at once): take a machine with more, or "
+                        "a --length-policy that reads less of it"
+                    ) from None
                 max_tokens_per_batch = min(max_tokens_per_batch, tokens) // 2
                 logger.warning("memory ran out: continuing with --max-tokens-per-batch %d", max_tokens_per_batch)
                 left = [k for pending in batches for k in pending]
@@ -127,12 +143,40 @@ def predict(
                         residues = model.residue_mask(inputs["input_ids"][place : place + 1], residues)
                     found[k]["attention"] = outputs.attentions[place, -1][residues[0]].float().cpu()
         outputs_of = iter(found)
-        for (protein_id, _), (whole, several) in zip(chunk, prepared, strict=True):
+        for (protein_id, text), (whole, several) in zip(chunk, prepared, strict=True):
             merged = model.merge_windows(len(whole), several, list(itertools.islice(outputs_of, len(several))))
-            row = _row(protein_id, len(whole), several, model, merged)
+            row = _row(protein_id, len(whole), several, model, merged) | {"warning": sequence_warning(text)}
             if attention:
                 row |= {"sequence": whole, "attention": merged["attention"].numpy()}
             yield row
+
+
+def pairs(records: Iterable[Any] | Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """
+    Ids and texts of what Python programs hold proteins in.
+
+    Raises:
+        ValueError: Naming the record that is none.
+    """
+    if isinstance(records, str):
+        raise ValueError(f"{shortened(records)} is text, not records: read a file with protloc.sequences.read_fasta")
+    items: Iterable[Any] = records.items() if isinstance(records, Mapping) else records
+    for number, item in enumerate(items, start=1):
+        if hasattr(item, "seq") and isinstance(getattr(item, "id", None), str):
+            item = item.id, item.seq
+        if not (isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], str)):
+            raise ValueError(f"record {number} is no pair of id and sequence: {shortened(item)}")
+        try:
+            yield item[0], sequence_text(item[1])
+        except ValueError as error:
+            raise ValueError(f"record {number}, {item[0]!r}: {error}") from None
+
+
+def _prepared(model: Any, protein_id: str, text: str) -> tuple[str, list[list[slice]]]:
+    try:
+        return model.prepare_sequence(text)
+    except ValueError as error:
+        raise ValueError(f"{protein_id!r}: {error}") from None
 
 
 def _inputs(batch, chunk, prepared, model, tokenizer, profiles) -> dict[str, torch.Tensor]:
@@ -145,7 +189,9 @@ def _inputs(batch, chunk, prepared, model, tokenizer, profiles) -> dict[str, tor
     rows = []
     for i, window in batch:
         if isinstance(profiles, Mapping):
-            profile = np.asarray(profiles[chunk[i][0]], dtype=np.float32)
+            if chunk[i][0] not in profiles:
+                raise ValueError(f"there is no profile of {chunk[i][0]!r}")
+            profile = check_profile(profiles[chunk[i][0]], len(prepared[i][0]), chunk[i][0])
         else:
             profile = protein_profile(Path(profiles), chunk[i][0], prepared[i][0])
         rows.append(torch.tensor(np.concatenate([profile[piece] for piece in window])))
@@ -186,85 +232,121 @@ def partial_path(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def read_finished(out: Path, settings: dict[str, Any]) -> Iterator[str]:
+def record_digest(protein_id: str, text: str, profiles: Path | None = None) -> str:
+    """Tells records of other ids, sequences or profiles apart."""
+    digest = hashlib.sha1(f"{protein_id}\n{text}".encode())
+    if profiles:
+        digest.update(protein_profile(profiles, protein_id, clean_sequence(text)).tobytes())
+    return digest.hexdigest()
+
+
+def resume(
+    records: Iterator[tuple[str, str]], out: Path, settings: dict[str, Any], profiles: Path | None = None
+) -> tuple[int, Iterator[tuple[str, str]]]:
     """
-    Ids of the rows that an unfinished run has written; a row that was cut off is removed first.
+    Compare an unfinished run with what it is to be resumed with.
+
+    Of its rows, blocks that were predicted together stay, so that the others are batched as they would have been.
+
+    Args:
+        records: Pairs of id and sequence.
+        out (`Path`): The table.
+        settings (`dict`): Of this run.
+        profiles (`Path`, *optional*): As for `predict`.
+
+    Returns:
+        `tuple`: How many rows are done, and the records that are left.
 
     Raises:
-        ValueError: If that run had other settings.
+        ValueError: In one sentence, if that run had other settings or records, or its file is damaged.
     """
     path = partial_path(out)
+    start_anew = "or delete that file to start anew"
+    count = position = kept = 0
+    block: list[tuple[str, str]] = []
     with open(path, "r+b") as file:
-        file.seek(0, os.SEEK_END)
-        end = file.tell()
-        while end > 0:  # back to the last line end
-            start = max(0, end - 65_536)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            end = start + newline + 1
-            if newline >= 0:
-                break
-        file.truncate(end)
-    with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file):
-            content = json.loads(line)
-            if number > 0:
-                yield content["protein_id"]
+            if not line.endswith(b"\n"):
+                break  # a row that was cut off
+            try:
+                content = dict(json.loads(line))
+                done = (content["row"]["protein_id"], content["digest"]) if number else ("", "")
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"{path} is damaged in line {number + 1}: delete it to start anew") from None
+            position += len(line)
+            if number == 0:
+                same_settings(content, settings, path, f"give the settings of the unfinished run, {start_anew}")
             else:
-                way_out = "give the settings of the unfinished run, or delete that file to start anew"
-                same_settings(content, settings, path, way_out)
+                record = next(records, ("", ""))
+                if record[0] != done[0]:
+                    raise ValueError(
+                        f"{path} has {done[0]!r} in row {number} where the input has {record[0]!r}: give the inputs of "
+                        f"the unfinished run, {start_anew}"
+                    )
+                if record_digest(record[0], record[1], profiles) != done[1]:
+                    raise ValueError(
+                        f"{path} holds {done[0]!r} predicted from another sequence or profile than the input's: give "
+                        f"the inputs of the unfinished run, {start_anew}"
+                    )
+                block.append(record)
+            if number % _CHUNK == 0:
+                count, kept, block = number, position, []
+        file.truncate(kept)
+    return count, itertools.chain(block, records)
 
 
-def skip_finished(records: Iterator[tuple[str, str]], finished: Iterable[str], out: Path) -> int:
+def write_rows(rows: Iterable[Row], digests: Iterator[str], out: Path, settings: dict[str, Any]) -> None:
     """
-    Take the records off that an unfinished run has predicted, and count them.
+    Write predictions to a table, which appears only when it is complete.
+
+    Until then rows are appended to `OUT.partial`, from which a killed run resumes: its first line holds the settings,
+    each other a row and the digest of its record.
+
+    Args:
+        rows: As `predict` gives them.
+        digests: Of each row's record (`record_digest`).
+        out (`Path`): Ends in `.csv`, `.tsv` or `.jsonl`, or these and `.gz`, or in `.parquet`.
+        settings (`dict`): With `columns`, for CSV and TSV.
 
     Raises:
-        ValueError: If the unfinished run was over other inputs.
-    """
-    count = 0
-    for count, done in enumerate(finished, start=1):
-        record_id, _ = next(records, (None, ""))
-        if record_id != done:
-            raise ValueError(
-                f"{partial_path(out)} has {done!r} in row {count} where the input has {record_id!r}: "
-                "give the inputs of the unfinished run, or delete that file to start anew"
-            )
-    return count
-
-
-def write_rows(rows: Iterable[Row], out: Path, settings: dict[str, Any]) -> None:
-    """
-    Write predictions to a `.csv`, `.jsonl` or `.parquet` file, which appears only when it is complete.
-
-    Until then rows are appended to `OUT.partial`, from which a killed run resumes; its first line holds the settings.
+        ValueError: In one sentence, if the disk is full.
     """
     partial = partial_path(out)
-    with open(partial, "a", encoding="utf-8") as file:
+    with disk_errors(partial, "make room, then resume with --resume"), open(partial, "a", encoding="utf-8") as file:
         if file.tell() == 0:
             file.write(json.dumps(settings) + "\n")
         for row in rows:
-            file.write(json.dumps(row) + "\n")
-    with open(partial, encoding="utf-8") as file, atomic_path(out) as complete:
+            file.write(json.dumps({"digest": next(digests), "row": row}) + "\n")
+    with disk_errors(out, "make room, then resume with --resume"), open(partial, encoding="utf-8") as file:
         next(file)
-        if out.suffix == ".parquet":
-            write_parquet((json.loads(line) for line in file), complete)
-        else:
-            with open(complete, "w", newline="", encoding="utf-8") as table:
-                if out.suffix == ".csv":
-                    write_csv((json.loads(line) for line in file), table, settings["columns"])
-                else:
-                    table.writelines(file)
+        with atomic_path(out) as complete:
+            write_table((json.loads(line)["row"] for line in file), complete, out.name, settings["columns"])
     partial.unlink()
 
 
-def write_csv(rows: Iterable[Row], file: IO[str], names: list[str]) -> None:
-    """Write rows as CSV to an open text file, each as it comes (a reader may be waiting at a pipe's end)."""
-    writer = csv.DictWriter(file, names, lineterminator="\n")
+def write_table(rows: Iterator[Row], path: Path, name: str, names: list[str]) -> None:
+    """Write rows to `path` in the format that the ending of `name` stands for."""
+    if name.endswith(".parquet"):
+        write_parquet(rows, path)
+        return
+    with open(path, "wb") as file:
+        # Without name and time, so that equal tables are equal files.
+        binary: Any = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if name.endswith(".gz") else file
+        with io.TextIOWrapper(binary, encoding="utf-8", newline="") as text:
+            if ".jsonl" in name[-9:]:
+                text.writelines(json.dumps(row) + "\n" for row in rows)
+            else:
+                write_csv(rows, text, names, "\t" if ".tsv" in name[-7:] else ",")
+
+
+def write_csv(rows: Iterable[Row], file: IO[str], names: list[str], delimiter: str = ",", flush: bool = False) -> None:
+    """Write rows as CSV to an open text file; with `flush`, each as it comes, for a reader at a pipe's end."""
+    writer = csv.DictWriter(file, names, delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow(row)
-        file.flush()
+        if flush:
+            file.flush()
 
 
 def write_parquet(rows: Iterator[Row], path: Path) -> None:
@@ -272,10 +354,8 @@ def write_parquet(rows: Iterator[Row], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    writer = None
-    while group := list(itertools.islice(rows, 65_536)):
-        table = pa.Table.from_pylist(group)
-        writer = writer or pq.ParquetWriter(path, table.schema)
-        writer.write_table(table)
-    if writer:
-        writer.close()
+    first = pa.Table.from_pylist(list(itertools.islice(rows, 65_536)))
+    with pq.ParquetWriter(path, first.schema) as writer:
+        writer.write_table(first)
+        while group := list(itertools.islice(rows, 65_536)):
+            writer.write_table(pa.Table.from_pylist(group, schema=first.schema))

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 
-from .models.protein_sequence import clean_sequence
+from .models.protein_sequence import AMINO_ACIDS, OTHER_RESIDUES, clean_sequence
 from .models.residue_features import RESIDUES
-from .sequences import SequenceError, open_text, read_lines
+from .text_files import SequenceError, open_text, read_lines
+
+_RESIDUES = set(AMINO_ACIDS + OTHER_RESIDUES)
 
 
 def read_pssm(path: str | Path) -> tuple[str, np.ndarray]:
@@ -38,12 +41,16 @@ def read_pssm(path: str | Path) -> tuple[str, np.ndarray]:
                 raise SequenceError(name, f"{' '.join(words[2:22])!r} are not 20 scores", line=line) from None
             if int(words[0]) != len(scores) or len(scores[-1]) != 20:
                 raise SequenceError(name, f"expected position {len(scores)} with 20 scores", line=line)
+            if not np.isfinite(scores[-1]).all():
+                raise SequenceError(name, f"{' '.join(words[2:22])!r} are not 20 finite scores", line=line)
+            if words[1].upper() not in _RESIDUES:
+                raise SequenceError(name, f"{words[1]!r} at position {len(scores)} is no residue", line=line)
             residues.append(words[1])
         elif scores:
             break  # below the matrix stand statistics
     if not scores:
         raise SequenceError(name, "no PSSM as psiblast -out_ascii_pssm writes it")
-    return "".join(residues), (1 / (1 + np.exp(-np.array(scores)))).astype(np.float32)
+    return "".join(residues), expit(np.array(scores)).astype(np.float32)
 
 
 def protein_profile(folder: Path, protein_id: str, sequence: str) -> np.ndarray:
@@ -61,6 +68,21 @@ def protein_profile(folder: Path, protein_id: str, sequence: str) -> np.ndarray:
     if residues != sequence:
         raise SequenceError(str(path), f"is of another sequence than {protein_id!r}: {_difference(residues, sequence)}")
     return profile
+
+
+def check_profile(profile: np.ndarray, length: int, protein_id: str) -> np.ndarray:
+    """
+    The profile that a Python program gives, as float32 `(length, 20)`.
+
+    Raises:
+        ValueError: If it has another shape, or numbers that are not finite.
+    """
+    found = np.asarray(profile, dtype=np.float32)
+    if found.shape != (length, 20) or not np.isfinite(found).all():
+        raise ValueError(
+            f"the profile of {protein_id!r} must be {length} rows of 20 finite numbers: it is {found.shape}"
+        )
+    return found
 
 
 def _difference(residues: str, sequence: str) -> str:

@@ -7,48 +7,52 @@ What `protloc predict-shards` leaves in its folder:
     run.json              what was asked for, written once the index is there; a run of other settings is refused
     part-00000.parquet    the rows of shard 0, in the order of the input
     errors-00000.csv      its bad records, if it has some and they are skipped
-    input-0.parquet       a copy of the first input, where that can't be read from the middle (gzipped, or a CSV or TSV)
+    input-0.parquet       a copy of the first input, where that can't be read from the middle (compressed, or CSV, TSV)
+    .lock                 held by the process at work; those of the other ranks are .lock-1 and so on
 
 Processes share nothing but this folder, so they may be anywhere that sees it.
 """
 
 import csv
-import hashlib
 import io
 import itertools
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
-from .files import atomic_path, same_settings
-from .loading import load_model, one_line
-from .prediction import Row, check_heads, columns, predict
+from .files import atomic_path, disk_errors, lock, same_settings
+from .loading import load_model
+from .prediction import Row, check_heads, columns, model_digest, predict
 from .sequences import (
-    ID_COLUMNS,
-    SEQUENCE_COLUMNS,
     Record,
     SequenceError,
+    Warned,
     check_records,
     fasta_records,
+    open_parquet,
     open_text,
+    parquet_records,
     read_lines,
     read_records,
     with_ids,
 )
 
+logger = logging.getLogger(__name__)
+
 RUN, INDEX = "run.json", "index.json"
 _MOST_SHARDS = 100_000  # five digits: the order of the names is that of the shards
-_TEXT = {"protein_id", "localizations", "membrane", "signals"}
+_TEXT = {"protein_id", "localizations", "membrane", "signals", "warning"}
+_WAY_OUT = "make room and start again: what is missing is predicted"
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,17 @@ class Job:
     signals: bool = False
     tree: bool = False
     max_tokens_per_batch: int = 16_384
+
+
+class Done(NamedTuple):
+    """What became of the records of a shard, or of several."""
+
+    proteins: int
+    skipped: int
+    warned: Warned
+
+    def together(self, other: "Done") -> "Done":
+        return Done(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))  # type: ignore[operator]
 
 
 class Worker:
@@ -118,7 +133,7 @@ class Worker:
             raise ValueError(f"{out} holds predictions but no {RUN}, so of what is unknown: choose another folder")
         shards = [asdict(shard) for shard in cut(self.job.inputs, self.job.shard_size, out)]
         for name, content in ((INDEX, shards), (RUN, self._settings())):
-            with atomic_path(out / name) as partial:
+            with disk_errors(out / name, _WAY_OUT), atomic_path(out / name) as partial:
                 partial.write_text(json.dumps(content))
 
     def shards(self) -> list[Shard]:
@@ -133,9 +148,9 @@ class Worker:
         same_settings(begun, self._settings(), self.job.out, way_out)
         return [Shard(**fields) for fields in json.loads((self.job.out / INDEX).read_text())]
 
-    def predict(self, shard: Shard) -> int:
+    def predict(self, shard: Shard) -> Done:
         """
-        Write the predictions of a shard, and count them.
+        Write the predictions of a shard.
 
         Raises:
             ValueError: For a bad record, unless they are skipped; if memory does not suffice for a protein.
@@ -148,27 +163,31 @@ class Worker:
             errors.append(error)
 
         longest = config.max_length if config.length_policy == "error" else None
-        records = check_records(read_shard(shard), shard.name, set(), on_error, longest)
+        records = check_records(read_shard(shard), shard.name, set(), on_error, longest, raw=True)
         options = self.model, self.tokenizer, self.job.max_tokens_per_batch
         rows = list(predict(records, *options, signals=self.job.signals, tree=self.job.tree))
         if errors:
-            with open(self.job.out / f"errors-{shard.number:05}.csv", "w", newline="", encoding="utf-8") as file:
+            listed = self.job.out / f"errors-{shard.number:05}.csv"
+            with disk_errors(listed, _WAY_OUT), open(listed, "w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(["file", "record", "line", "reason"])
                 writer.writerows([error.file, error.record, error.line, error.reason] for error in errors)
         write_part(rows, self.columns, part_path(self.job.out, shard.number))
-        return len(rows)
+        warned = Warned()
+        for row in rows:
+            warned.add(row["protein_id"], row["warning"])
+        return Done(len(rows), len(errors), warned)
 
     def _settings(self) -> dict[str, Any]:
         inputs = [(path, Path(path).stat()) for path in self.job.inputs]
         return {
-            "inputs": [[path, stat.st_size, int(stat.st_mtime)] for path, stat in inputs],
+            "inputs": [[path, stat.st_size, stat.st_mtime_ns] for path, stat in inputs],
             "shard_size": self.job.shard_size,
             "model": self.job.model,
             "dtype": str(self.model.dtype),
             "length_policy": self.model.config.length_policy,
             "columns": self.columns,
-            "digest": model_digest(self.model),
+            "model_digest": model_digest(self.model),
         }
 
 
@@ -189,14 +208,32 @@ def run(job: Job, show_bars: bool = False) -> tuple[int, int]:
         number = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
         job = replace(job, device=f"cuda:{number}")
     worker = Worker(job)
-    if rank == 0:
-        worker.begin()
-    while not (job.out / RUN).exists():  # should the first process fail, the launcher ends the others
-        time.sleep(0.2)
-    mine = [shard for shard in worker.shards() if shard.number % processes == rank]
-    missing = [shard for shard in mine if not part_path(job.out, shard.number).exists()]
-    bar = tqdm(missing, initial=len(mine) - len(missing), total=len(mine), unit=" shards", disable=not show_bars)
-    return len(missing), sum(worker.predict(shard) for shard in bar)
+    job.out.mkdir(parents=True, exist_ok=True)
+    with lock(lock_path(job.out, rank), job.out):
+        if rank == 0:
+            worker.begin()
+        while not (job.out / RUN).exists():  # should the first process fail, the launcher ends the others
+            time.sleep(0.2)
+        mine = [shard for shard in worker.shards() if shard.number % processes == rank]
+        missing = [shard for shard in mine if not part_path(job.out, shard.number).exists()]
+        bar = tqdm(missing, initial=len(mine) - len(missing), total=len(mine), unit=" shards", disable=not show_bars)
+        done = Done(0, 0, Warned())
+        for shard in bar:
+            done = done.together(worker.predict(shard))
+    report(done, job.out)
+    return len(missing), done.proteins
+
+
+def report(done: Done, out: Path) -> None:
+    """Say how many records were skipped and which may be no proteins."""
+    if done.skipped:
+        logger.warning("skipped %d bad record(s), listed in %s", done.skipped, out / "errors-*.csv")
+    if done.warned.count:
+        logger.warning("warning: %s; see the column warning", done.warned)
+
+
+def lock_path(out: Path, rank: int = 0) -> Path:
+    return out / (f".lock-{rank}" if rank else ".lock")
 
 
 def part_path(out: Path, number: int) -> Path:
@@ -209,22 +246,10 @@ def write_part(rows: list[Row], names: list[str], path: Path) -> None:
         left.unlink(missing_ok=True)
     types = {name: pa.string() for name in _TEXT} | {"length": pa.int64(), "truncated": pa.bool_()}
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in names])
-    with atomic_path(path) as partial, open(partial, "wb") as file:
+    with disk_errors(path, _WAY_OUT), atomic_path(path) as partial, open(partial, "wb") as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
         file.flush()
         os.fsync(file.fileno())  # else a machine that goes down may leave the name without the content
-
-
-def model_digest(model: PreTrainedModel) -> str:
-    """Tells models of other weights, thresholds or calibration apart; those of other types (`dtype`) too."""
-    config = model.config.to_diff_dict()
-    for name in ("transformers_version", "length_policy"):
-        config.pop(name, None)
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def cut(inputs: Iterable[str], size: int, out: Path) -> list[Shard]:
@@ -232,7 +257,7 @@ def cut(inputs: Iterable[str], size: int, out: Path) -> list[Shard]:
     Shards of at most `size` proteins. An input begins with a new shard.
 
     Args:
-        inputs: Paths of FASTA or Parquet files, or of gzipped FASTA, CSV or TSV, which are copied to `out` first.
+        inputs: Paths of FASTA or Parquet files, or of compressed FASTA, CSV or TSV, which are copied to `out` first.
         size (`int`): Proteins of a shard.
         out (`Path`): An existing folder.
 
@@ -282,39 +307,21 @@ def _fasta_places(path: str, size: int) -> Iterator[tuple[int, int]]:
 
 def _parquet_places(path: str, size: int) -> Iterator[tuple[int, int]]:
     """Every `size`-th row, and the number of rows."""
-    rows = _open_parquet(path)[0].metadata.num_rows
+    rows = open_parquet(path, path)[0].metadata.num_rows
     for row in range(0, rows, size):
         yield row, 0
     yield rows, 0
 
 
-def _open_parquet(path: str) -> tuple[pq.ParquetFile, str, str]:
-    """A Parquet file, and its columns of ids and of sequences."""
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise SequenceError(path, f"the Parquet file is damaged ({one_line(error)})") from None
-    names = {name.lower(): name for name in reversed(file.schema_arrow.names)}
-    found = [next((names[c] for c in wanted if c in names), None) for wanted in (ID_COLUMNS, SEQUENCE_COLUMNS)]
-    if None in found:
-        raise SequenceError(
-            path,
-            f"no column for the id ({', '.join(ID_COLUMNS)}) and one for the sequence ({', '.join(SEQUENCE_COLUMNS)})",
-        )
-    return file, *found
-
-
 def _copy(name: str, path: Path) -> None:
-    """Copy what has to be read from its beginning to Parquet, with the line of each record."""
-    records, is_fasta = read_records(name)
-    if is_fasta:
-        records = with_ids(records)
-    schema = pa.schema([("id", pa.string()), ("sequence", pa.string()), ("line", pa.int64())])
-    with atomic_path(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+    """Copy what has to be read from its beginning to Parquet, with each record's line and what is wrong with it."""
+    records = read_records(name)
+    names = ["id", "sequence", "line", "problem"]
+    schema = pa.schema([(column, pa.int64() if column == "line" else pa.string()) for column in names])
+    with disk_errors(path, _WAY_OUT), atomic_path(path) as partial, pq.ParquetWriter(partial, schema) as writer:
         while group := list(itertools.islice(records, 10_000)):
-            lines, ids, bodies = zip(*group, strict=True)
-            texts = ["".join(text for _, text in body) for body in bodies]
-            writer.write_table(pa.table([ids, texts, lines], schema=schema))
+            rows = [(one.name, "\n".join(text for _, text in one.body), one.line, one.problem) for one in group]
+            writer.write_table(pa.table(list(zip(*rows, strict=True)), schema=schema))
 
 
 def read_shard(shard: Shard) -> Iterator[Record]:
@@ -325,17 +332,15 @@ def read_shard(shard: Shard) -> Iterator[Record]:
             content = io.BytesIO(file.read(shard.stop - shard.start))
         lines = read_lines(open_text(content), shard.name)
         yield from with_ids(fasta_records((shard.line - 1 + number, line) for number, line in lines))
-        return
-    file, id_column, sequence_column = _open_parquet(shard.path)
-    copied = shard.path != shard.name
-    names = [id_column, sequence_column] + ["line"] * copied
-    first = 0
-    for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        start, stop = max(shard.start - first, 0), min(shard.stop - first, rows)
-        if start < stop:
-            table = file.read_row_group(group, columns=names).slice(start, stop - start).select(names)
-            places = table["line"].to_pylist() if copied else range(first + start + 1, first + stop + 1)
-            for line, protein_id, text in zip(places, *(table[name].to_pylist() for name in names[:2]), strict=True):
-                yield line, "" if protein_id is None else str(protein_id).strip(), [(line, text or "")]
-        first += rows
+    elif shard.path == shard.name:
+        yield from parquet_records(shard.path, shard.name, start=shard.start, stop=shard.stop)
+    else:
+        copied = pq.ParquetFile(shard.path)
+        first = 0
+        for group in range(copied.num_row_groups):
+            stop = first + copied.metadata.row_group(group).num_rows
+            if first < shard.stop and stop > shard.start:
+                part = slice(max(shard.start - first, 0), shard.stop - first)
+                for row in copied.read_row_group(group).to_pylist()[part]:
+                    yield Record(row["line"], row["id"], [(row["line"], row["sequence"])], row["problem"])
+            first = stop

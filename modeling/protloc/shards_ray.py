@@ -5,7 +5,9 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from .shards import Job, Worker, part_path
+from .files import lock
+from .sequences import Warned
+from .shards import Done, Job, Worker, lock_path, part_path, report
 
 
 class Actor:
@@ -19,9 +21,11 @@ class Actor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         (number,) = batch["shard"]
         try:
-            return {"proteins": [self.worker.predict(self.shards[number])], "error": [""]}
-        except (ValueError, OSError) as error:  # Ray Data would lose the sentence among its own
-            return {"proteins": [0], "error": [str(error)]}
+            done, error = self.worker.predict(self.shards[number]), ""
+        except (ValueError, OSError) as failure:  # Ray Data would lose the sentence among its own
+            done, error = Done(0, 0, Warned()), str(failure)
+        counts = {"proteins": [done.proteins], "skipped": [done.skipped], "warned": [done.warned.count]}
+        return {**counts, "first": ["\n".join(done.warned.first)], "error": [error]}
 
 
 def begin(job: Job) -> list[int]:
@@ -63,18 +67,22 @@ def run(job: Job, workers: int | None = None, show_bars: bool = False) -> tuple[
     there = int(ray.cluster_resources()[kind])
     workers = workers or there
     needs: dict[str, Any] = {"num_gpus": min(1, there / workers)} if kind == "GPU" else {"num_cpus": 1}
-    try:
-        missing = ray.get(ray.remote(**needs)(begin).remote(job))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    if not missing:
-        return 0, 0
-    # A block for each shard, so that the work is shared evenly and a killed worker loses one shard only.
-    shards = ray.data.from_items([{"shard": number} for number in missing], override_num_blocks=len(missing))
-    pool = ray.data.ActorPoolStrategy(size=workers)
-    proteins = 0
-    for row in shards.map_batches(Actor, fn_constructor_args=[job], compute=pool, **needs).iter_rows():
-        if row["error"]:
-            raise ValueError(row["error"])
-        proteins += row["proteins"]
-    return len(missing), proteins
+    job.out.mkdir(parents=True, exist_ok=True)
+    with lock(lock_path(job.out), job.out):
+        try:
+            missing = ray.get(ray.remote(**needs)(begin).remote(job))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        if not missing:
+            return 0, 0
+        # A block for each shard, so that the work is shared evenly and a killed worker loses one shard only.
+        shards = ray.data.from_items([{"shard": number} for number in missing], override_num_blocks=len(missing))
+        pool = ray.data.ActorPoolStrategy(size=workers)
+        done = Done(0, 0, Warned())
+        for row in shards.map_batches(Actor, fn_constructor_args=[job], compute=pool, **needs).iter_rows():
+            if row["error"]:
+                raise ValueError(row["error"])
+            warned = Warned(row["warned"], row["first"].splitlines())
+            done = done.together(Done(row["proteins"], row["skipped"], warned))
+    report(done, job.out)
+    return len(missing), done.proteins

@@ -1,30 +1,34 @@
 """Published tables of proteins, and lists of those that are never to be learnt from."""
 
-import csv
 import hashlib
-import itertools
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .sequences import open_text, read_lines, read_sequences
+from .sequences import read_sequences
+from .text_files import open_text, read_lines, split_header, table_rows
 
 SHA1 = re.compile("[0-9a-f]{40}")
 
 
 def read_csv(path: Path, required: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows of a published CSV or TSV, each with its place for error messages; `ValueError` names a missing column."""
-    csv.field_size_limit(sys.maxsize)
-    lines = (line for _, line in read_lines(open_text(path), str(path)))
-    header = next(lines, "")
+    """
+    Rows of a published CSV or TSV, each with its place for error messages.
+
+    Raises:
+        ValueError: Naming a missing column, or a row that has other columns than the header.
+    """
+    lines = read_lines(open_text(path), str(path))
+    start, header = next(lines, (0, ""))
     delimiter = "\t" if "\t" in header else ","
-    reader = csv.DictReader(itertools.chain([header], lines), restval="", delimiter=delimiter)
-    missing = [column for column in required if column not in (reader.fieldnames or [])]
+    columns = split_header(header, delimiter)
+    missing = [column for column in required if column not in columns]
     if missing:
-        raise ValueError(f"{path}: no column {missing[0]!r}; columns are {', '.join(reader.fieldnames or [])}")
-    for row in reader:
-        yield f"{path}, line {reader.line_num}", row
+        raise ValueError(f"{path}: no column {missing[0]!r}; columns are {', '.join(columns)}")
+    for line, cells, problem in table_rows(lines, delimiter, columns, start, str(path)):
+        if problem:
+            raise ValueError(f"{path}, line {line}: {problem}")
+        yield f"{path}, line {line}", dict(zip(columns, cells, strict=True))
 
 
 def read_exclusions(paths: list[Path]) -> tuple[set[str], set[str]]:

@@ -9,7 +9,7 @@ from protloc import DeepLocConfig, DeepLocForSequenceClassification
 from protloc.models.configuration_deeploc import COMPARTMENTS
 from protloc.models.losses_deeploc import tree_log_probabilities
 from protloc.models.residue_features import RESIDUES, VOCABULARY, residue_table
-from tests.helpers import TINY_DEEPLOC, tiny_deeploc
+from tests.helpers import TINY_DEEPLOC, TINY_ESM, tiny_deeploc
 from tests.models.test_common import DeepLocTester
 
 INPUTS = DeepLocTester().inputs()
@@ -106,6 +106,21 @@ def test_regions():
     means = torch.stack(means)
     torch.testing.assert_close(context[0], layer.norm(means).flatten())
     torch.testing.assert_close(attention[0, 0], torch.tensor([0, 0.35, 0.15, 0.15, 0.35, 0]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("input_features", ["embedding", "backbone", "profile"])
+def test_padding_on_the_left_is_refused(input_features):
+    model = tiny_deeploc(
+        input_features=input_features, backbone_config=TINY_ESM if input_features == "backbone" else None
+    )
+    ids = torch.tensor([[0, 20, 5, 2], [1, 0, 20, 2]])
+    inputs = {"profiles": torch.rand(2, 4, 20)} if input_features == "profile" else {"input_ids": ids}
+    with pytest.raises(ValueError, match="pad on the right"):
+        model(**inputs, attention_mask=(ids != 1).long())
+    if input_features != "profile":
+        with pytest.raises(ValueError, match="pad on the right"):
+            model(**inputs)
 
 
 @torch.no_grad()

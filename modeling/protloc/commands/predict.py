@@ -8,28 +8,35 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from .. import prediction
-from ..files import safe_name
+from ..files import lock, safe_name
 from ..loading import DEFAULT_MODEL, load_config, load_ensemble, load_model
 from ..profiles import protein_profile
-from ..sequences import SequenceError, read_sequences
+from ..sequences import SequenceError, Warned, clean_sequence, read_sequences, sequence_warning
 from . import progress_bars
 
 IMAGE_COLUMNS = ["image_label", "image_label_probability", "image", "nucleus_found"]
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="protloc: %(message)s")
-    with tempfile.TemporaryDirectory() as folder:
+    out: Path | None = args.output
+    if out is None and sys.stdout is None:
+        raise ValueError("standard output is closed: name a file with -o OUT")
+    with ExitStack() as stack:
+        if out:
+            stack.enter_context(lock(out.with_name(f"{out.name}.lock"), out))
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         inputs = [spool(source, Path(folder) / str(i)) for i, source in enumerate(args.inputs)]
         names = dict(zip(inputs, args.inputs, strict=True))
         try:
-            predict(args, inputs, names)
+            return predict(args, inputs, names)
         except SequenceError as error:
             raise named(error, names) from None
 
@@ -38,11 +45,11 @@ def after_interrupt(args: argparse.Namespace) -> str:
     return f"; --resume resumes {args.output}" if args.output else ""
 
 
-def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) -> None:
+def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) -> int:
     out: Path | None = args.output
     if out and not is_left_to_do(out, args):
         print(f"protloc: {out} is complete, nothing to resume", file=sys.stderr)
-        return
+        return 0
 
     show_bars = progress_bars()
     models = args.ensemble or [args.model or DEFAULT_MODEL]
@@ -58,10 +65,16 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
     # All input is checked before anything is predicted, so that a bad record costs no time and leaves no file.
     errors: list[SequenceError] = []
     skip = args.on_error == "skip"
-    total = sum(1 for _ in read(inputs, errors.append if skip else None, longest, args.profiles))
+    total, warned = 0, Warned()
+    for protein_id, text in read(inputs, errors.append if skip else None, longest, args.profiles):
+        total += 1
+        warned.add(protein_id, sequence_warning(text))
     report_errors([named(error, names) for error in errors], out)
     if total == 0:
-        raise ValueError("no sequence is left to predict")
+        print("protloc: no sequence is left to predict", file=sys.stderr)
+        return 3
+    if warned.count:
+        print(f"protloc: warning: {warned}; see the column warning", file=sys.stderr)
 
     if args.ensemble:
         model, tokenizer = load_ensemble(models, args.device, args.dtype, policy)
@@ -71,7 +84,8 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
         "model": ", ".join(str(name) for name in models),
         "dtype": str(model.dtype),
         "length_policy": policy,
-        "attention": args.attention is not None,
+        "model_digest": prediction.model_digest(model) if out else None,
+        "attention": str(args.attention.absolute()) if args.attention else None,
         "columns": prediction.columns(config, args.signals, args.tree) + (IMAGE_COLUMNS if args.nucleus else []),
     }
     if args.nucleus:
@@ -85,9 +99,11 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
         settings |= {"image_model": str(image_model), "seed": args.seed, "num_samples": args.num_samples}
 
     records = read(inputs, (lambda error: None) if skip else None, longest, args.profiles)
+
     done = 0
     if out and prediction.partial_path(out).exists():
-        done = prediction.skip_finished(records, prediction.read_finished(out, settings), out)
+        done, records = prediction.resume(records, out, settings, args.profiles)
+    records, finished = itertools.tee(records)
     if args.nucleus:
         records, *to_draw = itertools.tee(records, 1 + len(nuclei))
     predicted = prediction.predict(
@@ -99,7 +115,7 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
     )
     if args.attention:
         args.attention.mkdir(parents=True, exist_ok=True)
-        predicted = save_attention(predicted, args.attention)
+        predicted = save_attention(predicted, args.attention, not args.no_figures)
     if args.nucleus:
         assert out is not None  # the parser has seen to it
         options = drawer, processor, args.max_tokens_per_batch, args.num_samples, args.seed
@@ -109,15 +125,19 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
         predicted = save_images(predicted, zip(*drawn, strict=True), nuclei, folder, str(image_model))
     rows = tqdm(predicted, total=total, initial=done, unit=" proteins", disable=not show_bars)
     if out:
-        prediction.write_rows(rows, out, settings)
+        digests = (prediction.record_digest(*record, args.profiles) for record in finished)
+        prediction.write_rows(rows, digests, out, settings)
     else:
-        prediction.write_csv(rows, sys.stdout, settings["columns"])
+        prediction.write_csv(rows, sys.stdout, settings["columns"], flush=True)
+    return 0
 
 
 def spool(source: str, copy: Path) -> str:
     """Input is read twice: copy what can be read only once (standard input, pipes)."""
     if source != "-" and (Path(source).is_file() or not Path(source).exists() or Path(source).is_dir()):
         return source
+    if source == "-" and sys.stdin is None:
+        raise ValueError("standard input is closed: name a file")
     with sys.stdin.buffer if source == "-" else open(source, "rb") as stream, open(copy, "wb") as file:
         shutil.copyfileobj(stream, file)
     return str(copy)
@@ -126,7 +146,7 @@ def spool(source: str, copy: Path) -> str:
 def named(error: SequenceError, names: dict[str, str]) -> SequenceError:
     """The error with the name that the user gave the input."""
     name = names.get(error.file, error.file)
-    return SequenceError("standard input" if name == "-" else name, error.reason, error.record, error.line)
+    return SequenceError("standard input" if name == "-" else name, error.reason, error.record, error.line, error.unit)
 
 
 def is_left_to_do(out: Path, args: argparse.Namespace) -> bool:
@@ -147,17 +167,19 @@ def is_left_to_do(out: Path, args: argparse.Namespace) -> bool:
 def read(
     inputs: list[str], on_error: Callable[[SequenceError], None] | None, longest: int | None, profiles: Path | None
 ) -> Iterator[tuple[str, str]]:
-    """Records whose sequence, and profile if they need one, can be read; the others go to `on_error`, or stop it."""
-    for protein_id, sequence in read_sequences(inputs, on_error, longest):
+    """
+    Ids and texts whose sequence, and profile if they need one, can be read; the others go to `on_error`, or stop it.
+    """
+    for protein_id, text in read_sequences(inputs, on_error, longest, raw=True):
         if profiles:
             try:
-                protein_profile(profiles, protein_id, sequence)
+                protein_profile(profiles, protein_id, clean_sequence(text))
             except SequenceError as error:
                 if on_error is None:
                     raise
                 on_error(SequenceError(error.file, error.reason, protein_id, error.line))
                 continue
-        yield protein_id, sequence
+        yield protein_id, text
 
 
 def report_errors(errors: list[SequenceError], out: Path | None) -> None:
@@ -165,6 +187,8 @@ def report_errors(errors: list[SequenceError], out: Path | None) -> None:
     if out is None:
         for error in errors:
             print(f"protloc: skipped: {error}", file=sys.stderr)
+        if errors:
+            print(f"protloc: skipped {len(errors)} bad record(s)", file=sys.stderr)
         return
     listed = out.with_name(out.name + ".errors.csv")
     listed.unlink(missing_ok=True)
@@ -176,16 +200,18 @@ def report_errors(errors: list[SequenceError], out: Path | None) -> None:
         print(f"protloc: skipped {len(errors)} bad record(s), listed in {listed}", file=sys.stderr)
 
 
-def save_attention(rows: Iterator[prediction.Row], folder: Path) -> Iterator[prediction.Row]:
-    """Write `<id>.png` and `<id>.csv` for each row, and take the attention out of it."""
-    from .. import plots  # matplotlib is loaded only where it is needed
+def save_attention(rows: Iterator[prediction.Row], folder: Path, figures: bool) -> Iterator[prediction.Row]:
+    """Write `<id>.csv`, and `<id>.png` with `figures`, for each row, and take the attention out of it."""
+    if figures:
+        from .. import plots  # matplotlib is loaded only where it is needed
 
     for row in rows:
         sequence, attention = row.pop("sequence"), row.pop("attention")
         name = safe_name(row["protein_id"])
-        predicted = row["localizations"].replace("|", ", ")
-        figure = plots.attention_along(sequence, attention, row["protein_id"], predicted=predicted)
-        plots.save(figure, folder / f"{name}.png")
+        if figures:
+            predicted = row["localizations"].replace("|", ", ")
+            figure = plots.attention_along(sequence, attention, row["protein_id"], predicted=predicted)
+            plots.save(figure, folder / f"{name}.png")
         with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["position", "residue", "attention"])

@@ -10,7 +10,7 @@ from ..loading import DEFAULT_MODEL
 from . import progress_bars
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="protloc: %(message)s")
     show_bars = progress_bars()
     job = shards.Job(
@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         done, proteins = shards.run(job, show_bars)
     print(f"protloc: {args.output}: {done} shards predicted, {proteins} proteins", file=sys.stderr)
+    return 3 if done and not proteins else 0  # all records were skipped
 
 
 def after_interrupt(args: argparse.Namespace) -> str:

@@ -17,7 +17,7 @@ from .configuration_unirep import TOKENS
 from .layers_deeploc import POOLING, DeepLocConvolutions, DeepLocEncoder, ResidueTable
 from .losses_deeploc import attention_loss, known_label_loss, localization_loss, tree_log_probabilities, tree_loss
 from .modeling_unirep import UniRepModel
-from .protein_sequence import clean_sequence, split_windows, tokenize, window_text
+from .protein_sequence import clean_sequence, sequence_items, split_windows, tokenize, window_text
 from .residue_features import RESIDUES, VOCABULARY, residue_table
 
 
@@ -267,10 +267,18 @@ class DeepLocModel(DeepLocPreTrainedModel):
 
         Returns:
             [`DeepLocModelOutput`]
+
+        Raises:
+            ValueError: If a sequence is padded on the left.
         """
         if region_embeddings is not None:
             context = self.decoder.join(self.dropout(region_embeddings))
             return DeepLocModelOutput(pooler_output=self.dropout(F.relu(self.dense(context))))
+        if attention_mask is not None or input_ids is not None:
+            mask: Any = attention_mask if attention_mask is not None else input_ids != self.config.pad_token_id
+            # The convolutions and the recurrence begin with the first column.
+            if not torch.compiler.is_compiling() and not mask[:, 0].all():
+                raise ValueError("a sequence begins with padding: pad on the right (padding_side='right')")
         states: Any
         states, residue_mask = self.encode(input_ids, attention_mask, profiles, residue_embeddings)
         context, attentions = self.decoder(states, residue_mask)
@@ -360,7 +368,10 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         outputs.attentions = outputs.attentions[..., :-1]
         return outputs
 
-    def prepare_sequence(self, text: str) -> tuple[str, list[list[slice]]]:
+    # For the pipeline, which is copied with the weights and imports nothing of ours.
+    sequence_items = staticmethod(sequence_items)
+
+    def prepare_sequence(self, text: Any) -> tuple[str, list[list[slice]]]:
         """
         Clean a sequence and apply the configuration's length policy.
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature, ProcessorMixin
 
-from .protein_sequence import clean_sequence, tokenize
+from .protein_sequence import clean_sequence, sequence_items, tokenize
 
 
 class DeepGPSProcessor(ProcessorMixin):
@@ -23,7 +23,7 @@ class DeepGPSProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        sequence: str | list[str] | None = None,
+        sequence: Any = None,
         nucleus: Any = None,
         structure: np.ndarray | list[np.ndarray] | None = None,
         channel: str | int | None = None,
@@ -33,6 +33,7 @@ class DeepGPSProcessor(ProcessorMixin):
         """
         Args:
             sequence (`str` or `list[str]`, *optional*): One-letter codes; lower case, gaps and a trailing `*` are fine.
+                Any iterable of them is taken, and Biopython's `Seq` and `SeqRecord`.
             nucleus (*optional*): An image (PIL, array, path, bytes or data URL), of OpenCell's 0.206 um a pixel, as the
                 model learnt them; one for all proteins or a list with one for each; the default where it is `None`.
             structure (*optional*): A point cloud `(points, 6)`, as `protloc.structures.point_cloud` gives, or a list.
@@ -45,7 +46,7 @@ class DeepGPSProcessor(ProcessorMixin):
         Raises:
             ValueError: For a text that is no sequence, a bad image, and lists of different lengths.
         """
-        sequences = [sequence] if isinstance(sequence, str) else list(sequence or [])
+        sequences = [] if sequence is None else sequence_items(sequence)
         clouds = [structure] if isinstance(structure, np.ndarray) else list(structure or [])
         if sequences and clouds and len(sequences) != len(clouds):
             raise ValueError(f"{len(sequences)} sequences and {len(clouds)} structures: give one for each protein")

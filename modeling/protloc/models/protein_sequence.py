@@ -1,6 +1,7 @@
 """What counts as a protein sequence, what happens to one that is too long, and its tokens."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,13 @@ OTHER_RESIDUES = "UOBZXJ"
 _RESIDUES = set(AMINO_ACIDS + OTHER_RESIDUES)
 _CHARACTERS = _RESIDUES | {residue.lower() for residue in _RESIDUES} | {"-", "."}
 _READ_AS = str.maketrans("J", "X", "-.")
+# What tools write where there is no sequence; each of its letters stands for a residue.
+_MISSING = {"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "missing", "unknown", "unavailable", "not available",
+            "sequence unavailable", "sequence not available", "no sequence", "sequence"}  # fmt: skip
+_FILE_NAME = re.compile(
+    r"[\w-]\.(?:aln|bam|bz|cif|csv|dat|docx?|faa?|fas|(?i:fasta)|fna|fsa|gbk?|gz|jsonl?|msf|parquet|pdb|pdf|pep|pir|png|"
+    r"pssm|seq|tab|tsv|txt|xlsx?|xml|xz|zip)$"
+)
 
 
 class InvalidResidueError(ValueError):
@@ -24,29 +32,89 @@ class InvalidResidueError(ValueError):
         super().__init__(f"{letter!r} at position {position} is not an amino-acid code")
 
 
-def clean_sequence(text: str) -> str:
+def clean_sequence(text: Any) -> str:
     """
     Bring a sequence as people paste it into the form the models read.
 
     Upper case, without white space, gaps (`-`, `.`) and a trailing stop (`*`); J becomes X.
 
     Args:
-        text (`str`): One-letter amino-acid codes.
+        text (`str`): One-letter amino-acid codes, or what `sequence_text` takes.
 
     Returns:
         `str`: Letters of the 20 amino acids and U, O, B, Z, X.
 
     Raises:
         InvalidResidueError: Naming the first character that is no residue and its position.
-        ValueError: If nothing is left.
+        ValueError: If nothing is left, or the text is a word for a missing sequence, a file name, or words.
     """
-    characters = "".join(text.split()).rstrip("*-.")
+    text = sequence_text(text)
+    words = text.split()
+    if len(text) < 40 and " ".join(words).casefold() in _MISSING:
+        raise ValueError(f"{' '.join(words)!r} stands for a missing sequence")
+    characters = "".join(words).rstrip("*-.")
     if not _CHARACTERS.issuperset(characters):
         position, character = next((i, one) for i, one in enumerate(characters, start=1) if one not in _CHARACTERS)
         raise InvalidResidueError(character, position)
     if not characters:
         raise ValueError("the sequence is empty")
+    if _FILE_NAME.search(characters):
+        raise ValueError(f"{characters[-60:]!r} is a file name, not a sequence: read the file first")
+    if not text.isupper() and any(map(_are_words, text.splitlines())):
+        raise ValueError(f"{' '.join(words)[:60]!r} reads as words, not as a sequence")
     return characters.upper().translate(_READ_AS)
+
+
+def _are_words(line: str) -> bool:
+    """Whether a line is a title rather than residues, which may stand in blocks of one length."""
+    words = line.split()
+    if len(words) < 2 or not all(word.isalpha() and (word.islower() or word.istitle()) for word in words):
+        return False
+    size = len(words[0])
+    blocks = {len(word) for word in words[:-1]} == {size} and len(words[-1]) <= size and (size == 10 or len(words) > 3)
+    return not blocks and max(map(len, words)) >= 4
+
+
+def sequence_text(item: Any) -> str:
+    """
+    The text of a sequence as Python programs hold it.
+
+    Args:
+        item: Text, bytes, Biopython's `Seq` (which gives bytes), or `SeqRecord` (which has a `seq`).
+
+    Raises:
+        ValueError: Naming an item of another kind, such as `None` or NaN.
+    """
+    item = getattr(item, "seq", item)
+    if isinstance(item, str):
+        return item
+    if hasattr(item, "__bytes__"):
+        return bytes(item).decode("latin-1")
+    raise ValueError(f"{shortened(item)} is no sequence: give one-letter codes as text")
+
+
+def shortened(item: Any) -> str:
+    """How messages name an item."""
+    text = " ".join(repr(item).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def sequence_items(items: Any) -> list[Any]:
+    """
+    A list of sequences from what Python programs hold them in.
+
+    Args:
+        items: One sequence, as for `sequence_text`, or any iterable of them: a list, tuple, `pandas.Series`, numpy
+            array or `datasets` column.
+
+    Raises:
+        ValueError: If it is neither, or a table of several columns.
+    """
+    if isinstance(items, str) or hasattr(items, "__bytes__") or hasattr(items, "seq"):
+        return [items]
+    if isinstance(items, dict) or not isinstance(items, Iterable) or getattr(items, "ndim", 1) != 1:
+        raise ValueError(f"{shortened(items)} is no sequence and no list of sequences")
+    return list(items)
 
 
 def split_windows(length: int, max_length: int, policy: str) -> list[list[slice]]:

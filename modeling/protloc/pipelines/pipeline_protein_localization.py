@@ -1,10 +1,12 @@
 """`pipeline("protein-localization")`: a sequence in, compartments, membrane probability and attention out."""
 
+import types
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 from transformers.pipelines.base import ChunkPipeline
 
 
@@ -25,7 +27,8 @@ class ProteinLocalizationPipeline(ChunkPipeline):
     ['Extracellular']
     ```
 
-    Call it with a sequence or a list of sequences (one-letter codes; lower case, gaps and a trailing `*` are fine), and
+    Call it with a sequence or several (one-letter codes; lower case, gaps and a trailing `*` are fine): a list, tuple,
+    `pandas.Series`, numpy array or `datasets` column of text, bytes, or Biopython's `Seq` or `SeqRecord`, and
     optionally `return_attention=False`. A model of profiles takes `{"sequence": ..., "profile": (length, 20)}`. Each
     sequence gives
 
@@ -38,7 +41,7 @@ class ProteinLocalizationPipeline(ChunkPipeline):
     and, from models that have them, `signals` (`dict[str, float]`, the probability of each sorting signal) and `tree`
     (`dict[str, float]`, the probability of the first side of each decision in the sorting tree).
 
-    A text that is no protein sequence raises `ValueError`.
+    What is no protein sequence raises `ValueError`, which names it.
     """
 
     _load_processor = False
@@ -50,23 +53,43 @@ class ProteinLocalizationPipeline(ChunkPipeline):
         super().__init__(*args, **kwargs)
         self.model.eval()  # `pipeline(model=model)` leaves a model in training mode
 
+    def __call__(self, proteins: Any, **kwargs) -> Any:
+        if isinstance(proteins, (dict, types.GeneratorType, Dataset)):
+            return super().__call__(proteins, **kwargs)
+        items = self.model.sequence_items(proteins)
+        if not items:
+            return []
+        alone = len(items) == 1 and items[0] is proteins
+        return super().__call__(proteins if alone else items, **kwargs)
+
     def _sanitize_parameters(self, return_attention=None):
         return {}, {}, {} if return_attention is None else {"return_attention": return_attention}
 
     def preprocess(self, protein: str | dict[str, Any]) -> Iterator[dict[str, Any]]:
         """One chunk for each window; most proteins have one."""
-        sequence, profile = (protein["sequence"], protein["profile"]) if isinstance(protein, dict) else (protein, None)
+        sequence, profile = protein, None
+        if isinstance(protein, dict):
+            if "sequence" not in protein:
+                raise ValueError(f"{protein!r:.60} has no 'sequence'")
+            sequence, profile = protein["sequence"], protein.get("profile")
         if (profile is not None) != (self.model.config.input_features == "profile"):
             needs = "a profile" if profile is None else "no profile"
             raise ValueError(f"this model takes {needs}: its input_features are {self.model.config.input_features!r}")
-        whole, windows = self.model.prepare_sequence(sequence)
-        if profile is not None and len(profile) != len(whole):
-            raise ValueError(f"the profile has {len(profile)} rows for {len(whole)} residues")
+        try:
+            whole, windows = self.model.prepare_sequence(sequence)
+        except ValueError as error:
+            raise ValueError(f"{error} (in {sequence!r:.60})") from None
+        if profile is not None:
+            profile = np.asarray(profile, dtype=np.float32)
+            if len(profile) != len(whole):
+                raise ValueError(f"the profile has {len(profile)} rows for {len(whole)} residues")
+            if profile.shape != (len(whole), 20) or not np.isfinite(profile).all():
+                raise ValueError(f"a profile has rows of 20 finite numbers: this one is {profile.shape}")
         for number, window in enumerate(windows, start=1):
             if profile is None:
                 inputs = self.model.tokenize(whole, [window], self.tokenizer)
             else:
-                rows = np.concatenate([np.asarray(profile, dtype=np.float32)[piece] for piece in window])
+                rows = np.concatenate([profile[piece] for piece in window])
                 inputs = {"profiles": torch.tensor(rows)[None], "attention_mask": torch.ones(1, len(rows)).long()}
             pieces = [[(piece.start, piece.stop) for piece in window]]
             yield {**inputs, "length": torch.tensor([len(whole)]), "pieces": pieces, "is_last": number == len(windows)}
