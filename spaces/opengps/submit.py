@@ -16,10 +16,10 @@ import service
 from httpx2 import HTTPError
 from huggingface_hub import get_token
 from service import InputError
+from store import LICENCE, FolderStore, HubStore, Submission, to_table
 
 from protloc import drawing
 from protloc.image_metrics import find_regions, image_scores
-from protloc.submissions import LICENCE, FolderStore, HubStore, Submission, to_table
 
 MAX_PAIRS = 50  # of a ZIP
 MAX_ARCHIVE_BYTES = 200_000_000

@@ -10,10 +10,10 @@ import gradio as gr
 import pictures
 import submit
 from service import InputError
+from store import LABELS, LICENCE, MAX_CROPS
 
 from protloc import ASSETS
 from protloc.crops import overlay
-from protloc.submissions import LABELS, LICENCE, MAX_CROPS
 
 CONCURRENCY = 2  # submissions at a time; the others queue
 CHANNELS = ["grey", "red", "green", "blue"]

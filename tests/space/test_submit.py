@@ -2,21 +2,17 @@
 
 import io
 import struct
-import sys
 import zipfile
 
 import numpy as np
 import pytest
+import submit
 from PIL import Image
+from service import InputError
+from store import FolderStore
 
 from protloc.microscopy import simulate
-from protloc.submissions import FolderStore
-from tests.helpers import ROOT
 from training.common.cards import SV40_SIGNAL
-
-sys.path.insert(0, str(ROOT / "spaces" / "opengps"))
-import submit
-from service import InputError
 
 COLUMNS = "nucleus_image,protein_image,sequence,cell_line"
 ROW = f"n.tif,p.tif,{SV40_SIGNAL},U-2 OS"
