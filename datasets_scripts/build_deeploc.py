@@ -30,7 +30,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, check_push, push
+from datasets_scripts.arguments import add_push_arguments, push
 from protloc.profiles import protein_profile
 from protloc.sequences import clean_sequence, read_fasta
 from protloc.tables import read_csv, read_exclusions, sha1
@@ -317,7 +317,6 @@ def main() -> None:
     args = parser.parse_args()
     if not (args.deeploc2 or args.hpa or args.deeploc1):
         parser.error("give at least one of --deeploc2, --hpa and --deeploc1")
-    check_push(parser, args.push_to_hub)
 
     try:
         configs, excluded = build(args)

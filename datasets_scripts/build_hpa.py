@@ -36,7 +36,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets_scripts.arguments import check_push, positive, push
+from datasets_scripts.arguments import positive, push
 from datasets_scripts.download import DownloadError, RemoteFile, fetch
 from datasets_scripts.fields import Field, add_arguments, build
 from datasets_scripts.proteins import MAX_LENGTH, UNIPROT_HUMAN, Protein, Proteins, held_out, ramp_split, split_proteins
@@ -244,7 +244,6 @@ def main() -> None:
         parser.error("--fields needs --labels")
     if args.download and not args.fields:
         parser.error("--download needs --fields, the folder to fill")
-    check_push(parser, args.push_to_hub)
     try:
         if args.download:
             print(LICENCE, file=sys.stderr)

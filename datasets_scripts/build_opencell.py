@@ -25,7 +25,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from datasets_scripts.arguments import check_push, positive, push
+from datasets_scripts.arguments import positive, push
 from datasets_scripts.download import DownloadError, RemoteFile, fetch, list_bucket
 from datasets_scripts.fields import Field, add_arguments, build
 from datasets_scripts.proteins import MAX_LENGTH, UNIPROT_HUMAN, Proteins, split_proteins
@@ -192,7 +192,6 @@ def main() -> None:
     parser.add_argument("--download", action="store_true", help="fetch what is missing into the folder of the images")
     add_arguments(parser)
     args = parser.parse_args()
-    check_push(parser, args.push_to_hub)
     if not args.download and not (args.annotations and args.sequences):
         parser.error("give --annotations and --sequences, or --download")
     try:

@@ -18,10 +18,10 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, check_push, push
+from datasets_scripts.arguments import add_push_arguments, push
 from datasets_scripts.build_deeploc import read_deeploc2
 from datasets_scripts.build_opencell import major_localizations, read_annotations
-from datasets_scripts.cards import digest
+from datasets_scripts.crop_cards import digest
 from datasets_scripts.proteins import MAX_LENGTH, Protein, Proteins, held_out, read_split
 from protloc.tables import read_exclusions
 from protloc.taxonomy import IMAGE_CLASSES, image_class
@@ -81,7 +81,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     add_push_arguments(parser)
     args = parser.parse_args()
-    check_push(parser, args.push_to_hub)
     try:
         rows = build_rows(args)
         write(rows, args)

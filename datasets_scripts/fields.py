@@ -26,7 +26,7 @@ from datasets import Features
 from tqdm import tqdm
 
 from datasets_scripts.arguments import add_push_arguments, positive, share
-from datasets_scripts.cards import SPLITS, describe_fields, montage, overlays, render_card
+from datasets_scripts.crop_cards import SPLITS, describe_fields, montage, overlays, render_card
 from datasets_scripts.proteins import MAX_LENGTH, Protein, download_structures
 from protloc.crops import crop_features, crop_row
 from protloc.files import atomic_path

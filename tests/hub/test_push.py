@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from protloc import ASSETS
-from protloc.hub import stage_model
 from protloc.loading import load_model
+from protloc.staging.model import stage_model
 from tests.helpers import ROOT, run_protloc, tiny_deeploc
 
 CARD = "---\nlicense: apache-2.0\n---\n# A model\n\n`OWNER/NAME`\n"

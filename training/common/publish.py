@@ -8,8 +8,9 @@ from typing import Any
 from httpx2 import HTTPError
 from transformers import PreTrainedModel
 
-from protloc.hub import EVALUATION, check_login, check_repo_id, push, refusal
+from protloc.hub import check_login, check_repo_id, push, refusal
 from protloc.loading import LOAD_ERRORS
+from protloc.staging import EVALUATION
 from training.common.cards import render_run_card
 from training.common.settings import REPORT, stop
 
