@@ -15,10 +15,14 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(BIN)/pytest -q
 
+# A Space runs flat: its modules have no package, so that each has a run of its own.
+MYPY = MYPYPATH=../../modeling ../../$(BIN)/mypy --config-file ../../pyproject.toml
 lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd spaces/opengps && $(MYPY) .
+	cd spaces/endpoint && $(MYPY) .
 
 # Ratios within one run; those of benchmarks/results/ are printed beside them.
 bench: .venv/.installed

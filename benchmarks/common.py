@@ -49,7 +49,17 @@ def seconds(function: Callable[[], object], repeats: int = 3) -> float:
     return statistics.median(times)
 
 
-def matmul_rate(dtype: torch.dtype, side: int = 2048) -> float:
-    """Operations a second of a large matrix product on this CPU: the ceiling of everything else."""
-    one = torch.randn(side, side).to(dtype)
-    return 2 * side**3 / seconds(lambda: one @ one, 5)
+def synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def matmul_rate(dtype: torch.dtype, side: int = 2048, device: str = "cpu") -> float:
+    """Operations a second of a large matrix product: the ceiling of everything else."""
+    one = torch.randn(side, side, device=device, dtype=dtype)
+
+    def multiply() -> None:
+        one @ one
+        synchronize(device)
+
+    return 2 * side**3 / seconds(multiply, 5)

@@ -198,6 +198,7 @@ def benchmark_start(ratios: dict[str, float]) -> None:
 
         def until_a_row() -> None:
             with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+                assert process.stdout
                 process.stdout.readline()  # the header
                 process.stdout.readline()
                 process.kill()  # it would only end
@@ -237,6 +238,8 @@ def main() -> None:
     parser.add_argument("--dataset", help="data set of datasets_scripts/build_deeploc.py; its validation split is used")
     parser.add_argument("--save", action="store_true", help="keep the ratios in benchmarks/results/")
     args = parser.parse_args()
+    if args.proteins < BATCH:
+        parser.error(f"--proteins must be at least {BATCH}, a batch of the plain network")
     utils.logging.disable_progress_bar()
     proteins = made_up_proteins(args.proteins)
     if args.dataset:

@@ -188,8 +188,8 @@ def main() -> None:
         times: dict[str, list[float]] = {what: [] for what in steps}
         peaks: dict[str, list[float]] = {dtype: [] for dtype in encoders}
         for _ in range(args.repeats):
-            for dtype, rates in peaks.items():
-                rates.append(peak(args.shape, args.device, getattr(torch, dtype), clock))
+            for dtype, measured in peaks.items():
+                measured.append(peak(args.shape, args.device, getattr(torch, dtype), clock))
             for what, (some, _, run) in steps.items():
                 start = clock()
                 found = dict(run())
@@ -200,7 +200,7 @@ def main() -> None:
                 print(f"{what}: {sum(map(len, some)) / times[what][-1]:.0f} residues/s", flush=True)
         print(f"compiled graphs after all batches: {counters['stats']['unique_graphs']}\n")
 
-    ceiling = {dtype: statistics.median(rates) for dtype, rates in peaks.items()}
+    ceiling = {dtype: statistics.median(measured) for dtype, measured in peaks.items()}
     for dtype, rate in ceiling.items():
         print(f"matrix products in {dtype}: {rate / 1e9:.0f} GFLOPS")
     print("\n| | residues/s | of the peak | to the plain loop | what it gave | error: worst residue | all |")

@@ -115,7 +115,8 @@ def whole_fields(args: argparse.Namespace, sequences: Proteins) -> tuple[list[Fi
     if args.download:
         fetch(wanted_images(annotations, args.fields), args.fields, args.parallel)
         unpack(args.fields)
-    proteins, labels_of, paths, unmatched = {}, {}, {}, []
+    proteins, labels_of, unmatched = {}, {}, []
+    paths: dict[str, Path] = {}
     for path in sorted(args.fields.rglob("*_blue.*")):
         match = IMAGE_NAME.fullmatch(path.name)
         if match is None:

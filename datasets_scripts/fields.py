@@ -116,12 +116,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_field(field: Field, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Nucleus and protein, float32 `(H, W)` at the pixel size of the crops."""
     if field.protein_image is None:
-        images = read_two_channels(field.nucleus)
+        nucleus, protein = read_two_channels(field.nucleus)
     else:
-        images = [read_image(path, channel=colour_of(path)).pixels for path in (field.nucleus, field.protein_image)]
-        if images[0].shape != images[1].shape:
-            raise ValueError(f"{field.nucleus} is {images[0].shape} pixels, {field.protein_image} {images[1].shape}")
-    nucleus, protein = (rescale(image, field.um_per_px, settings.um_per_px) for image in images)
+        paths = (field.nucleus, field.protein_image)
+        nucleus, protein = (read_image(path, channel=colour_of(path)).pixels for path in paths)
+        if nucleus.shape != protein.shape:
+            raise ValueError(f"{field.nucleus} is {nucleus.shape} pixels, {field.protein_image} {protein.shape}")
+    nucleus, protein = (rescale(image, field.um_per_px, settings.um_per_px) for image in (nucleus, protein))
     return nucleus, protein
 
 
@@ -198,7 +199,9 @@ def start_worker() -> None:
 
 def end_with_parent() -> None:
     """A killed build must not leave its processes behind."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent  # this runs in a worker
+    parent.join()
     os._exit(1)
 
 

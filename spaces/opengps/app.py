@@ -88,7 +88,7 @@ def show(rows: list[dict[str, Any]], protein_id: str | None, gain: float) -> lis
     found = next((row for row in rows if row["id"] == protein_id), rows[0] if rows else None)
     if found is None:
         return [None] * 6 + [""]
-    drawn = [None] * 4
+    drawn: list[Any] = [None] * 4
     title = f"### {found['id']}\n{', '.join(found['localizations']) or 'no compartment reaches its threshold'}"
     title += f" · membrane protein with probability {found['membrane']:.2f}"
     if "image" in found:

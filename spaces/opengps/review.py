@@ -136,8 +136,8 @@ def main() -> None:
         errors = review(args)
     except (ValueError, OSError, HTTPError) as error:
         errors = [refusal(error)]
-    for error in errors:
-        print(f"review: {error}", file=sys.stderr)
+    for line in errors:
+        print(f"review: {line}", file=sys.stderr)
     sys.exit(2 if errors else 0)
 
 

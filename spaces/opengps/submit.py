@@ -75,10 +75,11 @@ def read_submission(given: dict[str, Any], nucleus: Any, protein: Any) -> Submis
     for name, source, page in (("nucleus", nucleus, pages[0]), ("protein", protein, pages[1])):
         channel = texts[f"{name}_channel"]
         images.append(service.read_channel(source, name, None if channel in ("", "grey") else channel, page))
-    known = {name: texts[name] for name in ("cell_line", "gene", "uniprot_id", "credit")}
-    labels = tuple(label.strip() for label in texts["labels"].split("|") if label.strip())
+    known: dict[str, Any] = {name: texts[name] for name in ("cell_line", "gene", "uniprot_id", "credit")}
+    known["labels"] = tuple(label.strip() for label in texts["labels"].split("|") if label.strip())
+    known |= {"nucleus": images[0], "protein": images[1], "sequence": proteins[0][1], "um_per_px": um_per_px}
     try:
-        return Submission(*images, sequence=proteins[0][1], labels=labels, um_per_px=um_per_px, **known)
+        return Submission(**known)
     except ValueError as error:
         raise InputError(f"{sentence(error)}.") from None
 
