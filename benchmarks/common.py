@@ -38,9 +38,10 @@ def compare(name: str, ratios: dict[str, float]) -> None:
             )
 
 
-def seconds(function: Callable[[], object], repeats: int = 3) -> float:
+def seconds(function: Callable[[], object], repeats: int = 3, warm: bool = True) -> float:
     """Median of a few runs, after one to warm up."""
-    function()
+    if warm:
+        function()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -11,10 +11,11 @@ Residues beyond the 1,000 that the network reads count for nobody.
 """
 
 import argparse
+import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -190,25 +191,33 @@ def benchmark_recurrence(ratios: dict[str, float]) -> None:
 
 
 def benchmark_start(ratios: dict[str, float]) -> None:
-    """From the command to its first row."""
+    """From the command to its first row, to what importing torch and transformers takes by itself; alternating."""
     protloc = str(Path(sys.executable).with_name("protloc"))
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "one.fasta").write_text(f">p\n{made_up_proteins(1)[0][1]}\n")
-        command = [protloc, "predict", "one.fasta"]
+    proteins = Path(__file__).parents[1] / "examples" / "proteins.fasta"
 
-        def until_a_row() -> None:
-            with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-                assert process.stdout
-                process.stdout.readline()  # the header
-                process.stdout.readline()
-                process.kill()  # it would only end
+    def until_a_row() -> None:
+        command = [protloc, "predict", str(proteins)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout
+            process.stdout.readline()  # the header
+            process.stdout.readline()
+            process.kill()  # it would only end
 
-        first = seconds(until_a_row)
-    imports = seconds(lambda: subprocess.run([sys.executable, "-c", "import transformers.modeling_utils"]))
-    helped = seconds(lambda: subprocess.run([protloc, "--help"], capture_output=True))
-    print(f"first prediction of the command after {first:.1f} s (transformers' own imports: {imports:.1f} s); ", end="")
-    print(f"--help after {helped:.2f} s")
-    ratios["imports of transformers / first prediction"] = imports / first
+    commands = {"import": [sys.executable, "-c", "import torch, transformers.modeling_utils"]}
+    commands["help"] = [protloc, "--help"]
+    runs: dict[str, Callable[[], object]] = {"first row": until_a_row}
+    runs |= {name: partial(subprocess.run, command, capture_output=True) for name, command in commands.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(5):
+        for name, run in runs.items():
+            times[name].append(seconds(run, 1, warm=False))
+    first, imports, helped = (statistics.median(values) for values in times.values())
+    print(
+        f"first row of `protloc predict` after {first:.1f} s, {first / imports:.2f} times what importing torch and ",
+        end="",
+    )
+    print(f"transformers takes; --help after {helped:.2f} s")
+    ratios["first row / imports of torch and transformers"] = first / imports
 
 
 def benchmark_dtype(proteins: list[tuple[str, str]]) -> None:
