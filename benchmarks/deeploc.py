@@ -31,7 +31,7 @@ from benchmarks.common import compare, made_up_proteins, matmul_rate, save, seco
 from protloc import DeepLocConfig
 from protloc.batching import TokenBudgetBatchSampler
 from protloc.loading import load_model, native_bf16
-from protloc.models.modeling_deeploc import DeepLocEncoder
+from protloc.models.layers_deeploc import DeepLocEncoder
 from protloc.models.residue_features import BLOSUM62
 from protloc.prediction import predict
 from training.deeploc.data import collate, encode

@@ -246,15 +246,21 @@ def tiny_unirep_dir(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("project", [None, 6, 16])
-def test_embeddings_and_sequences_give_the_same(tiny_dataset, tiny_unirep_dir, tmp_path, project):
+REGIONS = ["model.pooling=regions", "model.conv_widths=[]", "model.second_conv_channels=0", "model.lstm_size=0"]
+
+
+@pytest.mark.parametrize(
+    ("project", "model_options"),
+    [(None, []), (6, []), (16, []), (6, REGIONS), (6, ["model.pooling=light_attention"])],
+)
+def test_embeddings_and_sequences_give_the_same(tiny_dataset, tiny_unirep_dir, tmp_path, project, model_options):
     """A model trained on embeddings from disk predicts from sequences what it predicts from embeddings."""
     splits = [load_dataset(str(tiny_dataset), "deeploc2", split=split) for split in ("train", "validation")]
     sequences = [sequence for split in splits for sequence in split["sequence"]]
     folder = tmp_path / "embeddings"
     embed(sequences, folder, str(tiny_unirep_dir), dtype="float32", project=project, max_length=40)
     options = [f"backbone={tiny_unirep_dir}", f"embeddings={folder}", "model.max_length=40", "model.signals=true"]
-    train(tiny_dataset, tmp_path / "run", *options, "epochs=1")
+    train(tiny_dataset, tmp_path / "run", *options, *model_options, "epochs=1")
     model, tokenizer = load_model(tmp_path / "run", dtype="float32")
     assert model.config.projection_size == (project or 0)
     assert torch.equal(model.deeploc.backbone.embeddings.weight, tiny_unirep().unirep.embeddings.weight)

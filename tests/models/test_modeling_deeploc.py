@@ -57,6 +57,8 @@ VARIANTS = [
     {"conv_widths": [1, 21]},
     {"decoder_steps": 1},
     {"conv_widths": [], "second_conv_channels": 0, "lstm_size": 0, "decoder_steps": 1},
+    {"pooling": "light_attention"},
+    {"pooling": "regions", "region_size": 5},
     {"input_features": "blosum62"},
     {"input_features": "physicochemical"},
     {"fixed_length": True},
@@ -72,6 +74,37 @@ def test_variants_are_batch_invariant_too(overrides):
     together = model(**INPUTS).logits
     alone = torch.cat([model(**tester.single(INPUTS, i)).logits for i in range(3)])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_light_attention():
+    """Stärk et al. 2021, equations 1 to 3, residue by residue."""
+    layer = tiny_deeploc(pooling="light_attention", light_attention_width=3).deeploc.decoder
+    states, mask = torch.randn(1, 5, 16), torch.tensor([[True, True, True, True, False]])
+    context, attention = layer(states, mask)
+    padded = [torch.zeros(16), *states[0, :4], torch.zeros(16)]
+    columns = [torch.stack(padded[i : i + 3], dim=1).flatten() for i in range(4)]
+
+    def convolution(layer):
+        return torch.stack([layer.weight.flatten(1) @ column + layer.bias for column in columns])  # (residues, C)
+
+    values, weights = convolution(layer.values), convolution(layer.weights).softmax(dim=0)
+    expected = torch.cat([(values * weights).sum(dim=0), values.amax(dim=0)])
+    torch.testing.assert_close(context[0], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(attention[0, 0, :4], weights.mean(dim=1), rtol=0, atol=1e-6)
+    assert attention[0, 0, 4] == 0
+
+
+@torch.no_grad()
+def test_regions():
+    layer = tiny_deeploc(pooling="regions", region_size=2).deeploc.decoder
+    states = torch.randn(1, 6, 16)
+    mask = torch.tensor([[False, True, True, True, True, False]])  # <cls>, four residues, <eos>
+    context, attention = layer(states, mask)
+    residues = states[0, 1:5]
+    means = torch.stack([residues.mean(dim=0), residues[:2].mean(dim=0), residues[2:].mean(dim=0)])
+    torch.testing.assert_close(context[0], layer.norm(means).flatten())
+    torch.testing.assert_close(attention[0, 0], torch.tensor([0, 0.25, 0.25, 0.25, 0.25, 0]))
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from protloc import DeepLocConfig
 from protloc.embedding import ResidueEmbeddings
 from protloc.files import atomic_path
 from protloc.loading import load_ensemble
+from protloc.models.layers_deeploc import DeepLocRegions
 from protloc.models.protein_sequence import split_windows, tokenize, window_text
 from protloc.prediction import predict
 from protloc.profiles import protein_profile
@@ -53,18 +54,28 @@ def profile_source(proteins: Dataset, folder: str | Path | None) -> str | Path |
     return folder
 
 
+def reads_regions(config: DeepLocConfig) -> bool:
+    """Whether a model needs of residue embeddings only their means over regions."""
+    return config.pooling == "regions" and not (config.conv_widths or config.second_conv_channels or config.lstm_size)
+
+
 def encode(
-    proteins: Dataset, config: DeepLocConfig, tokenizer, profiles: str | None, embedded: bool = False
+    proteins: Dataset,
+    config: DeepLocConfig,
+    tokenizer,
+    profiles: str | None,
+    embeddings: ResidueEmbeddings | None = None,
 ) -> Dataset:
     """
-    One row for each window of a protein: `input_ids`, `profile` or, if `embedded`, `residues`; `length`, `protein` (its
-    number), `target` (the labels as a vector, or an index if single-label), `membrane`, `signal_labels` and
-    `signal_positions`.
+    One row for each window of a protein: `input_ids`, `profile` or, with `embeddings`, `residues` or `regions`;
+    `length`, `protein` (its number), `target` (the labels as a vector, or an index if single-label), `membrane`,
+    `signal_labels` and `signal_positions`.
 
     Raises:
         ValueError: For a protein with several labels in single-label training, and for a missing profile.
     """
     multi_label = config.problem_type == "multi_label_classification"
+    regions = DeepLocRegions(config, 1) if embeddings is not None and reads_regions(config) else None
     if config.signals and "signals" not in proteins.column_names:
         raise ValueError("model.signals needs the column 'signals': build the data set anew with --signals")
 
@@ -90,7 +101,11 @@ def encode(
                     "target": target,
                     "membrane": batch["membrane"][k],
                 }
-                if embedded:
+                if regions is not None:
+                    states = embeddings[window_text(sequence, window)].unsqueeze(0)
+                    weights = regions.weights(torch.ones(states.shape[:2], dtype=torch.bool))
+                    row |= {"regions": regions.means(states, weights)[0].numpy(), "length": weights.shape[1]}
+                elif embeddings is not None:
                     row["residues"] = window_text(sequence, window)
                 elif profile is None:
                     row["input_ids"] = tokenize([window_text(sequence, window)], tokenizer)["input_ids"][0].tolist()
@@ -100,9 +115,10 @@ def encode(
                     seen = np.concatenate([np.array([int(d) for d in digits[piece]], dtype=int) for piece in window])
                     known = [float(i in seen) for i in range(1, len(SORTING_SIGNALS) + 1)]
                     row["signal_labels"] = known if digits else [-1.0] * len(SORTING_SIGNALS)
-                    around = [] if embedded or profile is not None else [0]  # <cls> and <eos>
-                    positions = (seen > 0).tolist() if digits else [0] * row["length"]
-                    row["signal_positions"] = [*around, *map(int, positions), *around]
+                    if regions is None:
+                        around = [] if embeddings is not None or profile is not None else [0]  # <cls> and <eos>
+                        positions = (seen > 0).tolist() if digits else [0] * row["length"]
+                        row["signal_positions"] = [*around, *map(int, positions), *around]
                 for name, value in row.items():
                     rows.setdefault(name, []).append(value)
         return rows
@@ -112,7 +128,8 @@ def encode(
         batched=True,
         with_indices=True,
         remove_columns=proteins.column_names,
-        load_from_cache_file=profiles is None,  # the cache knows the folder's name only, not what is in it
+        # The cache knows a folder's name only, not what is in it.
+        load_from_cache_file=profiles is None and embeddings is None,
         desc="Encoding",
     )
 
@@ -138,6 +155,8 @@ def collate(
     if "input_ids" in rows[0]:
         batch["input_ids"] = padded("input_ids", pad_token_id)  # (B, L)
         batch["attention_mask"] = (batch["input_ids"] != pad_token_id).long()
+    elif "regions" in rows[0]:
+        batch["region_embeddings"] = torch.tensor(np.stack([row["regions"] for row in rows]))  # (B, 3, size)
     else:
         if embeddings is not None:
             found = [embeddings[row["residues"]] for row in rows]
@@ -148,12 +167,15 @@ def collate(
         batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
     if "signal_labels" in rows[0]:
         batch["signal_labels"] = torch.tensor([row["signal_labels"] for row in rows])  # (B, 9)
+    if "signal_positions" in rows[0]:
         batch["signal_positions"] = padded("signal_positions")  # (B, L)
     return batch
 
 
 def mask_residues(batch: dict[str, torch.Tensor], rate: float, config: DeepLocConfig) -> None:
-    """Hide residues at random, in place: as `<mask>`, or as a profile or an embedding of zeros."""
+    """Hide residues at random, in place: as `<mask>`, or as a profile or an embedding of zeros; regions have none."""
+    if "region_embeddings" in batch:
+        return
     masked = torch.rand(batch["attention_mask"].shape, device=batch["attention_mask"].device) < rate
     for name in ("profiles", "residue_embeddings"):
         if name in batch:

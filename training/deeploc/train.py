@@ -53,6 +53,7 @@ from training.deeploc.data import (
     encode,
     load_proteins,
     mask_residues,
+    reads_regions,
     repeat_factors,
     teacher_probabilities,
     window_lengths,
@@ -252,10 +253,10 @@ def main() -> None:
             )
         with accelerator.main_process_first():
             train_set, validation_set = (
-                encode(proteins, model_config, tokenizer, config.profiles, embeddings is not None)
+                encode(proteins, model_config, tokenizer, config.profiles, embeddings)
                 for proteins in (train_proteins, validation_proteins)
             )
-        if embeddings is not None:
+        if embeddings is not None and not reads_regions(model_config):
             for residues in itertools.chain(train_set["residues"], validation_set["residues"]):
                 embeddings.check(residues)
     except (ValueError, OSError) as error:

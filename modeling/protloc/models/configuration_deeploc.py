@@ -46,6 +46,7 @@ SORTING_TREE = {
     "endoplasmic reticulum": ([6], [8]),  # or Golgi apparatus
 }
 INPUT_FEATURES = ["embedding", "blosum62", "physicochemical", "profile", "backbone"]
+POOLINGS = ["decoder", "light_attention", "regions"]
 LENGTH_POLICIES = ["middle", "end", "window", "error"]
 
 
@@ -76,7 +77,11 @@ class DeepLocConfig(PreTrainedConfig):
         second_conv_channels (`int`): Channels of the second convolution, 0 for none (as in the 2025 report).
         second_conv_width (`int`): Width of the second convolution, odd.
         lstm_size (`int`): Units of the recurrent encoder in each direction, 0 for none.
-        attention_size (`int`): Size of the attention's scoring layer.
+        pooling (`str`): How a protein's states become one vector: `"decoder"` (an LSTM that attends several times),
+            `"light_attention"` (Stärk et al. 2021) or `"regions"` (means of the whole, its beginning and its end).
+        light_attention_width (`int`): Width of the convolutions of `"light_attention"`, odd.
+        region_size (`int`): Residues of the first and of the last region of `"regions"`.
+        attention_size (`int`): Size of the attention's scoring layer; channels of `"light_attention"`.
         decoder_size (`int`): Units of the attention decoder's LSTM.
         decoder_steps (`int`): Steps of the attention decoder; the last context is read out. With 1 it is plain
             attention pooling.
@@ -123,6 +128,9 @@ class DeepLocConfig(PreTrainedConfig):
     second_conv_channels: int = 128
     second_conv_width: int = 3
     lstm_size: int = 256
+    pooling: str = "decoder"
+    light_attention_width: int = 9
+    region_size: int = 60
     attention_size: int = 256
     decoder_size: int = 512
     decoder_steps: int = 10
@@ -167,10 +175,13 @@ class DeepLocConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Part of the validation that `@strict` runs."""
-        even = [width for width in [*self.conv_widths, self.second_conv_width] if width % 2 == 0]
+        even = [
+            width for width in [*self.conv_widths, self.second_conv_width, self.light_attention_width] if width % 2 == 0
+        ]
         if even:
             raise ValueError(f"convolution widths must be odd, got {even[0]}")
-        for name, known in (("input_features", INPUT_FEATURES), ("length_policy", LENGTH_POLICIES)):
+        choices = {"input_features": INPUT_FEATURES, "pooling": POOLINGS, "length_policy": LENGTH_POLICIES}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if (self.input_features == "backbone") != (self.backbone_config is not None):
@@ -179,6 +190,8 @@ class DeepLocConfig(PreTrainedConfig):
             raise ValueError(f"projection_size needs input_features 'backbone', got {self.input_features!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.region_size < 1:
+            raise ValueError(f"region_size must be 1 or more, got {self.region_size}")
         if self.decoder_steps < 1:
             raise ValueError(f"decoder_steps must be 1 or more, got {self.decoder_steps}")
         if self.fixed_length and self.input_features != "embedding":

@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_deeploc import SORTING_SIGNALS, SORTING_TREE, DeepLocConfig
+from .layers_deeploc import POOLING, DeepLocConvolutions, DeepLocEncoder, ResidueTable
 from .losses_deeploc import attention_loss, known_label_loss, localization_loss, tree_log_probabilities, tree_loss
 from .modeling_unirep import UniRepModel
 from .protein_sequence import clean_sequence, split_windows, tokenize, window_text
@@ -83,111 +84,6 @@ def build_backbone(config: Any) -> Any:
     return UniRepModel(config) if config.model_type == "unirep" else without_heads(AutoModel.from_config(config))
 
 
-class ResidueTable(nn.Embedding):
-    """Fixed numbers of each residue in place of a learned embedding."""
-
-    def __init__(self, name: str):
-        super().__init__(*residue_table(name).shape)
-        self.name = name
-        self.weight.requires_grad = False
-
-
-class DeepLocConvolutions(nn.Module):
-    """
-    Motif detectors of several widths (report, 2.1) and a second convolution, each optional. Padding stays zero.
-    """
-
-    def __init__(self, config: DeepLocConfig, input_size: int):
-        super().__init__()
-        self.motifs = nn.ModuleList(
-            nn.Conv1d(input_size, config.conv_filters, width, padding=width // 2) for width in config.conv_widths
-        )
-        self.out_channels = config.conv_filters * len(config.conv_widths) or input_size
-        self.second = None
-        if config.second_conv_channels:
-            width = config.second_conv_width
-            self.second = nn.Conv1d(self.out_channels, config.second_conv_channels, width, padding=width // 2)
-            self.out_channels = config.second_conv_channels
-
-    def forward(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        mask = mask.unsqueeze(1)  # (B, 1, L)
-        hidden = embeddings.transpose(1, 2) * mask  # (B, E, L)
-        if self.motifs:
-            hidden = torch.cat([F.relu(motif(hidden)) for motif in self.motifs], dim=1) * mask  # (B, W * F, L)
-        if self.second is not None:
-            hidden = F.relu(self.second(hidden)) * mask  # (B, C, L)
-        return hidden.transpose(1, 2)
-
-
-class DeepLocEncoder(nn.Module):
-    """
-    Bidirectional LSTM that never sees padding.
-
-    The backward direction reads each protein reversed within its own length. That gives what `pack_padded_sequence`
-    gives (a test holds them equal) and keeps the dense kernels, without which training on a CPU is many times slower
-    (`benchmarks/deeploc.py` measures it).
-    """
-
-    def __init__(self, config: DeepLocConfig, input_size: int):
-        super().__init__()
-        self.forward_lstm = nn.LSTM(input_size, config.lstm_size, batch_first=True)
-        self.backward_lstm = nn.LSTM(input_size, config.lstm_size, batch_first=True)
-
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        dtype = hidden.dtype
-        hidden = hidden.to(next(self.forward_lstm.parameters()).dtype)
-        batch, length = mask.shape
-        positions = torch.arange(length, device=mask.device)
-        reverse = torch.where(mask, mask.sum(dim=1, keepdim=True) - 1 - positions, positions)  # (B, L), its own inverse
-        rows = (reverse + length * torch.arange(batch, device=mask.device).unsqueeze(1)).flatten()
-        forward_states, _ = self.forward_lstm(hidden)
-        # Whole rows at once: `gather` would look each number up.
-        backward_states, _ = self.backward_lstm(hidden.flatten(0, 1).index_select(0, rows).view_as(hidden))
-        backward_states = backward_states.flatten(0, 1).index_select(0, rows).view_as(forward_states)
-        states = torch.cat([forward_states, backward_states], dim=-1) * mask.unsqueeze(-1)  # (B, L, 2H)
-        return states.to(dtype)
-
-
-class DeepLocAttentionDecoder(nn.Module):
-    """An LSTM that looks at the protein several times; its last look is the protein's summary (report, 2.2.2)."""
-
-    def __init__(self, config: DeepLocConfig, encoder_size: int):
-        super().__init__()
-        self.steps = config.decoder_steps
-        self.decoder_size = config.decoder_size
-        self.key = nn.Linear(encoder_size, config.attention_size)
-        self.query = nn.Linear(config.decoder_size, config.attention_size, bias=False)
-        self.score = nn.Linear(config.attention_size, 1, bias=False)
-        # The last context is read out, so that a single step needs no cell.
-        self.cell: Any = nn.LSTMCell(encoder_size, config.decoder_size) if config.decoder_steps > 1 else None
-        self.gradient_checkpointing = False
-
-    def attend(self, states, keys, query, residue_mask):
-        scores = self.score(torch.tanh(keys + self.query(query).unsqueeze(1))).squeeze(-1).float()  # (B, L)
-        weights = scores.masked_fill(~residue_mask, torch.finfo(torch.float32).min).softmax(dim=-1)
-        weights = weights * residue_mask  # a sequence without residues attends to nothing
-        context = torch.bmm(weights.to(states.dtype).unsqueeze(1), states).squeeze(1)  # (B, 2H)
-        return context, weights
-
-    def forward(self, states: torch.Tensor, residue_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        keys = self.key(states)  # (B, L, A)
-        query = states.new_zeros(states.shape[0], self.decoder_size)
-        memory = torch.zeros_like(query)
-        context = torch.zeros_like(states[:, 0])
-        attentions = []
-        for step in range(self.steps):
-            if step > 0:
-                query, memory = self.cell(context, (query, memory))
-            if self.gradient_checkpointing and self.training:
-                # transformers sets the function when checkpointing is switched on
-                checkpoint: Any = self._gradient_checkpointing_func
-                context, weights = checkpoint(self.attend, states, keys, query, residue_mask)
-            else:
-                context, weights = self.attend(states, keys, query, residue_mask)
-            attentions.append(weights)
-        return context, torch.stack(attentions, dim=1)  # (B, 2H), (B, steps, L)
-
-
 class DeepLocPreTrainedModel(PreTrainedModel):
     config_class = DeepLocConfig
     base_model_prefix = "deeploc"
@@ -255,8 +151,8 @@ class DeepLocModel(DeepLocPreTrainedModel):
         if config.lstm_size:
             self.encoder = DeepLocEncoder(config, encoder_size)
             encoder_size = 2 * config.lstm_size
-        self.decoder = DeepLocAttentionDecoder(config, encoder_size)
-        self.dense = nn.Linear(encoder_size, config.hidden_size)
+        self.decoder = POOLING[config.pooling](config, encoder_size)
+        self.dense = nn.Linear(self.decoder.out_features, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
 
@@ -349,6 +245,7 @@ class DeepLocModel(DeepLocPreTrainedModel):
         attention_mask: torch.LongTensor | None = None,
         profiles: torch.FloatTensor | None = None,
         residue_embeddings: torch.FloatTensor | None = None,
+        region_embeddings: torch.FloatTensor | None = None,
         **kwargs,
     ) -> DeepLocModelOutput:
         """
@@ -362,10 +259,15 @@ class DeepLocModel(DeepLocPreTrainedModel):
             residue_embeddings (`torch.FloatTensor` of shape `(batch, residues, size)`): In place of `input_ids` for
                 input features `"backbone"`: the backbone's states of residues, or their projection, as `protloc embed`
                 writes them; `attention_mask` is then of residues too.
+            region_embeddings (`torch.FloatTensor` of shape `(batch, 3, size)`): In place of `residue_embeddings`, for
+                pooling `"regions"` without convolutions and recurrence: their means over the regions.
 
         Returns:
             [`DeepLocModelOutput`]
         """
+        if region_embeddings is not None:
+            context = self.decoder.join(self.dropout(region_embeddings))
+            return DeepLocModelOutput(pooler_output=self.dropout(F.relu(self.dense(context))))
         states: Any
         states, residue_mask = self.encode(input_ids, attention_mask, profiles, residue_embeddings)
         context, attentions = self.decoder(states, residue_mask)
@@ -490,6 +392,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         attention_mask: torch.LongTensor | None = None,
         profiles: torch.FloatTensor | None = None,
         residue_embeddings: torch.FloatTensor | None = None,
+        region_embeddings: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
         membrane_labels: torch.Tensor | None = None,
         signal_labels: torch.Tensor | None = None,
@@ -498,8 +401,8 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
     ) -> DeepLocClassifierOutput:
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, length)`), attention_mask, profiles, residue_embeddings: As
-                in [`DeepLocModel`].
+            input_ids (`torch.LongTensor` of shape `(batch, length)`), attention_mask, profiles, residue_embeddings,
+                region_embeddings: As in [`DeepLocModel`].
             labels (`torch.Tensor`, *optional*): 0 / 1 of shape `(batch, num_labels)`, or class indices of shape
                 `(batch,)` for `single_label_classification`.
             membrane_labels (`torch.Tensor` of shape `(batch,)`, *optional*): 1 membrane, 0 soluble, -1 unknown
@@ -512,7 +415,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             [`DeepLocClassifierOutput`]
         """
         config = self.config
-        outputs = self.deeploc(input_ids, attention_mask, profiles, residue_embeddings)
+        outputs = self.deeploc(input_ids, attention_mask, profiles, residue_embeddings, region_embeddings)
         # `Any` for mypy, which tells torch.FloatTensor from torch.Tensor.
         logits: Any
         losses: list[Any] = []
