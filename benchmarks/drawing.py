@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 10, 25], help="of diffusion (default: 4 10 25)")
     parser.add_argument("--save", action="store_true", help="keep the ratios in benchmarks/results/")
     args = parser.parse_args()
-    regression = AutoModel.from_pretrained(ASSETS / "deepgps").eval()
+    regression = AutoModel.from_pretrained(ASSETS / "deepgps", trust_remote_code=False).eval()
     torch.manual_seed(0)
     diffusion = DeepGPSModel(DeepGPSConfig(**{**regression.config.to_dict(), "objective": "diffusion"})).eval()
     ratios: dict[str, float] = {}

@@ -50,7 +50,7 @@ def save_encoder(folder: Path, shape: str) -> None:
     )  # fmt: skip
     torch.manual_seed(0)
     EsmModel(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(DEFAULT_MODEL).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(DEFAULT_MODEL, trust_remote_code=False).save_pretrained(folder)
 
 
 def operations(sequences: list[str], shape: str) -> float:

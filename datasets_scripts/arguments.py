@@ -1,7 +1,8 @@
-"""Arguments that the build scripts share, and the way of what they built to the Hub."""
+"""Arguments that the build scripts share, the folder they write, and the way of what they built to the Hub."""
 
 import argparse
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -34,6 +35,22 @@ def repository(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def check_out(out: Path, own: re.Pattern) -> None:
+    """
+    A build replaces its whole folder: `ValueError` if that holds what no such build made.
+
+    Args:
+        own (`re.Pattern`): What the build writes, as a path below the folder, with slashes.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is no folder: choose another")
+    for path in sorted(out.rglob("*")):
+        if path.is_file() and not own.fullmatch(path.relative_to(out).as_posix()):
+            raise ValueError(f"--out {out} holds {path}, which no build made: choose another folder")
+    if (out / "README.md").exists() and not any(out.rglob("*.parquet")):
+        raise ValueError(f"--out {out} holds {out / 'README.md'}, which no build made: choose another folder")
 
 
 def add_push_arguments(parser: argparse.ArgumentParser) -> None:

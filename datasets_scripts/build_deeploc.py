@@ -30,7 +30,8 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, push
+from datasets_scripts.arguments import add_push_arguments, check_out, push
+from protloc.files import replaced_folder
 from protloc.profiles import protein_profile
 from protloc.sequences import clean_sequence, read_fasta
 from protloc.tables import read_csv, read_exclusions, sha1
@@ -51,6 +52,7 @@ FEATURES = Features(
 PROFILE_FEATURE = List(List(Value("float32"), length=20))
 DEEPLOC2_COLUMNS = ["ACC", "Kingdom", "Partition", "Membrane", *COMPARTMENTS, "Sequence"]
 DEEPLOC1_HEADER = re.compile(r"(?P<accession>\S+) (?P<location>\S+?)(-(?P<membrane>[MSU]))?(?P<test> test)?$")
+OWN_FILES = re.compile(r"README\.md|(deeploc2|hpa|deeploc1|deeploc1_single)/(train|validation|test)\.parquet")
 MEMBRANE_FLAGS = {"M": 1, "S": 0, "U": -1, None: -1}
 
 CARD_TEMPLATE = Path(__file__).resolve().parents[1] / "model_cards" / "dataset_deeploc.md.jinja"
@@ -254,15 +256,15 @@ def describe(configs: Configs, excluded: Counter) -> list[dict]:
 
 
 def write(configs: Configs, excluded: Counter, out: Path, repo_id: str) -> None:
-    """Write Parquet files and the card, which tells `load_dataset` and the Hub viewer where they are."""
+    """Write Parquet files and the card, which tells `load_dataset` and the Hub viewer where they are, into a folder."""
     has_profiles = any("profile" in row for splits in configs.values() for rows in splits.values() for row in rows)
     features = Features({**FEATURES, **({"profile": PROFILE_FEATURE} if has_profiles else {})})
     for name, splits in configs.items():
         for split, rows in splits.items():
             path = out / name / f"{split}.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
             Dataset.from_list(rows, features=features).to_parquet(path)
-            print(f"{path}: {len(rows)} proteins, {excluded[name, split]} excluded", file=sys.stderr)
+            print(f"{name}/{split}: {len(rows)} proteins, {excluded[name, split]} excluded", file=sys.stderr)
 
     card_data = DatasetCardData(
         pretty_name="DeepLoc subcellular localization",
@@ -319,10 +321,12 @@ def main() -> None:
         parser.error("give at least one of --deeploc2, --hpa and --deeploc1")
 
     try:
+        check_out(args.out, OWN_FILES)
         configs, excluded = build(args)
-    except ValueError as error:
+        with replaced_folder(args.out) as folder:
+            write(configs, excluded, folder, args.push_to_hub or str(args.out))
+    except (ValueError, OSError) as error:
         parser.exit(2, f"build_deeploc: {error}\n")
-    write(configs, excluded, args.out, args.push_to_hub or str(args.out))
     push(parser, args.out, args.push_to_hub, args.private)
 
 

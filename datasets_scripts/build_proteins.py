@@ -12,17 +12,19 @@ Add `--push-to-hub OWNER/NAME` to publish the folder as a data set repository.
 """
 
 import argparse
+import re
 from collections import Counter
 from pathlib import Path
 
 from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, push
+from datasets_scripts.arguments import add_push_arguments, check_out, push
 from datasets_scripts.build_deeploc import read_deeploc2
 from datasets_scripts.build_opencell import major_localizations, read_annotations
 from datasets_scripts.crop_cards import digest
 from datasets_scripts.proteins import MAX_LENGTH, Protein, Proteins, held_out, read_split
+from protloc.files import replaced_folder
 from protloc.tables import read_exclusions
 from protloc.taxonomy import IMAGE_CLASSES, image_class
 
@@ -39,6 +41,7 @@ FEATURES = Features(
         "human": Value("bool"),
     }
 )
+OWN_FILES = re.compile(r"README\.md|data/(train|validation|test)\.parquet")
 CARD = Path(__file__).resolve().parents[1] / "model_cards" / "dataset_proteins.md.jinja"
 
 Found = tuple[str, str, Protein, bool, list[str]]
@@ -82,8 +85,11 @@ def main() -> None:
     add_push_arguments(parser)
     args = parser.parse_args()
     try:
+        check_out(args.out, OWN_FILES)
         rows = build_rows(args)
-        write(rows, args)
+        with replaced_folder(args.out) as folder:
+            write(rows, folder)
+        print(f"{args.out}: " + ", ".join(f"{len(members)} {split}" for split, members in rows.items()))
     except (ValueError, OSError) as error:
         parser.exit(2, f"build_proteins: {error}\n")
     push(parser, args.out, args.push_to_hub, args.private)
@@ -124,15 +130,15 @@ def build_rows(args: argparse.Namespace) -> dict[str, list[dict]]:
     return splits
 
 
-def write(rows: dict[str, list[dict]], args: argparse.Namespace) -> None:
-    (args.out / "data").mkdir(parents=True, exist_ok=True)
+def write(rows: dict[str, list[dict]], out: Path) -> None:
+    (out / "data").mkdir()
     tables = {
         split: Dataset.from_list([{name: row[name] for name in FEATURES} for row in members], features=FEATURES)
         for split, members in rows.items()
     }
     for split, table in tables.items():
-        table.to_parquet(args.out / "data" / f"{split}.parquet")
-    files = [args.out / "data" / f"{split}.parquet" for split in tables]
+        table.to_parquet(out / "data" / f"{split}.parquet")
+    files = [out / "data" / f"{split}.parquet" for split in tables]
     card_data = DatasetCardData(
         pretty_name="Proteins with one localization",
         license="other",
@@ -159,8 +165,7 @@ def write(rows: dict[str, list[dict]], args: argparse.Namespace) -> None:
         sources=sources,
         limit=MAX_LENGTH,
     )
-    card.save(args.out / "README.md")
-    print(f"{args.out}: " + ", ".join(f"{len(members)} {split}" for split, members in rows.items()))
+    card.save(out / "README.md")
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ import torch
 from datasets import Features
 from tqdm import tqdm
 
-from datasets_scripts.arguments import add_push_arguments, positive, share
+from datasets_scripts.arguments import add_push_arguments, check_out, positive, share
 from datasets_scripts.crop_cards import SPLITS, describe_fields, montage, overlays, render_card
 from datasets_scripts.proteins import MAX_LENGTH, Protein, download_structures
 from protloc.crops import crop_features, crop_row
-from protloc.files import atomic_path
+from protloc.files import atomic_path, replaced_folder
 from protloc.images import COLOURS, read_image, read_two_channels
 from protloc.microscopy import (
     OPENCELL_UM_PER_PX,
@@ -43,8 +43,9 @@ from protloc.nuclei import WEIGHTS
 from protloc_entry import positive_int
 
 SHARD_BYTES = 500_000_000
-SHARD_NAME = re.compile(r".+-(train|test)-\d{5}\.parquet")
-WORK = ".fields"  # below the folder to write: a file for each field that is done, until all are
+OWN_FILES = re.compile(
+    r"README\.md|(fields|unmatched)\.csv|(overlays|montage)\.png|data/.+-(train|test)-\d{5}\.parquet"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,9 +174,8 @@ def work_path(folder: Path, field: Field, settings: Settings) -> Path:
     return folder / f"{hashlib.sha1(repr(made_of).encode()).hexdigest()}.parquet"
 
 
-def process_all(fields: list[Field], settings: Settings, out: Path, processes: int) -> list[dict[str, Any]]:
+def process_all(fields: list[Field], settings: Settings, folder: Path, processes: int) -> list[dict[str, Any]]:
     """Crops of all fields that have none yet, in several processes; their summaries in the order of the fields."""
-    folder = out / WORK
     folder.mkdir(parents=True, exist_ok=True)
     work = functools.partial(process, settings=settings, folder=folder)
     progress = functools.partial(tqdm, total=len(fields), unit="field", disable=not sys.stderr.isatty())
@@ -242,15 +242,6 @@ def complete(rows: list[dict[str, Any]], field: Field, settings: Settings, featu
     return pa.Table.from_pylist([{**row, **known} for row in rows], schema=features.arrow_schema)
 
 
-def check_out(out: Path) -> None:
-    """A build replaces its own files and nobody else's: `ValueError` if others would be lost."""
-    data = out / "data"
-    foreign = [path for path in data.iterdir() if not SHARD_NAME.fullmatch(path.name)] if data.is_dir() else []
-    if foreign or ((out / "README.md").exists() and not data.is_dir()):
-        there = foreign[0] if foreign else out / "README.md"
-        raise ValueError(f"--out {out} holds {there}, which no build made: choose another folder")
-
-
 def build(
     args: argparse.Namespace,
     fields: list[Field],
@@ -273,53 +264,47 @@ def build(
     twice = [name for name, count in Counter(field.field_id for field in fields).items() if count > 1]
     if twice:
         raise ValueError(f"two images are of field {twice[0]}: move one of them away")
-    check_out(args.out)
+    check_out(args.out, OWN_FILES)
     fields = fields[: args.limit]
     if args.structures:
         download_structures([field.protein for field in fields], args.structures, args.parallel)
     settings = Settings(args.size, args.um_per_px, args.segmenter, args.max_overlap)
     features = crop_features(labels)
-    summaries = process_all(fields, settings, args.out, args.processes)
+    work = args.out.with_name(f"{args.out.name}.fields")  # a file for each field that is done, until all are
+    summaries = process_all(fields, settings, work, args.processes)
     readable = [field for field, summary in zip(fields, summaries, strict=True) if not summary["reason"]]
     if not readable:
         raise ValueError(f"none of {len(fields)} fields can be read; the first: {summaries[0]['reason']}")
-    new = args.out / WORK / "new"
-    shutil.rmtree(new, ignore_errors=True)
-    shards = merge(readable, settings, features, args.out / WORK, new / "data")
-    if not shards:
-        raise ValueError(
-            f"none of {len(readable)} fields holds a whole nucleus of the right size: is the pixel size right?"
+    with replaced_folder(args.out) as new:
+        shards = merge(readable, settings, features, work, new / "data")
+        if not shards:
+            raise ValueError(
+                f"none of {len(readable)} fields holds a whole nucleus of the right size: is the pixel size right?"
+            )
+        write_csv(new / "fields.csv", summaries, list(summaries[0]))
+        unmatched = [{"name": name, "reason": reason} for name, reason in counts["unmatched"]]
+        write_csv(new / "unmatched.csv", unmatched, ["name", "reason"])
+        shown = [readable[i] for i in np.unique(np.linspace(0, len(readable) - 1, 8).astype(int))]
+        overlays([read_field(field, settings)[0] for field in shown], settings, new / "overlays.png")
+        montage([path for paths in shards.values() for path in paths], features, new / "montage.png")
+        files = {
+            config: {split: [path for group in groups for path in shards.get((group, split), [])] for split in SPLITS}
+            for config, groups in configs.items()
+            if any((group, split) in shards for group in groups for split in SPLITS)
+        }
+        card = render_card(
+            template,
+            files,
+            args.push_to_hub or str(args.out),
+            labels=labels,
+            settings=settings,
+            fields=describe_fields(summaries),
+            lines=Counter(f.cell_line or "not stated" for f in {field.nucleus: field for field in fields}.values()),
+            max_length=MAX_LENGTH,
+            **{**counts, "unmatched": len(unmatched)},
         )
-    write_csv(new / "fields.csv", summaries, list(summaries[0]))
-    unmatched = [{"name": name, "reason": reason} for name, reason in counts["unmatched"]]
-    write_csv(new / "unmatched.csv", unmatched, ["name", "reason"])
-    shown = [readable[i] for i in np.unique(np.linspace(0, len(readable) - 1, 8).astype(int))]
-    overlays([read_field(field, settings)[0] for field in shown], settings, new / "overlays.png")
-    montage([path for paths in shards.values() for path in paths], features, new / "montage.png")
-    files = {
-        config: {split: [path for group in groups for path in shards.get((group, split), [])] for split in SPLITS}
-        for config, groups in configs.items()
-        if any((group, split) in shards for group in groups for split in SPLITS)
-    }
-    card = render_card(
-        template,
-        files,
-        args.push_to_hub or str(args.out),
-        labels=labels,
-        settings=settings,
-        fields=describe_fields(summaries),
-        lines=Counter(field.cell_line or "not stated" for field in {field.nucleus: field for field in fields}.values()),
-        max_length=MAX_LENGTH,
-        **{**counts, "unmatched": len(unmatched)},
-    )
-    card.save(new / "README.md")
-
-    for path in new.iterdir():
-        there = args.out / path.name
-        if there.is_dir():
-            shutil.rmtree(there)
-        path.rename(there)
-    shutil.rmtree(args.out / WORK)
+        card.save(new / "README.md")
+    shutil.rmtree(work)
     print(f"{args.out}: {sum(s['crops'] for s in summaries)} crops of {len(readable)} fields", file=sys.stderr)
     if len(readable) < len(fields):
         print(f"{len(fields) - len(readable)} fields can't be read: see {args.out / 'fields.csv'}", file=sys.stderr)

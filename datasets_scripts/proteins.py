@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets_scripts.download import DownloadError, RemoteFile, fetch
-from protloc.sequences import clean_sequence, open_text, read_fasta
+from protloc.sequences import clean_sequence, open_text, read_fasta, read_lines
 from protloc.tables import read_csv, read_exclusions, sha1
 
 MAX_LENGTH = 2700  # residues; deepGPS, "Image data": AlphaFold cuts longer proteins into pieces
@@ -47,9 +47,8 @@ class Proteins:
 
     @staticmethod
     def read(path: Path) -> Iterator[tuple[list[str], Protein]]:
-        with open_text(path) as handle:
-            is_fasta = handle.read(1) == ">"
-        if is_fasta:
+        _, first = next(read_lines(open_text(path), str(path)), (0, ""))
+        if first.startswith(">"):
             for header, sequence in read_fasta(path, full_header=True):
                 name, *words = header.split()
                 parts = name.split("|")  # sp|P12345|NAME_HUMAN

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from datasets import get_dataset_config_names, load_dataset
+from datasets import Dataset, get_dataset_config_names, load_dataset
 
 from protloc.profiles import read_pssm
 from protloc.taxonomy import COMPARTMENTS
@@ -81,7 +81,9 @@ def test_build(build, sources, tmp_path):
 def test_exclusions_by_accession_and_by_sequence(build, sources, tmp_path):
     rows = list(csv.DictReader(open(tmp_path / "deeploc2.csv")))
     digest = hashlib.sha1(rows[30]["Sequence"].encode()).hexdigest()
-    (tmp_path / "never.csv").write_text(f"accession,sequence_sha1,reason\nP00001,x,a\nother,{digest},b\nENSP1,x,c\n")
+    rest = "0" * 40
+    lines = [f"P00001,{rest},a", f"other,{digest.upper()},b", f"ENSP1,{rest},c"]
+    (tmp_path / "never.csv").write_text("\n".join(["accession,sequence_sha1,reason", *lines]))
     assert build(*sources, "--exclude", tmp_path / "never.csv")[0] == 0
     deeploc2 = load_dataset(str(tmp_path / "out"), "deeploc2")
     kept = {*deeploc2["train"]["id"], *deeploc2["validation"]["id"]}
@@ -90,11 +92,50 @@ def test_exclusions_by_accession_and_by_sequence(build, sources, tmp_path):
     assert "| excluded | 1 | 1 |" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"accession,sequence_sha1\nP00001,%s\nP00002,1ee21b" % (b"0" * 40), "line 3: 'P00002' with '1ee21b' is no"),
+        (b"accession,sequence_sha1\nP00001\n", "line 2: 'P00001' with '' is no accession with the 40 digits"),
+        (b"accession,sequence_sha1\n,%s\n" % (b"0" * 40), "line 2: '' with '000"),
+        (gzip.compress(b"accession,sequence_sha1\n" * 500)[:40], "never.csv: the gzip file is cut off or damaged"),
+        (b"\x1f\x8b\x08\0damaged", "never.csv: the gzip file is cut off or damaged"),
+    ],
+)
+def test_a_damaged_list_of_exclusions_guards_nothing(build, sources, tmp_path, content, message):
+    (tmp_path / "never.csv").write_bytes(content)
+    assert_refused(build(*sources, "--exclude", tmp_path / "never.csv"), message, tmp_path)
+
+
 def test_a_folder_built_anew_is_read_anew(build, sources, tmp_path):
     """datasets caches a local folder by name and metadata; the card's digest must tell the builds apart."""
     for partition in (0, 1):
         assert build(*sources[:2], "--train", partition, "--validation", 3)[0] == 0
         assert set(load_dataset(str(tmp_path / "out"), "deeploc2", split="train")["partition"]) == {partition}
+
+
+def test_a_rebuild_that_stops_leaves_the_last_build(build, sources, tmp_path, monkeypatch):
+    """A rebuild stopped after its first file must not leave proteins of one split in the other."""
+    assert build(*sources)[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    write, written = Dataset.to_parquet, []
+
+    def stop(table, path):
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(write(table, path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Dataset, "to_parquet", stop)
+        code, _, err = build(*sources[:2], "--train", 0, 1, 3, "--validation", 2)
+    assert code == 2 and err.splitlines()[-1] == "build_deeploc: [Errno 28] No space left on device" and written
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+    assert build(*sources[:2])[0] == 0  # what is not built anew is gone
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"README.md", "deeploc2"}
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    code, _, err = build(*sources)
+    assert code == 2 and "notes.txt, which no build made: choose another folder" in err
 
 
 def test_other_partitions(build, sources, tmp_path):

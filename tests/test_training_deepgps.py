@@ -171,6 +171,22 @@ def test_cells_of_unknown_proteins_need_partners(run_script, tiny_crops, tmp_pat
     assert code == 2 and "crops without a sequence need `proteins`" in err
 
 
+def test_what_is_learnt_is_not_scored(run_script, tiny_crops, tiny_proteins, tmp_path):
+    """Folders of two builds with other splits."""
+    mixed = shutil.copytree(tiny_crops / "known", tmp_path / "crops")
+    shutil.copy(mixed / "data" / "train.parquet", mixed / "data" / "test.parquet")
+    images = f"images=[{{dataset: {mixed}, config: known}}]"
+    code, _, err = run_script("training.deepgps.train", TOY, images, f"output_dir={tmp_path / 'run'}")
+    assert code == 2 and "crops, such as 'M0', are both trained on and held out: build the data set anew" in err
+
+    mixed = shutil.copytree(tiny_proteins, tmp_path / "proteins")
+    shutil.copy(mixed / "data" / "train.parquet", mixed / "data" / "validation.parquet")
+    images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"
+    options = [TOY, images, f"output_dir={tmp_path / 'run'}", f"proteins={mixed}"]
+    code, _, err = run_script("training.deepgps.train", *options)
+    assert code == 2 and "sequences of" in err and "are both trained on and held out" in err
+
+
 def test_embeddings_of_other_weights(run_script, tiny_crops, tiny_backbones, tiny_deeploc_dir, tmp_path):
     embed(["MK"], tmp_path / "embeddings", str(tiny_backbones["esm"]))
     images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"

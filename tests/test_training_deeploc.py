@@ -56,6 +56,8 @@ def test_training_leaves_a_model_that_predicts(trained):
     stored = load_file(trained / "model.safetensors")
     assert {str(tensor.dtype) for tensor in stored.values()} == {"torch.bfloat16"}
     assert (trained / "pipeline_protein_localization.py").exists()
+    mode = (trained / "training.json").stat().st_mode  # the umask's
+    assert {path.stat().st_mode for path in trained.rglob("*.safetensors")} == {mode}
 
 
 def test_training_logs_and_rotates_checkpoints(trained):
@@ -119,7 +121,8 @@ def test_single_label_training(tmp_path):
     build = [sys.executable, "-m", "datasets_scripts.build_deeploc", "--deeploc1", fasta, "--out", tmp_path / "data"]
     subprocess.run(build, check=True, cwd=ROOT)
     train(
-        *(tmp_path / "data", tmp_path / "run", "dataset_config=deeploc1_single", "validation_split=train"),
+        *(tmp_path / "data", tmp_path / "run", "dataset_config=deeploc1_single"),
+        *("train_split=train[:20]", "validation_split=train[20:]"),
         *("model.problem_type=single_label_classification", "epochs=1"),
     )
     model, tokenizer = load_model(tmp_path / "run")
@@ -145,6 +148,7 @@ def test_single_label_training(tmp_path):
         ([TOY, "initial_weights=a", "backbone=b"], "backbone and initial_weights both name weights"),
         ([TOY, "teachers=[nowhere]"], "training.deeploc.train: cannot load the model 'nowhere'"),
         ([TOY, "model.length_policy=error", "model.max_length=30"], "training.deeploc.train: "),
+        ([TOY, "train_split=train+validation"], "deeploc, such as 'P00030', are both trained on and held out"),
         ([TOY, "validation_partition=9"], "no protein of partition 9; there are 0, 1, 2"),
         ([TOY, "model.input_features=profile"], "needs a data set with profiles, or profiles=DIR"),
         ([TOY, "model.problem_type=single_label_classification"], "single-label training needs exactly one"),
@@ -374,17 +378,23 @@ class Payload:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("name", ["custom_checkpoint_0.pkl", "optimizer.bin", "random_states_0.pkl", "state.json"])
+PICKLED = ["custom_checkpoint_0.pkl", "optimizer.bin", "random_states_0.pkl", "pytorch_model.bin", "state.json"]
+IGNORED = ["scheduler.bin", "sampler.bin", "scaler.pt", "dl_state_dict.bin"]
+
+
+@pytest.mark.parametrize("name", [*PICKLED, *IGNORED])
 def test_a_checkpoint_cannot_run_code(run_script, trained, tiny_dataset, tmp_path, name):
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "training.json").unlink()
     *_, latest = sorted((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name[5:]))
     (latest / name).write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+    if name == "pytorch_model.bin":
+        (latest / "model.safetensors").unlink()
     options = ["max_tokens_per_batch=400", "checkpoint_steps=4", "checkpoints_kept=2", "resume=true"]
     arguments = [TOY, f"dataset={tiny_dataset}", f"output_dir={tmp_path / 'run'}", *options]
     code, _, err = run_script("training.deeploc.train", *arguments)
     assert not (tmp_path / "executed").exists()
-    if name == "random_states_0.pkl":  # accelerate does without them, and every batch is seeded by its place
+    if name in ["random_states_0.pkl", *IGNORED]:  # every batch is seeded by its place
         assert code == 0, err
     else:
         assert code == 2 and f"cannot resume from {latest}: " in err.splitlines()[-1] and "Traceback" not in err

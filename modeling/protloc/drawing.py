@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 
 from . import ASSETS
 from .batching import token_budget_batches
-from .loading import LOAD_ERRORS, choose_device, model_path, one_line
+from .loading import check_finite, check_tokenizer, choose_device, model_path, naming
 
 DEFAULT_MODEL = ASSETS / "deepgps"
 _PIXELS = 8 * 208**2  # drawn at once
@@ -33,16 +33,17 @@ def load_model(
         ValueError: In one sentence, if it can't be loaded, is of another kind, or reads structures.
     """
     device, torch_dtype = choose_device(device, dtype)
-    try:
-        config = AutoConfig.from_pretrained(model_path(model))
+    with naming(model):
+        config = AutoConfig.from_pretrained(model_path(model), trust_remote_code=False)
         if config.model_type != "deepgps":
             raise ValueError(f"it is a {config.model_type} model, and only a deepgps model draws")
         if "structure" in config.inputs:
             raise ValueError("it reads structures, which records of sequences don't have: use the pipeline")
-        loaded = AutoModel.from_pretrained(model_path(model), dtype=torch_dtype)
-        return loaded.to(device).eval(), AutoProcessor.from_pretrained(model_path(model))
-    except (*LOAD_ERRORS, AssertionError) as error:
-        raise ValueError(f"cannot load the model {str(model)!r}: {one_line(error)}") from None
+        loaded = AutoModel.from_pretrained(model_path(model), dtype=torch_dtype, trust_remote_code=False)
+        check_finite(loaded)
+        processor = AutoProcessor.from_pretrained(model_path(model), trust_remote_code=False)
+        check_tokenizer(processor.tokenizer, config.backbone_config.vocab_size)
+        return loaded.to(device).eval(), processor
 
 
 @torch.inference_mode()
@@ -70,8 +71,7 @@ def draw(
         `uncertainty`, float32 of shape `(H, W)` in [0, 1].
     """
     nucleus = nucleus.to(model.device)
-    # Of diffusion one, because a batch shares its noise.
-    at_once = 1 if model.config.objective == "diffusion" else max(1, _PIXELS // nucleus.numel())
+    at_once = max(1, _PIXELS // nucleus.numel())
     iterator = iter(records)
     while chunk := list(islice(iterator, _CHUNK)):
         drawn: list[dict[str, Any]] = [{}] * len(chunk)

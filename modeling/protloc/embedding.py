@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from . import packed_attention
 from .batching import SPECIAL_TOKENS, packed_batches, token_budget_batches
 from .files import atomic_path
-from .loading import LOAD_ERRORS, choose_device, model_path, one_line
+from .loading import check_finite, check_tokenizer, choose_device, model_path, naming, one_line
 from .models.configuration_deepgps import DeepGPSConfig
 from .models.protein_sequence import clean_sequence, split_windows, window_text
 from .models.sequence_encoder_deepgps import encode_sequence, load_backbone
@@ -122,11 +122,11 @@ class Encoder:
         self.name = model
         self.device, torch_dtype = choose_device(device, dtype)
         path = model_path(model)
-        try:
+        with naming(model):
             backbone, tokens = load_backbone(path, torch_dtype)
-            self.tokenizer = AutoTokenizer.from_pretrained(path)
-        except LOAD_ERRORS as error:
-            raise ValueError(f"cannot load the model {model!r}: {one_line(error)}") from None
+            check_finite(backbone)
+            self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            check_tokenizer(self.tokenizer, backbone.config.vocab_size)
         self.digest = weights_digest(backbone)
         try:
             self.backbone: Any = backbone.to(self.device).eval()
@@ -202,7 +202,10 @@ class Encoder:
             rows = self.backbone(**inputs).last_hidden_state[0].cpu().split([n + SPECIAL_TOKENS for n in lengths])
         else:
             rows = encode_sequence(self.backbone, self.config, inputs["input_ids"], inputs["attention_mask"]).cpu()
-        return [row[1 : n + 1] for row, n in zip(rows, lengths, strict=True)]
+        found = [row[1 : n + 1] for row, n in zip(rows, lengths, strict=True)]
+        if not all(states.isfinite().all() for states in found):
+            raise ValueError(f"{self.name} answers with NaN or infinite numbers: its weights are damaged")
+        return found
 
 
 def _joined(length: int, parts: list[tuple[slice, torch.Tensor]]) -> torch.Tensor:

@@ -11,28 +11,60 @@ from pathlib import Path
 from typing import Any
 
 
+def set_modes(path: Path) -> None:
+    """Give a file, or all files of a folder, the mode of the umask: safetensors keeps what it writes to its owner."""
+    probe = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.mode")
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            file.chmod(mode)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """
     A path beside `path` for a file or folder to be written, which takes its name once the block has ended well.
 
-    Other processes see it whole or not at all. A file replaces an older one and has the mode that the umask gives,
-    whatever its writer sets (safetensors keeps its files private). If the block fails, nothing is left.
+    Other processes see it whole or not at all. A file replaces an older one; files have the mode of the umask. If the
+    block fails, nothing is left.
     """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.touch()
-    mode = partial.stat().st_mode
-    partial.unlink()
     try:
         yield partial
-        if partial.is_file():
-            partial.chmod(mode)
+        set_modes(partial)
         os.replace(partial, path)
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)
         else:
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """
+    An empty folder to be written, which takes the place of `folder` once the block has ended well.
+
+    The two are never mixed: a process that is killed leaves the older folder, or for an instant none (what was there is
+    then in `FOLDER.replaced`, which the next call puts back). If the block fails, `folder` stays as it was.
+    """
+    partial, replaced = (folder.with_name(f"{folder.name}.{kind}") for kind in ("partial", "replaced"))
+    if replaced.exists() and not folder.exists():
+        os.rename(replaced, folder)
+    for left in (partial, replaced):
+        shutil.rmtree(left, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        set_modes(partial)
+        if folder.exists():
+            os.rename(folder, replaced)
+        os.rename(partial, folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def same_settings(begun: Mapping[str, Any], asked: Mapping[str, Any], where: str | Path, way_out: str) -> None:

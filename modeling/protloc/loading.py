@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from yaml import YAMLError
 from .ensemble import DeepLocEnsemble
 from .files import atomic_path
 from .models.configuration_deeploc import DeepLocConfig
+from .models.protein_sequence import AMINO_ACIDS
 
 if TYPE_CHECKING:
     from .models.modeling_unirep import UniRepModel
@@ -37,11 +39,41 @@ LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDatacla
 UNIREP_SIZES = {"unirep": 1900, "unirep-1900": 1900, "unirep-256": 256, "unirep-64": 64}
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """What an error says, in one line: errors of validation and YAML go on below their first, others leave advice."""
     if isinstance(error, StrictDataclassError | YAMLError):
         return " ".join(str(error).split())
+    if isinstance(error, LookupError):  # says no more than what was looked up
+        return f"{type(error).__name__}: {error}".splitlines()[0]
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def naming(model: str | Path) -> Iterator[None]:
+    """What a missing or damaged model raises, as `ValueError` in one sentence that names the model."""
+    try:
+        yield
+    # A file that is JSON but no configuration makes transformers and tokenizers raise anything; some of it tokenizers'
+    # own panics, which are no `Exception`.
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"cannot load the model {str(model)!r}: {one_line(error)}") from None
+
+
+def check_finite(model: torch.nn.Module) -> None:
+    """`ValueError` if weights are NaN or infinite: all that is computed with them would be."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"its weights {name} hold NaN or infinite numbers: load a whole copy of it")
+
+
+def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
+    """`ValueError` if a tokenizer is not of a model with so many tokens, or doesn't tell the amino acids apart."""
+    spaced = len(tokenizer.tokenize("MKV")) == 1  # ProtBert
+    tokens = tokenizer((" " if spaced else "").join(AMINO_ACIDS), add_special_tokens=False)["input_ids"]
+    if len(set(tokens)) != len(AMINO_ACIDS) or None in tokens or max(tokens) >= vocab_size:
+        raise ValueError("its tokenizer does not know the 20 amino acids: load a whole copy of it")
 
 
 def native_bf16(device: str) -> bool:
@@ -70,10 +102,8 @@ def load_config(model: str | Path) -> DeepLocConfig:
     Raises:
         ValueError: In one sentence, if it can't be loaded or is of another kind.
     """
-    try:
-        config = AutoConfig.from_pretrained(model_path(model))
-    except LOAD_ERRORS as error:
-        raise ValueError(f"cannot load the model {str(model)!r}: {one_line(error)}") from None
+    with naming(model):
+        config = AutoConfig.from_pretrained(model_path(model), trust_remote_code=False)
     if not isinstance(config, DeepLocConfig):
         raise ValueError(f"{str(model)!r} is a {config.model_type} model; protloc predict needs a deeploc model")
     return config
@@ -98,11 +128,13 @@ def load_model(
     config = load_config(model)
     if length_policy is not None:
         config.length_policy = length_policy
-    try:
-        loaded = AutoModelForSequenceClassification.from_pretrained(model_path(model), config=config, dtype=torch_dtype)
-        tokenizer = AutoTokenizer.from_pretrained(model_path(model))
-    except LOAD_ERRORS as error:
-        raise ValueError(f"cannot load the model {str(model)!r}: {one_line(error)}") from None
+    with naming(model):
+        loaded = AutoModelForSequenceClassification.from_pretrained(
+            model_path(model), config=config, dtype=torch_dtype, trust_remote_code=False
+        )
+        check_finite(loaded)
+        tokenizer = AutoTokenizer.from_pretrained(model_path(model), trust_remote_code=False)
+        check_tokenizer(tokenizer, config.vocab_size)
     try:
         return loaded.to(device).eval(), tokenizer
     except (RuntimeError, AssertionError) as error:
@@ -150,7 +182,7 @@ def load_unirep(size: int = 1900) -> tuple["UniRepModel", PreTrainedTokenizerFas
     from .models.modeling_unirep import UniRepModel
 
     folder = _converted_unirep(size)
-    return UniRepModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    return UniRepModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _converted_unirep(size: int) -> Path:

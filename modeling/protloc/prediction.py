@@ -92,7 +92,7 @@ def predict(
     if model is None:
         model, _ = load_model()
     if tokenizer is None:
-        tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL)
+        tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL, trust_remote_code=False)
     heads = ["logits", "membrane_logits"] + ["signal_logits"] * signals + ["tree_logits"] * tree
     iterator = iter(records)
     while chunk := list(itertools.islice(iterator, _CHUNK)):

@@ -3,11 +3,14 @@
 import csv
 import hashlib
 import itertools
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from .sequences import open_text, read_lines, read_sequences
+
+SHA1 = re.compile("[0-9a-f]{40}")
 
 
 def read_csv(path: Path, required: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -25,19 +28,33 @@ def read_csv(path: Path, required: list[str]) -> Iterator[tuple[str, dict[str, s
 
 
 def read_exclusions(paths: list[Path]) -> tuple[set[str], set[str]]:
-    """Ids and SHA-1 sums of sequences never to train on, from tables with columns accession and sequence_sha1 or from
-    proteins themselves (FASTA, or a table with sequences, such as a test set)."""
+    """
+    Ids and SHA-1 sums of sequences never to train on.
+
+    Args:
+        paths: Tables with columns accession and sequence_sha1, or proteins themselves (FASTA, or a table with
+            sequences, such as a test set).
+
+    Raises:
+        ValueError: For a list that is damaged: a digest cut short, or a missing accession, would guard nothing.
+    """
     ids, sums = set(), set()
     for path in paths:
-        with open_text(path) as handle:
-            header = handle.readline()
+        _, header = next(read_lines(open_text(path), str(path)), (0, ""))
         if "sequence_sha1" in header:
-            pairs = ((row["accession"], row["sequence_sha1"]) for _, row in read_csv(path, ["accession"]))
+            for place, row in read_csv(path, ["accession", "sequence_sha1"]):
+                digest = row["sequence_sha1"].lower()
+                if not SHA1.fullmatch(digest) or not row["accession"]:
+                    raise ValueError(
+                        f"{place}: {row['accession']!r} with {digest!r} is no accession with the 40 digits of a SHA-1 "
+                        "sum: take a whole copy of the list"
+                    )
+                ids.add(row["accession"])
+                sums.add(digest)
         else:
-            pairs = ((protein_id, sha1(sequence)) for protein_id, sequence in read_sequences([path]))
-        for protein_id, digest in pairs:
-            ids.add(protein_id)
-            sums.add(digest)
+            for protein_id, sequence in read_sequences([path]):
+                ids.add(protein_id)
+                sums.add(sha1(sequence))
     return ids, sums
 
 

@@ -83,9 +83,16 @@ def list_pending(store: FolderStore | HubStore, previews: Path | None) -> list[s
 
 
 def approve(store: FolderStore | HubStore, ids: list[str], exclude: list[Path]) -> str:
-    """Move submissions to the data set; proteins of the files `exclude` go to its split `test`."""
+    """
+    Move submissions to the data set; proteins of the files `exclude` go to its split `test`.
+
+    Raises:
+        ValueError: If one is damaged; then nothing is moved.
+    """
     excluded = read_exclusions(exclude)
     chosen = {name: store.fetch(name) for name in ids}
+    for path in chosen.values():
+        read_summary(path)
     splits = {name: split_of(path, excluded) for name, path in chosen.items()}
     store.approve(chosen, splits)
     testing = list(splits.values()).count("test")

@@ -129,7 +129,7 @@ def choose(name: str) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
     if name not in ALLOWED:
         raise InputError(f"There is no model {name[:80]!r} here. Known are: default, {', '.join(MODELS)}.")
     try:
-        if AutoConfig.from_pretrained(name).model_type == "deepgps":
+        if AutoConfig.from_pretrained(name, trust_remote_code=False).model_type == "deepgps":
             return load_localizer(None), load_drawer(name)
         return load_localizer(name), None
     except (ValueError, OSError) as error:

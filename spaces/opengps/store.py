@@ -185,9 +185,9 @@ def read_summary(path: Path) -> dict[str, Any]:
         ValueError: If the file is none.
     """
     try:
-        return json.loads(pq.read_schema(path).metadata[b"summary"])
-    except (TypeError, KeyError, pa.ArrowException):
-        raise ValueError(f"{path} is no submission: move it away") from None
+        return dict(json.loads(pq.read_schema(path).metadata[b"summary"]))
+    except (TypeError, KeyError, ValueError, OSError, pa.ArrowException):
+        raise ValueError(f"{path} is no submission, or a damaged one: reject it, or move it away") from None
 
 
 def write_whole(table: pa.Table, path: Path) -> None:

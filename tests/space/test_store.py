@@ -136,11 +136,17 @@ def test_a_damaged_submission_hides_no_other(tmp_path, submission, table, run_sc
     store = FolderStore(tmp_path)
     store.add(submission.id, table)
     whole = store.fetch(submission.id).read_bytes()
-    store.fetch("cut").write_bytes(whole[:-100])
-    store.fetch("zeros").write_bytes(whole[:100] + bytes(len(whole) - 3000) + whole[-2900:])
+    damaged = {"cut": whole[:-200], "note": b"no", "zeros": whole[:100] + bytes(len(whole) - 3000) + whole[-2900:]}
+    for name, content in damaged.items():
+        store.fetch(name).write_bytes(content)
     code, out, err = run_script("review", "list", tmp_path, "--preview", tmp_path / "preview")
     assert code == 2 and [line.split("\t")[0] for line in out.splitlines()] == ["id", submission.id]
-    assert len(err.splitlines()) == 2 and "cut.parquet is no submission: move it away" in err
+    assert sorted(line.split(": ")[1] for line in err.splitlines()) == sorted(damaged)
+    assert [path.stem for path in (tmp_path / "preview").iterdir()] == [submission.id]
+    code, _, err = run_script("review", "approve", tmp_path, "cut", submission.id)
+    assert code == 2 and "cut.parquet is no submission, or a damaged one: reject it, or move it away" in err
+    assert run_script("review", "reject", tmp_path, *damaged)[0] == 0
+    assert store.pending() == [submission.id]
 
 
 def test_on_the_hub_nobody_sees_what_is_pending(hub, tmp_path, submission, table, run_script):

@@ -10,6 +10,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_model, save_model
 from torch.optim.lr_scheduler import LRScheduler
 
+from protloc.files import set_modes
+
 STATE, AVERAGE = "state.json", "average.safetensors"
 
 
@@ -49,6 +51,7 @@ def save_checkpoint(
             save_model(average, str(partial_folder / AVERAGE))
     accelerator.wait_for_everyone()  # every process writes its random states
     if accelerator.is_main_process:
+        set_modes(partial_folder)
         shutil.rmtree(folder / f"step_{progress.step}", ignore_errors=True)
         partial_folder.rename(folder / f"step_{progress.step}")
         for old in checkpoints(folder)[:-kept]:

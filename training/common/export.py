@@ -20,6 +20,7 @@ from pathlib import Path
 from transformers import AutoModel, AutoProcessor
 
 from protloc import DeepGPSModel
+from protloc.files import set_modes
 from protloc.loading import LOAD_ERRORS, one_line
 from protloc.pipelines.pipeline_deepgps_diffusion import DeepGPSDiffusionPipeline
 
@@ -30,13 +31,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args()
     try:
-        model = AutoModel.from_pretrained(args.model)
+        model = AutoModel.from_pretrained(args.model, trust_remote_code=False)
         if not isinstance(model, DeepGPSModel):
             raise ValueError(f"{args.model!r} is a {model.config.model_type} model, not a deepgps")
         if model.config.objective != "diffusion":
             raise ValueError(f"{args.model!r} has the objective {model.config.objective!r}, not 'diffusion'")
-        processor = AutoProcessor.from_pretrained(args.model)
+        processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=False)
         DeepGPSDiffusionPipeline(model.eval(), model.scheduler, processor).save_pretrained(args.out)
+        set_modes(args.out)
     except LOAD_ERRORS as error:
         parser.exit(2, f"training.common.export: {one_line(error)}\n")
     shutil.copyfile(inspect.getfile(DeepGPSDiffusionPipeline), args.out / "pipeline.py")

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from protloc import UniRepModel
+from protloc.files import replaced_folder
 from protloc.loading import LOAD_ERRORS, one_line
 from training.common.backbones import merged
 from training.common.checkpoints import Progress, checkpoints, load_checkpoint, save_checkpoint
@@ -229,7 +230,8 @@ class Loop:
         if self.accelerator.distributed_type == DistributedType.FSDP:
             weights = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process:
-            merged(self.judged).save_pretrained(self.output_dir / "best", state_dict=weights)
+            with replaced_folder(self.output_dir / "best") as folder:
+                merged(self.judged).save_pretrained(folder, state_dict=weights)
 
     def _save(self) -> None:
         options = self.progress, self.scheduler, self.average, self.config.checkpoints_kept

@@ -8,6 +8,7 @@ from typing import Any
 from httpx2 import HTTPError
 from transformers import PreTrainedModel
 
+from protloc.files import set_modes
 from protloc.hub import check_login, check_repo_id, push, refusal
 from protloc.loading import LOAD_ERRORS
 from protloc.staging import EVALUATION
@@ -37,6 +38,8 @@ def publish(
 ) -> None:
     """Write `training.json` and the card of a saved model, and push it where `push_to_hub` says."""
     output_dir = Path(config.output_dir)
+    for weights in output_dir.glob("*.safetensors"):
+        set_modes(weights)
     on_hub = sorted({name for name in datasets if name and not Path(name).exists()})
     base_model = backbone if backbone and not Path(backbone).exists() else None
     card = render_run_card(

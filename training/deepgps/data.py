@@ -22,6 +22,7 @@ from protloc.embedding import ResidueEmbeddings
 from protloc.microscopy import normalize
 from protloc.structures import point_cloud
 from protloc.taxonomy import image_class
+from training.common.splits import check_apart
 
 COLUMNS = ["nucleus", "protein", "sequence", "uniprot_id", "gene", "source_image", "class", "repeats"]
 UNKNOWN = -100  # a label that no loss counts
@@ -46,7 +47,7 @@ def load_crops(sources: Sequence[ImageSource], split: str, labels: Sequence[str]
         labels (`Sequence[str]`): Of the model.
 
     Raises:
-        ValueError: If no source has crops in this split.
+        ValueError: If no source has crops in this split, or an image is in several splits.
     """
     parts = []
     for source in sources:
@@ -59,6 +60,8 @@ def load_crops(sources: Sequence[ImageSource], split: str, labels: Sequence[str]
             raise ValueError(
                 f"{source.dataset} ({source.config}) has no column {min(missing)!r}: it is no set of crops"
             )
+        for other in splits.keys() - {split}:
+            check_apart(crops["source_image"], splits[other]["source_image"], f"images of {source.dataset}")
         names = crops.features["labels"].feature.names
         classes = [image_class([names[i] for i in row]) for row in crops["labels"]]
         indices = [labels.index(name) if name in labels else UNKNOWN for name in classes]

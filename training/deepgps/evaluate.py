@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 
 from protloc import ASSETS, DeepGPSModel, plots
 from protloc.image_metrics import SCORES
-from protloc.loading import LOAD_ERRORS, one_line
+from protloc.loading import naming, one_line
 from protloc.sequences import read_fasta
 from training.common.runs import table
 from training.deepgps.data import UNKNOWN, Crops, ImageSource, LabelledProteins, ProteinReader, load_crops
@@ -38,11 +38,9 @@ MAX_TOKENS = 16_384  # of a batch of sequences, padding included
 
 
 def load(args: argparse.Namespace) -> tuple[Any, EncodedProteins]:
-    try:
+    with naming(args.model):
         model = DeepGPSModel.from_pretrained(args.model).to(args.device).eval()
-        tokenizer = AutoTokenizer.from_pretrained(args.model)
-    except (*LOAD_ERRORS, AssertionError) as error:
-        raise ValueError(f"cannot load the model {str(args.model)!r}: {one_line(error)}") from None
+        tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
     return model, EncodedProteins(model, ProteinReader(model.config, tokenizer, None, args.structures), MAX_TOKENS)
 
 

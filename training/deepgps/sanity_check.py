@@ -162,7 +162,7 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown variant {min(unknown)!r}: choose from {', '.join(VARIANTS)}")
 
-    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "deeploc")
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "deeploc", trust_remote_code=False)
     training, held_out = made_up_proteins(4000, seed=1), made_up_proteins(200, seed=2)
     titles = ["images right", "labels right", "PSNR", "images right, shuffled"]
     rows = [["model", "parameters", "steps", "steps a second", *titles]]

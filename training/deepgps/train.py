@@ -50,6 +50,7 @@ from training.common.settings import (
     save_settings,
     stop,
 )
+from training.common.splits import check_apart
 from training.deepgps.data import (
     Crops,
     CropSampler,
@@ -152,7 +153,7 @@ def build_model(config: TrainingConfig) -> tuple[DeepGPSModel, PreTrainedTokeniz
         "label2id": {label: number for number, label in enumerate(config.labels)},
     }
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.backbone)
+        tokenizer = AutoTokenizer.from_pretrained(config.backbone, trust_remote_code=False)
         if config.initial_weights:
             model = DeepGPSModel.from_pretrained(config.initial_weights, **names, **config.model)
         else:
@@ -211,6 +212,7 @@ def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrained
         if config.proteins:
             proteins = LabelledProteins(config.proteins, "train", config.labels, config.source_weights)
             known = LabelledProteins(config.proteins, "validation", config.labels, human_only=True)
+            check_apart(proteins.sequences, known.sequences, f"sequences of {config.proteins}")
             for sequence in proteins.sequences + known.sequences:
                 if not reader.can_read(sequence, ""):
                     raise ValueError(

@@ -19,6 +19,7 @@ from protloc.models.protein_sequence import split_windows, tokenize, window_text
 from protloc.prediction import predict
 from protloc.profiles import protein_profile
 from protloc.taxonomy import SORTING_SIGNALS
+from training.common.splits import check_apart
 
 
 def load_proteins(
@@ -31,11 +32,13 @@ def load_proteins(
     partition validates, all else trains. One after the other they make a cross-validation.
 
     Raises:
-        ValueError, OSError: If the data set, a split or the partition is not there.
+        ValueError, OSError: If the data set, a split or the partition is not there, or a protein is on both sides.
     """
     proteins = load_dataset(dataset, name, split=train_split)
     if validation_partition is None:
-        return proteins, load_dataset(dataset, name, split=validation_split)
+        validation = load_dataset(dataset, name, split=validation_split)
+        check_apart(proteins["id"], validation["id"], f"proteins of {dataset}")
+        return proteins, validation
     partitions = np.array(proteins["partition"])
     if validation_partition not in partitions:
         known = ", ".join(str(partition) for partition in sorted(set(partitions.tolist())))

@@ -163,13 +163,13 @@ def build_model(
             else:
                 load_config(config.initial_weights)  # another kind of model would give none of its weights
                 model = DeepLocForSequenceClassification.from_pretrained(config.initial_weights, config=model_config)
-            return model.float(), AutoTokenizer.from_pretrained(ASSETS / "deeploc")
+            return model.float(), AutoTokenizer.from_pretrained(ASSETS / "deeploc", trust_remote_code=False)
         backbone, chosen = model_path(config.backbone), dict(config.model)
         projection = embeddings.projection if embeddings else None
         if projection is not None:
             chosen["projection_size"] = len(projection["bias"])
         model = DeepLocForSequenceClassification.from_backbone_pretrained(backbone, **chosen)
-        tokenizer = AutoTokenizer.from_pretrained(backbone)
+        tokenizer = AutoTokenizer.from_pretrained(backbone, trust_remote_code=False)
     except (*LOAD_ERRORS, TypeError) as error:
         stop(f"cannot build on {(config.backbone or config.initial_weights)!r}: {one_line(error)}")
     if embeddings and embeddings.weights != weights_digest(model.deeploc.backbone):

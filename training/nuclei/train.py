@@ -29,6 +29,7 @@ from skimage.transform import resize
 from torch.nn import functional as F
 from tqdm import trange
 
+from protloc.files import atomic_path
 from protloc.microscopy import normalize, simulate
 from protloc.nuclei import MIN_AREA, UM_PER_PX, NucleusNet, match_instances, segment
 
@@ -168,10 +169,8 @@ def main() -> None:
     if args.out:
         model = train(pairs, args.steps, seed=0)
         args.out.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: weight.half().contiguous() for name, weight in model.state_dict().items()},
-            args.out / "model.safetensors",
-        )
+        with atomic_path(args.out / "model.safetensors") as partial:
+            save_file({name: weight.half().contiguous() for name, weight in model.state_dict().items()}, partial)
 
 
 if __name__ == "__main__":

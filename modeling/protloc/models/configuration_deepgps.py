@@ -7,7 +7,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_deeploc import DeepLocConfig
-from .configuration_unirep import UniRepConfig
+from .configuration_unirep import UniRepConfig, check_numbers, check_ranges
 
 # ESM-2 with 8 million parameters (facebook/esm2_t6_8M_UR50D), the default sequence encoder.
 ESM2_8M: dict[str, Any] = {
@@ -22,6 +22,13 @@ ESM2_8M: dict[str, Any] = {
     "token_dropout": True,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
+}
+AT_LEAST = {
+    0: ("cls_token_id", "eos_token_id", "guidance_scale", "label_loss_weight", "image_loss_weight"),
+    1: (
+        *("max_length", "latent_size", "classifier_sizes", "unet_channels", "unet_layers", "patch_size"),
+        *("attention_head_size", "image_size", "diffusion_steps", "num_inference_steps"),
+    ),
 }
 CHOICES = {
     "inputs": ["sequence", "structure", "sequence+structure"],
@@ -142,6 +149,11 @@ class DeepGPSConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Part of the validation that `@strict` runs."""
+        check_numbers(self)
+        check_numbers(self.backbone_config)
+        check_ranges(self, AT_LEAST)
+        if not self.unet_channels:
+            raise ValueError("unet_channels is empty: give the channels at each scale")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
@@ -158,8 +170,6 @@ class DeepGPSConfig(PreTrainedConfig):
             raise ValueError(f"label_temperature must be above 0, got {self.label_temperature}")
         if self.unet == "paper" and self.objective == "diffusion":
             raise ValueError("unet 'paper' draws in one pass: use objective 'regression', or unet 'condition'")
-        if self.patch_size < 1:
-            raise ValueError(f"patch_size must be 1 or more, got {self.patch_size}")
         if self.unet == "paper" and self.patch_size != 1:
             raise ValueError("unet 'paper' reads single pixels: leave patch_size at 1, or use unet 'condition'")
         if self.unet == "paper" and self.cell_lines:

@@ -4,7 +4,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .configuration_unirep import UniRepConfig
+from .configuration_unirep import UniRepConfig, check_numbers, check_ranges
 
 COMPARTMENTS = [
     "Cytoplasm",
@@ -47,6 +47,17 @@ SORTING_TREE = {
 }
 INPUT_FEATURES = ["embedding", "blosum62", "physicochemical", "profile", "backbone"]
 POOLINGS = ["decoder", "light_attention", "regions"]
+AT_LEAST = {
+    0: (
+        *("pad_token_id", "cls_token_id", "eos_token_id", "mask_token_id"),
+        *("projection_size", "second_conv_channels", "lstm_size", "focal_gamma", "membrane_loss_weight"),
+        *("tree_loss_weight", "signal_loss_weight", "attention_loss_weight"),
+    ),
+    1: (
+        *("vocab_size", "embedding_size", "conv_widths", "conv_filters", "second_conv_width", "attention_size"),
+        *("decoder_size", "decoder_steps", "hidden_size", "max_length", "region_size"),
+    ),
+}
 LENGTH_POLICIES = ["middle", "end", "window", "error"]
 
 
@@ -175,6 +186,10 @@ class DeepLocConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Part of the validation that `@strict` runs."""
+        check_numbers(self)
+        check_ranges(self, AT_LEAST)
+        if self.backbone_config is not None:
+            check_numbers(self.backbone_config)
         even = [
             width for width in [*self.conv_widths, self.second_conv_width, self.light_attention_width] if width % 2 == 0
         ]
@@ -190,10 +205,6 @@ class DeepLocConfig(PreTrainedConfig):
             raise ValueError(f"projection_size needs input_features 'backbone', got {self.input_features!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-        if self.region_size < 1:
-            raise ValueError(f"region_size must be 1 or more, got {self.region_size}")
-        if self.decoder_steps < 1:
-            raise ValueError(f"decoder_steps must be 1 or more, got {self.decoder_steps}")
         if self.fixed_length and self.input_features != "embedding":
             raise ValueError(f"fixed_length needs input_features 'embedding', got {self.input_features!r}")
         if self.tree and list(self.id2label.values()) != COMPARTMENTS:
@@ -204,6 +215,12 @@ class DeepLocConfig(PreTrainedConfig):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_labels:
                 raise ValueError(f"{name} needs {self.num_labels} values, one a label, got {len(values)}")
+        for threshold in [*self.thresholds, self.membrane_threshold]:
+            if not 0 <= threshold <= 1:
+                raise ValueError(f"a threshold is a probability, from 0 to 1, got {threshold}")
+        for scale in [*self.calibration_scale, self.membrane_calibration_scale]:
+            if not scale > 0:
+                raise ValueError(f"a scale of the calibration must be above 0, got {scale}")
 
 
 DeepLocConfig.register_for_auto_class()

@@ -1,7 +1,34 @@
 """Configuration of UniRep."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+
+LARGEST = 1_000_000  # of any number in a configuration: sizes, tokens, steps, weights of losses
+MOST_LAYERS = 1000
+
+
+def check_numbers(config: Any) -> None:
+    """
+    `ValueError` for a number in a configuration, of ours or of an encoder, that no network has: a file that is damaged
+    must not make one that never ends, fills the memory, or answers NaN.
+    """
+    for name, value in vars(config).items():
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            most = MOST_LAYERS if name.endswith(("_layers", "_steps")) and name != "diffusion_steps" else LARGEST
+            if isinstance(number, (int, float)) and not abs(number) <= most:
+                raise ValueError(f"{name} is {number}: it must be a number, and at most {most:,}")
+
+
+def check_ranges(config: Any, at_least: dict[int, tuple[str, ...]]) -> None:
+    """`ValueError` for a number, or one of a list, below the least that the field can be."""
+    for least, names in at_least.items():
+        for name in names:
+            value = getattr(config, name)
+            for number in value if isinstance(value, (list, tuple)) else [value]:
+                if number < least:
+                    raise ValueError(f"{name} must be {least} or more, got {number}")
 
 
 @strict
@@ -34,9 +61,8 @@ class UniRepConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Part of the validation that `@strict` runs."""
-        for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        check_numbers(self)
+        check_ranges(self, {1: ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers")})
 
 
 UniRepConfig.register_for_auto_class()

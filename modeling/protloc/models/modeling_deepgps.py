@@ -378,13 +378,23 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             num_samples (`int`): Images for each protein.
             num_inference_steps (`int`, *optional*), guidance_scale (`float`, *optional*): In place of the
                 configuration's, for diffusion.
-            generator (`torch.Generator`, *optional*): Of the noise; the same seed gives the same samples.
+            generator (`torch.Generator`, *optional*): Of the noise; the same seed gives the same samples, for a protein
+                alone and in any batch.
             scheduler (`SchedulerMixin`, *optional*): Another diffusers sampler, made `from_config` of the model's own.
 
         Returns:
             [`DeepGPSOutput`] with `samples`, their mean as `protein_image`, and `uncertainty`.
+
+        Raises:
+            ValueError: For a number of samples or steps below 1, more steps than in training, and images or logits that
+                are not finite.
         """
         config = self.config
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be 1 or more, got {num_samples}")
+        steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        if not 1 <= steps <= config.diffusion_steps:
+            raise ValueError(f"num_inference_steps must be from 1 to {config.diffusion_steps}, got {steps}")
         latents, mask, pooled, weights = self.read_protein(
             input_ids, attention_mask, residue_embeddings, residue_mask, structure
         )
@@ -398,9 +408,11 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             samples = image.unsqueeze(1).expand(-1, num_samples, -1, -1, -1)
         else:
             scale = config.guidance_scale if guidance_scale is None else guidance_scale
-            options = scheduler or self.scheduler, num_inference_steps, scale, generator
+            options = scheduler or self.scheduler, steps, scale, generator
             known = latents, mask, pooled, line
             samples = torch.stack([self.sample(background, *known, *options) for _ in range(num_samples)], dim=1)
+        if not samples.isfinite().all() or (logits is not None and not logits.isfinite().all()):
+            raise ValueError("the model answers with NaN or infinite numbers: its weights or its inputs are damaged")
         return DeepGPSOutput(
             logits=logits,
             protein_image=samples.mean(dim=1),
@@ -411,10 +423,12 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
 
     def sample(self, background, latents, mask, pooled, cell_line, scheduler, steps, scale, generator) -> torch.Tensor:
         """One image `(batch, 1, H, W)` in [0, 1] for each protein, from noise."""
-        scheduler.set_timesteps(steps or self.config.num_inference_steps, device=background.device)
+        scheduler.set_timesteps(steps, device=background.device)
         place = generator.device if generator is not None else background.device
-        image = torch.randn(background.shape, generator=generator, device=place, dtype=torch.float32)
-        image = image.to(background) * scheduler.init_noise_sigma
+        # What a seed draws for a protein must not depend on how many others are drawn with it.
+        shape = background.shape if generator is None else (1, *background.shape[1:])
+        noise = torch.randn(shape, generator=generator, device=place, dtype=torch.float32)
+        image = noise.expand(background.shape).to(background) * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
             images = torch.cat([scheduler.scale_model_input(image, timestep), background], dim=1)  # (B, 2, H, W)
             velocity = self.draw(images, timestep, latents, mask, pooled, cell_line)

@@ -81,7 +81,9 @@ def without_heads(backbone: Any) -> Any:
 
 def build_backbone(config: Any) -> Any:
     """An untrained encoder of this configuration. Where protloc is not installed, no Auto class knows UniRep."""
-    return UniRepModel(config) if config.model_type == "unirep" else without_heads(AutoModel.from_config(config))
+    if config.model_type == "unirep":
+        return UniRepModel(config)
+    return without_heads(AutoModel.from_config(config, trust_remote_code=False))
 
 
 class DeepLocPreTrainedModel(PreTrainedModel):
@@ -306,11 +308,11 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
                 `"facebook/esm2_t33_650M_UR50D"` or `"Rostlab/prot_bert"`.
             config_fields: Fields of [`DeepLocConfig`].
         """
-        tokenizer = AutoTokenizer.from_pretrained(backbone)
+        tokenizer = AutoTokenizer.from_pretrained(backbone, trust_remote_code=False)
         eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
         config = DeepLocConfig(
             input_features="backbone",
-            backbone_config=AutoConfig.from_pretrained(backbone),
+            backbone_config=AutoConfig.from_pretrained(backbone, trust_remote_code=False),
             vocab_size=len(tokenizer),
             pad_token_id=tokenizer.pad_token_id,
             # UniRep begins with <start>, and knows an unknown residue but no mask.
@@ -321,7 +323,9 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             **config_fields,
         )
         model = cls(config)
-        model.deeploc.backbone = without_heads(AutoModel.from_pretrained(backbone, use_safetensors=True))
+        model.deeploc.backbone = without_heads(
+            AutoModel.from_pretrained(backbone, use_safetensors=True, trust_remote_code=False)
+        )
         return model
 
     def prepare_sequence(self, text: str) -> tuple[str, list[list[slice]]]:
@@ -360,6 +364,9 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
 
         Returns:
             `dict[str, torch.Tensor]`: The same names, with `attention (length,)`, 0 at residues of no window.
+
+        Raises:
+            ValueError: If a number is NaN or infinite.
         """
         heads = [name for name in outputs[0] if name != "attention"]
         merged = {name: torch.stack([output[name] for output in outputs]).mean(dim=0) for name in heads}
@@ -369,6 +376,8 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
                 positions = torch.cat([torch.arange(piece.start, piece.stop) for piece in window])
                 attention[positions] += output["attention"].float().cpu() / len(windows)
             merged["attention"] = attention
+        if not all(values.isfinite().all() for values in merged.values()):
+            raise ValueError("the model answers with NaN or infinite numbers: its weights or its inputs are damaged")
         return merged
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:

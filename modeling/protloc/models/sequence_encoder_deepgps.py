@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from .configuration_deepgps import DeepGPSConfig
+from .configuration_unirep import check_numbers
 from .modeling_deeploc import DeepLocModel
 from .modeling_unirep import UniRepModel
 from .protein_sequence import split_windows
@@ -19,16 +20,18 @@ def load_backbone(name: str, dtype: torch.dtype = torch.float32) -> tuple[PreTra
         name (`str`): Folder or Hub name of a transformers encoder with its tokenizer, of a DeepLoc or of a UniRep.
         dtype (`torch.dtype`): Of its weights.
     """
-    kind = AutoConfig.from_pretrained(name).model_type
+    backbone_config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    check_numbers(backbone_config)
+    kind = backbone_config.model_type
     if kind == "deeploc":
         model = DeepLocModel.from_pretrained(name, dtype=dtype)
         return model, {"cls_token_id": model.config.cls_token_id, "eos_token_id": model.config.eos_token_id}
     if kind == "unirep":
         unirep = UniRepModel.from_pretrained(name, dtype=dtype)
         return unirep, {"cls_token_id": unirep.config.bos_token_id, "eos_token_id": unirep.config.eos_token_id}
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     eos = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-    loaded = AutoModel.from_pretrained(name, dtype=dtype, use_safetensors=True)
+    loaded = AutoModel.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     return loaded, {"cls_token_id": tokenizer.cls_token_id, "eos_token_id": eos}
 
 

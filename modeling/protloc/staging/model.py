@@ -41,17 +41,17 @@ def stage_model(
 ) -> dict[str, Path]:
     """Weights, configuration, remote code, tokenizer, processors, card, evaluation, handler and requirements."""
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if config.model_type not in REMOTE_CODE_NEEDS:
             raise ValueError(f"it is a {config.model_type} model, neither deeploc nor deepgps")
         with torch.device("meta"):
             auto_class = AutoModelForSequenceClassification if config.model_type == "deeploc" else AutoModel
-            model: Any = auto_class.from_config(config)
+            model: Any = auto_class.from_config(config, trust_remote_code=False)
         if config.model_type == "deeploc":
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             served = pipeline("protein-localization", model=model, tokenizer=tokenizer, device="meta")
         else:
-            processor = AutoProcessor.from_pretrained(folder)
+            processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
             served = pipeline("protein-imaging", model=model, processor=processor, device="meta")
     except LOAD_ERRORS as error:
         raise ValueError(f"{str(folder)!r} holds no model that can be pushed: {one_line(error)}") from None
