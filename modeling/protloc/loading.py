@@ -36,6 +36,7 @@ DEFAULT_MODEL = ASSETS / "deeploc"
 # What loading a missing or damaged model raises; RuntimeError is for weights that don't fit the configuration.
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 
+NEED_IMAGES = "drawing and microscopy need protloc[images]: pip install 'protloc[images]'"
 UNIREP_SIZES = {"unirep": 1900, "unirep-1900": 1900, "unirep-256": 256, "unirep-64": 64}
 
 

@@ -8,13 +8,18 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from scipy import ndimage
-from skimage.morphology import h_maxima, remove_small_holes
-from skimage.segmentation import expand_labels, watershed
 from sklearn.metrics.cluster import contingency_matrix
 from torch import nn
 from torch.nn import functional as F
 
 from . import ASSETS
+from .loading import NEED_IMAGES
+
+try:
+    from skimage.morphology import h_maxima, remove_small_holes
+    from skimage.segmentation import expand_labels, watershed
+except ImportError:
+    raise ImportError(NEED_IMAGES) from None
 
 UM_PER_PX = 0.8  # what the network reads; nuclei are some 12 to 20 pixels wide
 WEIGHTS = ASSETS / "nuclei" / "model.safetensors"
