@@ -27,7 +27,7 @@ lint: .venv/.installed
 # Ratios within one run; those of benchmarks/results/ are printed beside them.
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks.deeploc
-	$(BIN)/python -m benchmarks.embed --count 60 --plain 24 --repeats 1
+	$(BIN)/python -m benchmarks.embed --count 60 --baseline 24 --repeats 1
 	$(BIN)/python -m benchmarks.unirep --count 256
 	$(BIN)/python -m benchmarks.drawing
 	$(BIN)/python -m benchmarks.deepgps

@@ -3,8 +3,8 @@ Time and memory of deepGPS at the paper's size, with random weights: `python -m 
 
 ESM-2 with 650 million parameters and image networks of 64 ... 1,024 channels (`paper`) and 64 ... 512 (`condition`) on
 nuclei of 208 x 208. Times are of one pass over a batch without gradients, as ratios to the published network's within
-one run. Some minutes and 8 GB of memory on a CPU. `--train STEPS` times steps of training instead, over a frozen
-encoder whose states were computed before: crops a second, memory, and the share of the arithmetic peak, which is what a
+one run. Some minutes and 8 GB of memory on a CPU. `--train STEPS` times steps of training instead, on residue
+embeddings that were computed before: crops a second, memory, and the share of the arithmetic peak, which is what a
 large matrix product reaches in the same run.
 
 Measured on one core of an AVX-512 server (torch 2.13, float32, one protein of 500 residues): encoder 8.3 s, image
@@ -102,7 +102,7 @@ def training(args: argparse.Namespace) -> None:
     first = None
     for name, fields in NETWORKS.items():
         model = random_model(args, **fields).train()
-        del model.backbone  # its states are given
+        del model.backbone  # its embeddings are given
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)
 
         def step(model=model, optimizer=optimizer) -> None:

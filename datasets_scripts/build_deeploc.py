@@ -159,7 +159,7 @@ def digest(splits: dict[str, list[Row]]) -> str:
 
 
 def check_no_duplicates(splits: dict[str, list[Row]]) -> None:
-    """`ValueError` if a sequence stands in two splits (not both tests): it would be learnt, then scored."""
+    """`ValueError` if a sequence stands in two splits (not both tests): it would be trained and tested on."""
     seen: dict[str, tuple[str, str]] = {}
     for split, rows in splits.items():
         for row in rows:

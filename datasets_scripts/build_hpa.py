@@ -191,7 +191,7 @@ def unpack(folder: Path) -> None:
 def single_cells(path: Path, sequences: Proteins, args: argparse.Namespace) -> Iterator[Field]:
     """
     Cells, and each of their two markers. A mosaic is never on both sides: markers of `--exclude`, which only test, are
-    left out where their cell is learnt.
+    left out where their cell is in the training split.
     """
     rows = []
     for place, row in read_csv(path, ["image_id", "compartment", "um_per_px", "mosaic"]):

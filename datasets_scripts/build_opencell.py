@@ -6,7 +6,7 @@ Build the OpenCell data set: fields of tagged proteins and nuclei in HEK293T -> 
         --sequences uniprot.fasta.gz --images raw/opencell --out data/opencell
 
 `--download` fetches OpenCell's projections (some 6,300 fields, 9 GB), its annotations and UniProt's human proteome into
-the folder of the images first. Started again, download and build go on where they stopped. Images may lie in any folder
+the folder of the images first. Started again, download and build resume. Images may lie in any folder
 below `--images`: `OC-FOV_GENE_ENSG_CID_FID_proj.tif` (or `_stack.tif`, projected here) as in OpenCell's bucket, or as
 `GENE_hoechst.png` and `GENE_protein.png`. Configurations of the result, all with the same split by protein:
 

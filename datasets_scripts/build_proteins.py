@@ -1,5 +1,5 @@
 """
-Build the sequences that deepGPS learns labels from: proteins of DeepLoc 2.0 and OpenCell, without images.
+Build the sequences that deepGPS is trained to label: proteins of DeepLoc 2.0 and OpenCell, without images.
 
     python -m datasets_scripts.build_proteins --human human_sequences.csv.gz --exclude never_train.csv.gz \
         --deeploc2 Swissprot_Train_Validation_dataset.csv --annotations opencell-localization-annotations.csv \

@@ -169,8 +169,8 @@ def process(field: Field, settings: Settings, folder: Path) -> dict[str, Any]:
 def work_path(folder: Path, field: Field, settings: Settings) -> Path:
     """Where the crops of a field are kept until all are done: another place for whatever would change them."""
     sources = [path for path in (field.nucleus, field.protein_image) if path is not None and path.exists()]
-    states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
-    made_of = (field.field_id, field.um_per_px, field.pad, settings, states, WEIGHTS.stat().st_mtime_ns)
+    versions = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
+    made_of = (field.field_id, field.um_per_px, field.pad, settings, versions, WEIGHTS.stat().st_mtime_ns)
     return folder / f"{hashlib.sha1(repr(made_of).encode()).hexdigest()}.parquet"
 
 
@@ -187,7 +187,7 @@ def process_all(fields: list[Field], settings: Settings, folder: Path, processes
             return list(progress(pool.map(work, fields)))
     except BrokenProcessPool:
         raise ValueError(
-            f"one of {processes} processes was killed, perhaps for want of memory: start again to go on, with fewer "
+            f"one of {processes} processes was killed, perhaps for want of memory: start again to resume, with fewer "
             "--processes"
         ) from None
 

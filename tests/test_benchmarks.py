@@ -10,7 +10,7 @@ from tests.helpers import ROOT
 
 SMALL = {
     "deeploc": "--proteins 128",
-    "embed": "--shape 8M --count 4 --plain 4 --repeats 1",
+    "embed": "--shape 8M --count 4 --baseline 4 --repeats 1",
     "unirep": "--size 64 --count 4",
     "drawing": "--nuclei 2 --side 32 --steps 2",
     "deepgps": "--small --length 20",

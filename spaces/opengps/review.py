@@ -1,5 +1,5 @@
 """
-Look at what people sent through the site. Nobody else sees a submission until it is approved; then it is part of a data
+Review what people sent through the site. Nobody else sees a submission until it is approved; then it is part of a data
 set of crops that deepGPS can be trained with.
 
     python review.py list WHERE --preview pictures            # a line and a picture for each pending submission

@@ -1,5 +1,5 @@
 """
-Images that people send: out of sight until a maintainer has looked at them, then rows of a data set of crops.
+Images that people send: out of sight until a maintainer has reviewed them, then rows of a data set of crops.
 
 A submission is one Parquet file. In a folder it lies in `pending/` and, once approved, in `data/`; on the Hub in a
 private data set `OWNER/NAME-pending`, and in `OWNER/NAME`.
@@ -59,7 +59,7 @@ CARD = """---
 
 {count} submissions of microscope images, each with a nuclear stain, a protein and its sequence, cut into crops of
 {size} x {size} pixels of {um} micrometres around the nuclei. People sent them under {licence} (column `credit` says
-whom to name); a maintainer looked at each before it came here. Labels are the submitters' own;
+whom to name); a maintainer reviewed each before it came here. Labels are the submitters' own;
 an empty list means that they gave none. Columns are those of the other crops that protloc trains deepGPS with, so this
 is one more line in the `images` of a training configuration. Proteins that only test stand in the split `test`.
 """
@@ -96,8 +96,7 @@ class Submission:
             raise ValueError(f"a pixel of {self.um_per_px:g} micrometres: give a size from 0.02 to 2")
         if self.nucleus.size * (self.um_per_px / OPENCELL_UM_PER_PX) ** 2 > MAX_PIXELS:
             raise ValueError(
-                f"{size(self.nucleus)} pixels of {self.um_per_px:g} micrometres are more than is read at once: send a "
-                "part"
+                f"{size(self.nucleus)} pixels of {self.um_per_px:g} micrometres are too many at once: send a part"
             )
         if not self.cell_line:
             raise ValueError("no cell line: say which cells these are, such as U-2 OS or HEK293T")
@@ -287,7 +286,7 @@ class Spool(CommitScheduler):
             self.repo_id,
             repo_type="dataset",
             operations=[CommitOperationAdd(f"pending/{path.name}", path) for path in paths],
-            commit_message=f"{len(paths)} submissions to look at",
+            commit_message=f"{len(paths)} submissions to review",
         )
         for path in paths:
             path.unlink()
@@ -317,7 +316,7 @@ class HubStore:
             )
             if not self.api.repo_info(self.inbox, repo_type="dataset").private:
                 self.spool.stop()
-                raise ValueError(f"{self.inbox} is public, and would show what nobody has looked at: make it private")
+                raise ValueError(f"{self.inbox} is public, and would show what nobody has reviewed: make it private")
 
     def __str__(self) -> str:
         return f"the data set {self.inbox} on the Hub"
@@ -379,5 +378,5 @@ class HubStore:
             self.inbox,
             repo_type="dataset",
             operations=[CommitOperationDelete(name) for name in names],
-            commit_message=f"{len(names)} submissions looked at",
+            commit_message=f"{len(names)} submissions reviewed",
         )

@@ -1,4 +1,4 @@
-"""Submissions in a folder and on our own Hub: kept, looked at, approved, and then data like any other."""
+"""Submissions in a folder and on our own Hub: kept, reviewed, approved, and then data like any other."""
 
 import dataclasses
 
@@ -63,7 +63,7 @@ def test_what_is_no_submission(submission, changes, said):
 def test_one_image_twice_and_no_nucleus(submission):
     with pytest.raises(ValueError, match="the same image"):
         dataclasses.replace(submission, protein=submission.nucleus)
-    with pytest.raises(ValueError, match="more than is read at once"):
+    with pytest.raises(ValueError, match="are too many at once"):
         dataclasses.replace(
             other(submission), nucleus=np.zeros((1000, 1000)), protein=np.ones((1000, 1000)), um_per_px=2
         )

@@ -178,6 +178,6 @@ def test_nothing_is_kept_without_consent_or_room(tmp_path, images, monkeypatch):
     monkeypatch.setattr(submit, "open_store", lambda: store)
     monkeypatch.setattr(submit, "MAX_WAITING_BYTES", -1)
     path = pack(tmp_path / "a.zip", images | {"manifest.csv": f"{COLUMNS}\n{ROW}"})
-    with pytest.raises(InputError, match="has to be looked at first"):
+    with pytest.raises(InputError, match="Too many submissions wait for review"):
         list(submit.examine(submit.read_archive(path), keep=True))
     assert store.pending() == []

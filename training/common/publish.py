@@ -1,4 +1,4 @@
-"""The end of a training run: its report, its card, and its way to the Hub."""
+"""The end of a training run: its report, its card, and the push to the Hub."""
 
 import json
 from collections.abc import Iterable
