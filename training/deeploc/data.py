@@ -72,7 +72,7 @@ def encode(
     """
     One row for each window of a protein: `input_ids`, `profile` or, with `embeddings`, `residues` or `regions`;
     `length`, `protein` (its number), `target` (the labels as a vector, or an index if single-label), `membrane`,
-    `signal_labels` and `signal_positions`.
+    `signal_targets` and `signal_positions`.
 
     Raises:
         ValueError: For a protein with several labels in single-label training, and for a missing profile.
@@ -104,7 +104,7 @@ def encode(
                     "target": target,
                     "membrane": batch["membrane"][k],
                 }
-                if regions is not None:
+                if regions is not None and embeddings is not None:
                     states = embeddings[window_text(sequence, window)].unsqueeze(0)
                     weights = regions.weights(torch.ones(states.shape[:2], dtype=torch.bool))
                     row |= {"regions": regions.means(states, weights)[0].numpy(), "length": weights.shape[1]}
@@ -117,7 +117,7 @@ def encode(
                 if config.signals:
                     seen = np.concatenate([np.array([int(d) for d in digits[piece]], dtype=int) for piece in window])
                     known = [float(i in seen) for i in range(1, len(SORTING_SIGNALS) + 1)]
-                    row["signal_labels"] = known if digits else [-1.0] * len(SORTING_SIGNALS)
+                    row["signal_targets"] = known if digits else [-1.0] * len(SORTING_SIGNALS)
                     if regions is None:
                         around = [] if embeddings is not None or profile is not None else [0]  # <cls> and <eos>
                         positions = (seen > 0).tolist() if digits else [0] * row["length"]
@@ -152,7 +152,7 @@ def collate(
 
     batch = {
         "labels": torch.tensor([row["target"] for row in rows]),  # (B, 10) or (B,)
-        "membrane_labels": torch.tensor([row["membrane"] for row in rows]),  # (B,)
+        "membrane_targets": torch.tensor([row["membrane"] for row in rows]),  # (B,)
         "protein": torch.tensor([row["protein"] for row in rows]),  # (B,)
     }
     if "input_ids" in rows[0]:
@@ -168,8 +168,8 @@ def collate(
             batch["profiles"] = padded("profile")  # (B, L, 20)
         lengths = torch.tensor([row["length"] for row in rows])
         batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-    if "signal_labels" in rows[0]:
-        batch["signal_labels"] = torch.tensor([row["signal_labels"] for row in rows])  # (B, 9)
+    if "signal_targets" in rows[0]:
+        batch["signal_targets"] = torch.tensor([row["signal_targets"] for row in rows])  # (B, 9)
     if "signal_positions" in rows[0]:
         batch["signal_positions"] = padded("signal_positions")  # (B, L)
     return batch

@@ -18,7 +18,7 @@ def predict_logits(accelerator: Accelerator, model, loader) -> tuple[torch.Tenso
     model.eval()
     results = []
     for batch in tqdm(loader, desc="Validating", leave=False, disable=not accelerator.is_local_main_process):
-        protein, *labels = (batch.pop(name) for name in ("protein", "labels", "membrane_labels"))
+        protein, *labels = (batch.pop(name) for name in ("protein", "labels", "membrane_targets"))
         with accelerator.autocast():
             outputs = model(**{name: batch[name] for name in batch if not name.startswith("signal")})
         results.append((protein, outputs.logits, outputs.membrane_logits, *labels))
@@ -33,7 +33,7 @@ def predict_logits(accelerator: Accelerator, model, loader) -> tuple[torch.Tenso
     return logits, membrane_logits, labels[0][first], labels[1][first]
 
 
-def fit_decisions(model_config: DeepLocConfig, logits, membrane_logits, labels, membrane_labels) -> None:
+def fit_decisions(model_config: DeepLocConfig, logits, membrane_logits, labels, membrane_targets) -> None:
     """Fit calibration and MCC thresholds on raw logits of the validation split, into the configuration."""
     model_config.calibration_scale, model_config.calibration_bias = fit_calibration(logits, labels)
     calibrated = logits * torch.tensor(model_config.calibration_scale) + torch.tensor(model_config.calibration_bias)
@@ -41,16 +41,16 @@ def fit_decisions(model_config: DeepLocConfig, logits, membrane_logits, labels, 
         probabilities = calibrated.sigmoid().numpy()
         model_config.thresholds = [fit_threshold(labels[:, i], probabilities[:, i]) for i in range(labels.shape[1])]
 
-    known = membrane_labels >= 0
+    known = membrane_targets >= 0
     if known.any():
-        membrane_logits, membrane_labels = membrane_logits[known].unsqueeze(1), membrane_labels[known].unsqueeze(1)
-        (scale,), (bias,) = fit_calibration(membrane_logits, membrane_labels)
+        membrane_logits, membrane_targets = membrane_logits[known].unsqueeze(1), membrane_targets[known].unsqueeze(1)
+        (scale,), (bias,) = fit_calibration(membrane_logits, membrane_targets)
         model_config.membrane_calibration_scale, model_config.membrane_calibration_bias = scale, bias
         probabilities = (membrane_logits * scale + bias).sigmoid().numpy()
-        model_config.membrane_threshold = fit_threshold(membrane_labels[:, 0], probabilities[:, 0])
+        model_config.membrane_threshold = fit_threshold(membrane_targets[:, 0], probabilities[:, 0])
 
 
-def validation_scores(logits, membrane_logits, labels, membrane_labels) -> dict[str, float]:
+def validation_scores(logits, membrane_logits, labels, membrane_targets) -> dict[str, float]:
     """What is logged after each epoch: at the threshold 0.5, before any calibration."""
     if labels.ndim == 2:
         probabilities, references = logits.sigmoid().numpy(), labels.int().numpy()
@@ -66,11 +66,11 @@ def validation_scores(logits, membrane_logits, labels, membrane_labels) -> dict[
         "micro_f1": result["average"]["micro"]["f1"],
         "macro_f1": result["average"]["macro"]["f1"],
     }
-    known = membrane_labels >= 0
+    known = membrane_targets >= 0
     if known.any():
         probabilities = membrane_logits[known].sigmoid().numpy()
         result = MembraneMetric().compute(
-            references=membrane_labels[known], predictions=probabilities >= 0.5, probabilities=probabilities
+            references=membrane_targets[known], predictions=probabilities >= 0.5, probabilities=probabilities
         )
         scores["membrane_accuracy"] = result["accuracy"]
     return scores

@@ -3,8 +3,11 @@
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import logging
 
 from .configuration_unirep import UniRepConfig, check_numbers, check_ranges
+
+logger = logging.get_logger(__name__)
 
 COMPARTMENTS = [
     "Cytoplasm",
@@ -58,6 +61,8 @@ AT_LEAST = {
         *("decoder_size", "decoder_steps", "hidden_size", "max_length", "region_size"),
     ),
 }
+# Fields with a value for each label
+BY_LABEL = ["thresholds", "calibration_scale", "calibration_bias", "positive_weights", "class_weights"]
 LENGTH_POLICIES = ["middle", "end", "window", "error"]
 
 
@@ -121,6 +126,17 @@ class DeepLocConfig(PreTrainedConfig):
     sub_configs_defaults = {  # noqa: RUF012
         "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="esm", optional=True)
     }
+
+    # What `Trainer` needn't gather of an evaluation: the logits are the predictions.
+    keys_to_ignore_at_inference = [  # noqa: RUF012
+        "membrane_logits",
+        "localizations",
+        "membrane",
+        "tree_logits",
+        "signal_logits",
+        "attentions",
+        "pooler_output",
+    ]
 
     # tokens
     vocab_size: int = 33
@@ -198,6 +214,30 @@ class DeepLocConfig(PreTrainedConfig):
         self.calibration_scale = self.calibration_scale or [1.0] * self.num_labels
         self.calibration_bias = self.calibration_bias or [0.0] * self.num_labels
 
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """
+        As always. With other labels or another problem type, what was fitted to the old ones is left out: thresholds,
+        calibration, weights of labels, and the sorting tree where the labels are not the ten compartments.
+        """
+        old = list((config_dict.get("id2label") or dict(enumerate(COMPARTMENTS))).values())
+        new = old
+        if kwargs.get("id2label"):
+            new = list(kwargs.pop("id2label").values())
+            kwargs.pop("label2id", None)
+            kwargs.setdefault("num_labels", len(new))
+        elif kwargs.get("num_labels") not in (None, len(old)):
+            new = [f"LABEL_{i}" for i in range(kwargs["num_labels"])]
+        problem_type = kwargs.get("problem_type") or config_dict.get("problem_type")
+        if new != old or problem_type != config_dict.get("problem_type"):
+            config_dict = {name: value for name, value in config_dict.items() if name not in BY_LABEL}
+            config_dict |= {"id2label": dict(enumerate(new)), "label2id": {name: i for i, name in enumerate(new)}}
+            config_dict["problem_type"] = problem_type
+            if config_dict.get("tree") and new != COMPARTMENTS:
+                logger.warning("the sorting tree knows DeepLoc's ten compartments only: the new model has none")
+                config_dict["tree"] = False
+        return super().from_dict(config_dict, **kwargs)
+
     def validate_architecture(self):
         """Part of the validation that `@strict` runs."""
         check_numbers(self)
@@ -225,7 +265,7 @@ class DeepLocConfig(PreTrainedConfig):
             raise ValueError("tree needs the ten DeepLoc compartments as labels")
         if self.problem_type == "regression":
             raise ValueError("problem_type must be single_label_classification or multi_label_classification")
-        for name in ("thresholds", "calibration_scale", "calibration_bias", "positive_weights", "class_weights"):
+        for name in BY_LABEL:
             values = getattr(self, name)
             if values is not None and len(values) != self.num_labels:
                 raise ValueError(f"{name} needs {self.num_labels} values, one a label, got {len(values)}")

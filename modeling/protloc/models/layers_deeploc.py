@@ -62,14 +62,17 @@ class DeepLocEncoder(nn.Module):
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         dtype = hidden.dtype
-        hidden = hidden.to(next(self.forward_lstm.parameters()).dtype)
+        # A quantized LSTM has no such weight, and takes what it gets.
+        hidden = hidden.to(getattr(self.forward_lstm, "weight_ih_l0", hidden).dtype)
         batch, length = mask.shape
         positions = torch.arange(length, device=mask.device)
         reverse = torch.where(mask, mask.sum(dim=1, keepdim=True) - 1 - positions, positions)  # (B, L), its own inverse
         rows = (reverse + length * torch.arange(batch, device=mask.device).unsqueeze(1)).flatten()
-        forward_states, _ = self.forward_lstm(hidden)
-        # Whole rows at once: `gather` would look each number up.
-        backward_states, _ = self.backward_lstm(hidden.flatten(0, 1).index_select(0, rows).view_as(hidden))
+        # Rounded at each of a thousand steps, the states would be others.
+        with torch.autocast(hidden.device.type, enabled=False):
+            forward_states, _ = self.forward_lstm(hidden)
+            # Whole rows at once: `gather` would look each number up.
+            backward_states, _ = self.backward_lstm(hidden.flatten(0, 1).index_select(0, rows).view_as(hidden))
         backward_states = backward_states.flatten(0, 1).index_select(0, rows).view_as(forward_states)
         states = torch.cat([forward_states, backward_states], dim=-1) * mask.unsqueeze(-1)  # (B, L, 2H)
         return states.to(dtype)
@@ -85,14 +88,14 @@ class DeepLocAttentionDecoder(nn.Module):
         self.out_features = encoder_size
         self.key = nn.Linear(encoder_size, config.attention_size)
         self.query = nn.Linear(config.decoder_size, config.attention_size, bias=False)
-        self.score = nn.Linear(config.attention_size, 1, bias=False)
+        self.energy = nn.Linear(config.attention_size, 1, bias=False)
         # The last context is read out, so that a single step needs no cell.
         self.cell: Any = nn.LSTMCell(encoder_size, config.decoder_size) if config.decoder_steps > 1 else None
         self.gradient_checkpointing = False
 
     def attend(self, states, keys, query, residue_mask):
-        scores = self.score(torch.tanh(keys + self.query(query).unsqueeze(1))).squeeze(-1).float()  # (B, L)
-        weights = scores.masked_fill(~residue_mask, torch.finfo(torch.float32).min).softmax(dim=-1)
+        energies = self.energy(torch.tanh(keys + self.query(query).unsqueeze(1))).squeeze(-1).float()  # (B, L)
+        weights = energies.masked_fill(~residue_mask, torch.finfo(torch.float32).min).softmax(dim=-1)
         weights = weights * residue_mask  # a sequence without residues attends to nothing
         context = torch.bmm(weights.to(states.dtype).unsqueeze(1), states).squeeze(1)  # (B, 2H)
         return context, weights
@@ -171,7 +174,7 @@ class DeepLocRegions(nn.Module):
         return self.join(self.means(states, weights)), weights.mean(dim=1, keepdim=True)  # (B, 3E), (B, 1, L)
 
 
-POOLING = {
+POOLING: dict[str, Any] = {
     "decoder": DeepLocAttentionDecoder,
     "light_attention": DeepLocLightAttention,
     "regions": DeepLocRegions,

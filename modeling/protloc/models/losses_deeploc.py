@@ -27,14 +27,14 @@ def localization_loss(logits: torch.Tensor, labels: torch.Tensor, config: DeepLo
         return losses.mean()
 
     targets = labels.to(logits) if labels.ndim == 2 else F.one_hot(labels, config.num_labels).to(logits)
-    targets = targets / targets.sum(dim=-1, keepdim=True)
+    targets = targets / targets.sum(dim=-1, keepdim=True).clamp(min=1e-6)  # a protein without labels teaches nothing
     log_probabilities = logits.log_softmax(dim=-1)
     losses = -targets * log_probabilities
     if config.focal_gamma:
         losses = losses * (targets - log_probabilities.exp()).abs() ** config.focal_gamma
     if class_weights is None:
         return losses.sum(dim=-1).mean()
-    return (losses * class_weights).sum() / (targets * class_weights).sum()
+    return (losses * class_weights).sum() / (targets * class_weights).sum().clamp(min=1e-6)
 
 
 def known_label_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -63,7 +63,7 @@ def tree_log_probabilities(decisions: torch.Tensor) -> torch.Tensor:
 
 def tree_loss(decisions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood of the leaves `labels (batch, 10)`; several labels of a protein share its weight."""
-    shares = labels.to(decisions) / labels.sum(dim=-1, keepdim=True)
+    shares = labels.to(decisions) / labels.to(decisions).sum(dim=-1, keepdim=True).clamp(min=1e-6)
     return -(shares * tree_log_probabilities(decisions)).sum(dim=-1).mean()
 
 

@@ -128,7 +128,7 @@ class DeepLocPreTrainedModel(PreTrainedModel):
 class DeepLocModel(DeepLocPreTrainedModel):
     """DeepLoc without heads: residues -> recurrent states, attention, and one vector a protein."""
 
-    _keys_to_ignore_on_load_unexpected = [r"classifier"]  # noqa: RUF012  # of a checkpoint with heads
+    _keys_to_ignore_on_load_unexpected = [r"classifier", r"_head\."]  # noqa: RUF012  # of a checkpoint with heads
 
     def __init__(self, config: DeepLocConfig):
         super().__init__(config)
@@ -291,11 +291,11 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         self.tree_only = config.tree and config.problem_type == "single_label_classification"
         if not self.tree_only:
             self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.membrane_classifier = nn.Linear(config.hidden_size, 1)
+        self.membrane_head = nn.Linear(config.hidden_size, 1)
         if config.tree:
-            self.tree_classifier = nn.Linear(config.hidden_size, len(SORTING_TREE))
+            self.tree_head = nn.Linear(config.hidden_size, len(SORTING_TREE))
         if config.signals:
-            self.signal_classifier = nn.Linear(config.hidden_size, len(SORTING_SIGNALS))
+            self.signal_head = nn.Linear(config.hidden_size, len(SORTING_SIGNALS))
         self.post_init()
 
     @classmethod
@@ -391,7 +391,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         localizations = most_probable
         if self.config.problem_type == "multi_label_classification":
             localizations = self.probabilities(logits) >= logits.new_tensor(self.config.thresholds)
-            localizations |= most_probable & ~localizations.any(dim=-1, keepdim=True)
+            localizations = localizations | (most_probable & ~localizations.any(dim=-1, keepdim=True))
         return localizations, membrane_logits.sigmoid() >= self.config.membrane_threshold
 
     @can_return_tuple
@@ -403,8 +403,8 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         residue_embeddings: torch.FloatTensor | None = None,
         region_embeddings: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
-        membrane_labels: torch.Tensor | None = None,
-        signal_labels: torch.Tensor | None = None,
+        membrane_targets: torch.Tensor | None = None,
+        signal_targets: torch.Tensor | None = None,
         signal_positions: torch.Tensor | None = None,
         **kwargs,
     ) -> DeepLocClassifierOutput:
@@ -414,9 +414,9 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
                 region_embeddings: As in [`DeepLocModel`].
             labels (`torch.Tensor`, *optional*): 0 / 1 of shape `(batch, num_labels)`, or class indices of shape
                 `(batch,)` for `single_label_classification`.
-            membrane_labels (`torch.Tensor` of shape `(batch,)`, *optional*): 1 membrane, 0 soluble, -1 unknown
+            membrane_targets (`torch.Tensor` of shape `(batch,)`, *optional*): 1 membrane, 0 soluble, -1 unknown
                 (left out of the loss).
-            signal_labels (`torch.Tensor` of shape `(batch, 9)`, *optional*): 1 where the protein has the sorting
+            signal_targets (`torch.Tensor` of shape `(batch, 9)`, *optional*): 1 where the protein has the sorting
                 signal, 0 where not, -1 where unknown.
             signal_positions (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 at residues of a known signal.
 
@@ -429,13 +429,13 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         logits: Any
         losses: list[Any] = []
         # Probabilities are formed in float32 whatever the weights' type.
-        tree_logits: Any = self.tree_classifier(outputs.pooler_output).float() if config.tree else None
-        signal_logits: Any = self.signal_classifier(outputs.pooler_output).float() if config.signals else None
+        tree_logits: Any = self.tree_head(outputs.pooler_output).float() if config.tree else None
+        signal_logits: Any = self.signal_head(outputs.pooler_output).float() if config.signals else None
         if self.tree_only:
             logits = tree_log_probabilities(tree_logits)
         else:
             logits = self.classifier(outputs.pooler_output).float()
-        membrane_logits: Any = self.membrane_classifier(outputs.pooler_output).squeeze(-1).float()
+        membrane_logits: Any = self.membrane_head(outputs.pooler_output).squeeze(-1).float()
         logits = logits * logits.new_tensor(config.calibration_scale) + logits.new_tensor(config.calibration_bias)
         membrane_logits = membrane_logits * config.membrane_calibration_scale + config.membrane_calibration_bias
 
@@ -443,10 +443,10 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             losses.append(localization_loss(logits, labels, config))
             if config.tree and not self.tree_only:
                 losses.append(config.tree_loss_weight * tree_loss(tree_logits, labels))
-        if membrane_labels is not None:
-            losses.append(config.membrane_loss_weight * known_label_loss(membrane_logits, membrane_labels))
-        if signal_labels is not None:
-            losses.append(config.signal_loss_weight * known_label_loss(signal_logits, signal_labels))
+        if membrane_targets is not None:
+            losses.append(config.membrane_loss_weight * known_label_loss(membrane_logits, membrane_targets))
+        if signal_targets is not None:
+            losses.append(config.signal_loss_weight * known_label_loss(signal_logits, signal_targets))
         if signal_positions is not None:
             attention = outputs.attentions[:, -1]
             losses.append(config.attention_loss_weight * attention_loss(attention, signal_positions))
