@@ -218,7 +218,7 @@ def _joined_with_unirep(head: Path) -> Path:
         folder.mkdir()
         save_file(weights, folder / WEIGHTS, {"format": "pt"})
         shutil.copyfile(head / "config.json", folder / "config.json")
-        AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(encoder, trust_remote_code=False).save_pretrained(folder)
 
     return _made_once(f"{head.name}-{_digest(head / WEIGHTS, head / 'config.json', encoder / WEIGHTS)}", join)
 
