@@ -49,7 +49,7 @@ def one_line(error: BaseException) -> str:
     """What an error says, in one line: errors of validation and YAML go on below their first, others leave advice."""
     if isinstance(error, StrictDataclassError | YAMLError):
         return " ".join(str(error).split())
-    if isinstance(error, LookupError):  # says no more than what was looked up
+    if type(error) in (KeyError, IndexError):  # says no more than what was looked up
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
