@@ -15,15 +15,19 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(BIN)/pytest -q
 
+# A Space runs flat: its modules have no package, so that each has a run of its own.
+MYPY = MYPYPATH=../../modeling ../../$(BIN)/mypy --config-file ../../pyproject.toml
 lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd spaces/opengps && $(MYPY) .
+	cd spaces/endpoint && $(MYPY) .
 
 # Ratios within one run; those of benchmarks/results/ are printed beside them.
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks.deeploc
-	$(BIN)/python -m benchmarks.embed --count 60 --plain 24 --repeats 1
+	$(BIN)/python -m benchmarks.embed --count 60 --baseline 24 --repeats 1
 	$(BIN)/python -m benchmarks.unirep --count 256
 	$(BIN)/python -m benchmarks.drawing
 	$(BIN)/python -m benchmarks.deepgps

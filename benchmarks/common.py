@@ -38,9 +38,10 @@ def compare(name: str, ratios: dict[str, float]) -> None:
             )
 
 
-def seconds(function: Callable[[], object], repeats: int = 3) -> float:
+def seconds(function: Callable[[], object], repeats: int = 3, warm: bool = True) -> float:
     """Median of a few runs, after one to warm up."""
-    function()
+    if warm:
+        function()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -49,7 +50,17 @@ def seconds(function: Callable[[], object], repeats: int = 3) -> float:
     return statistics.median(times)
 
 
-def matmul_rate(dtype: torch.dtype, side: int = 2048) -> float:
-    """Operations a second of a large matrix product on this CPU: the ceiling of everything else."""
-    one = torch.randn(side, side).to(dtype)
-    return 2 * side**3 / seconds(lambda: one @ one, 5)
+def synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def matmul_rate(dtype: torch.dtype, side: int = 2048, device: str = "cpu") -> float:
+    """Operations a second of a large matrix product: the ceiling of everything else."""
+    one = torch.randn(side, side, device=device, dtype=dtype)
+
+    def multiply() -> None:
+        one @ one
+        synchronize(device)
+
+    return 2 * side**3 / seconds(multiply, 5)

@@ -1,14 +1,14 @@
 """
-How fast `protloc embed` computes ESM-2's states, trick by trick, in one run and against the machine's own ceiling.
+Speed of `protloc embed` with ESM-2: an ablation study of its optimizations, and the share of the machine's peak.
 
     python -m benchmarks.embed --proteins proteins.fasta                # the first 200; long on two cores
-    python -m benchmarks.embed --shape 8M --count 24 --plain 16         # made-up proteins; some minutes
+    python -m benchmarks.embed --shape 8M --count 24 --baseline 16      # made-up proteins; some minutes
     python -m benchmarks.embed --shape 650M --device cuda --count 2000  # on a GPU
 
 Weights are random, of ESM-2's shape. First comes the rate of matrix products of the model's shapes: the ceiling. The
-plain loop is float32 in padded batches of 8 in the order of the file, on some of the proteins (`--plain`), since it is
-slow. Rounds are interleaved, and medians given; compilation is shown apart. Errors are against the plain loop's states:
-the norm of the difference over the norm, of the worst residue and of all of them.
+baseline is float32 in padded batches of 8 in the order of the file, on some of the proteins (`--baseline`), since it is
+slow. Rounds are interleaved, and medians given; compilation is shown apart. Errors are against the embeddings of the
+baseline: the norm of the difference over the norm, of the worst residue and of all of them.
 """
 
 import argparse
@@ -54,12 +54,12 @@ def save_encoder(folder: Path, shape: str) -> None:
 
 
 def operations(sequences: list[str], shape: str) -> float:
-    """Floating-point operations that the states of these sequences need: linear layers and attention, no padding."""
+    """Floating-point operations for the embeddings of these sequences: linear layers and attention, no padding."""
     hidden, layers, _ = SHAPES[shape]
     total = 0
     for sequence in sequences:
-        for [read] in split_windows(len(sequence), 1022, "window"):
-            tokens = read.stop - read.start + 2
+        for [window] in split_windows(len(sequence), 1022, "window"):
+            tokens = window.stop - window.start + 2
             total += layers * tokens * (2 * 12 * hidden**2 + 4 * tokens * hidden)
     return total
 
@@ -99,7 +99,7 @@ def seconds(function: Callable[[], object], clock: Callable[[], float]) -> float
 
 @torch.inference_mode()
 def padded(encoder: Encoder, sequences: list[str], batches: list[list[int]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The plain way: a padded batch at a time, with transformers' own attention."""
+    """The baseline: a padded batch at a time, with transformers' own attention."""
     for batch in batches:
         texts = [sequences[i] for i in batch]
         inputs = encoder.tokenizer(texts, padding=True, return_tensors="pt").to(encoder.device)
@@ -111,9 +111,9 @@ def padded(encoder: Encoder, sequences: list[str], batches: list[list[int]]) -> 
 def errors(found: dict[str, torch.Tensor], true: dict[str, torch.Tensor]) -> tuple[float, float]:
     """Relative error of the worst residue, and of all together."""
     worst, squares, norms = 0.0, 0.0, 0.0
-    for sequence, states in found.items():
+    for sequence, embeddings in found.items():
         if sequence in true:
-            difference, norm = (states.float() - true[sequence]).norm(dim=1), true[sequence].norm(dim=1)
+            difference, norm = (embeddings.float() - true[sequence]).norm(dim=1), true[sequence].norm(dim=1)
             worst = max(worst, (difference / norm).max().item())
             squares, norms = squares + difference.square().sum().item(), norms + norm.square().sum().item()
     return worst, (squares / norms) ** 0.5
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--proteins", metavar="FASTA", help="FASTA, CSV or TSV (default: made up)")
     parser.add_argument("--count", type=int, default=200, help="proteins, the first of the file (default: 200)")
-    parser.add_argument("--plain", type=int, default=40, help="proteins of the plain loops, the first (default: 40)")
+    parser.add_argument("--baseline", type=int, default=40, help="proteins of the baselines, the first (default: 40)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default: 3)")
     parser.add_argument("--shape", choices=SHAPES, default="150M")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -141,7 +141,7 @@ def main() -> None:
 
     pairs = list(read_sequences([args.proteins])) if args.proteins else made_up_proteins(args.count)
     sequences = list(dict.fromkeys(sequence for _, sequence in pairs))[: args.count]
-    few = sequences[: args.plain]
+    few = sequences[: args.baseline]
     eights = [list(range(i, min(i + 8, len(few)))) for i in range(0, len(few), 8)]
     lengths = [len(sequence) for sequence in sequences]
 
@@ -163,7 +163,7 @@ def main() -> None:
 
         budget = token_budget_batches(lengths, PADDED_TOKENS)
         steps: dict[str, tuple[list[str], str, Callable[[], Pairs]]] = {
-            "float32, 8 in file order (the plain loop)":
+            "float32, 8 in file order (the baseline)":
                 (few, "float32", lambda: padded(attention("float32", "sdpa"), few, eights)),
             "float32, packed (--dtype float32)":
                 (sequences, "float32", lambda: attention("float32", "protloc_packed").states(sequences)),
@@ -180,7 +180,7 @@ def main() -> None:
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {accelerator(args.device)}")
         print(
             f"ESM-2 of the {args.shape} shape on {args.device}; {len(sequences)} proteins of {sum(lengths)} residues; "
-            f"the plain loops read the first {len(few)} of them, {sum(map(len, few))} residues\n"
+            f"the baselines take the first {len(few)} of them, {sum(map(len, few))} residues\n"
         )
         print(f"compilation: {seconds(lambda: list(compiled.states(sequences[:2])), clock):.0f} s", flush=True)
         true: dict[str, torch.Tensor] = {}
@@ -188,35 +188,35 @@ def main() -> None:
         times: dict[str, list[float]] = {what: [] for what in steps}
         peaks: dict[str, list[float]] = {dtype: [] for dtype in encoders}
         for _ in range(args.repeats):
-            for dtype, rates in peaks.items():
-                rates.append(peak(args.shape, args.device, getattr(torch, dtype), clock))
+            for dtype, measured in peaks.items():
+                measured.append(peak(args.shape, args.device, getattr(torch, dtype), clock))
             for what, (some, _, run) in steps.items():
                 start = clock()
                 found = dict(run())
                 times[what].append(clock() - start)
-                true = true or found  # the plain loop comes first
+                true = true or found  # the baseline comes first
                 if found:
                     wrong[what] = errors(found, true)
                 print(f"{what}: {sum(map(len, some)) / times[what][-1]:.0f} residues/s", flush=True)
         print(f"compiled graphs after all batches: {counters['stats']['unique_graphs']}\n")
 
-    ceiling = {dtype: statistics.median(rates) for dtype, rates in peaks.items()}
+    ceiling = {dtype: statistics.median(measured) for dtype, measured in peaks.items()}
     for dtype, rate in ceiling.items():
         print(f"matrix products in {dtype}: {rate / 1e9:.0f} GFLOPS")
-    print("\n| | residues/s | of the peak | to the plain loop | what it gave | error: worst residue | all |")
+    print("\n| | residues/s | of the peak | speed-up over the baseline | the row above | error: worst residue | all |")
     print("|---|---|---|---|---|---|---|")
     rates = {what: sum(map(len, steps[what][0])) / statistics.median(times[what]) for what in steps}
-    plain = before = rates[next(iter(steps))]
+    baseline = before = rates[next(iter(steps))]
     for what, (some, dtype, _) in steps.items():
         share = operations(some, args.shape) / statistics.median(times[what]) / ceiling[dtype]
         if what == "bfloat16, 8 in file order":
-            before = plain
+            before = baseline
         error = "{:.1e} | {:.1e}".format(*wrong[what]) if what in wrong else "|"
         gave = rates[what] / before
-        print(f"| {what} | {rates[what]:.0f} | {share:.0%} | {rates[what] / plain:.2f} | {gave:.2f} | {error} |")
+        print(f"| {what} | {rates[what]:.0f} | {share:.0%} | {rates[what] / baseline:.2f} | {gave:.2f} | {error} |")
         before = rates[what]
     name = f"embed_{args.shape}_{args.device}"
-    ratios = {what: rate / plain for what, rate in rates.items()}
+    ratios = {what: rate / baseline for what, rate in rates.items()}
     compare(name, ratios)
     if args.save:
         save(name, ratios)

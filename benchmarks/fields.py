@@ -10,7 +10,10 @@ import argparse
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -24,7 +27,7 @@ from protloc.microscopy import OPENCELL_UM_PER_PX, normalize, nucleus_crops, seg
 SETTINGS = Settings(208, OPENCELL_UM_PER_PX, "builtin", 0.6)
 
 
-def seconds(function) -> tuple[float, object]:
+def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     result = function()
     return time.perf_counter() - start, result
@@ -49,8 +52,8 @@ def main() -> None:
         for count in sorted({1, multiprocessing.cpu_count()}):
             out = Path(folder) / f"out{count}"
             # The start of the processes, some seconds of imports, is not what a build of thousands waits for.
-            start, _ = seconds(lambda out=out, count=count: process_all(fields[:count], SETTINGS, out, count))
-            spent, results = seconds(lambda out=out, count=count: process_all(fields, SETTINGS, out, count))
+            start, _ = seconds(partial(process_all, fields[:count], SETTINGS, out, count))
+            spent, results = seconds(partial(process_all, fields, SETTINGS, out, count))
             rates[count] = (len(fields) - count) / (spent - (start if count > 1 else 0))
             crops = sum(result["crops"] for result in results)
         print(f"torch {torch.__version__}, {args.fields} fields of 1,024 x 1,024 pixels, {crops} crops\n")
@@ -63,9 +66,9 @@ def main() -> None:
         steps["read"], (nucleus, protein) = seconds(lambda: read_field(fields[0], SETTINGS))
         steps["segment"], labels = seconds(lambda: segment_nuclei(nucleus))
         steps["normalize"], images = seconds(lambda: (normalize(nucleus), normalize(protein, robust=False)))
-        steps["crop"], crops = seconds(lambda: nucleus_crops(*images, labels))
-        steps["encode"], _ = seconds(lambda: [crop_row(crop) for crop in crops])
-        print(f"\n| step | share of a field with {len(crops)} crops |\n|---|---|")
+        steps["crop"], found = seconds(lambda: nucleus_crops(images[0], images[1], labels))
+        steps["encode"], _ = seconds(lambda: [crop_row(crop) for crop in found])
+        print(f"\n| step | share of a field with {len(found)} crops |\n|---|---|")
         for name, spent in steps.items():
             print(f"| {name} | {spent / sum(steps.values()):.0%} |")
 

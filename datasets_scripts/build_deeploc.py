@@ -30,7 +30,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, check_out, check_push, push
+from datasets_scripts.arguments import add_push_arguments, check_out, push
 from protloc.files import replaced_folder
 from protloc.profiles import protein_profile
 from protloc.sequences import clean_sequence, read_fasta
@@ -159,7 +159,7 @@ def digest(splits: dict[str, list[Row]]) -> str:
 
 
 def check_no_duplicates(splits: dict[str, list[Row]]) -> None:
-    """`ValueError` if a sequence stands in two splits (not both tests): it would be learnt, then scored."""
+    """`ValueError` if a sequence stands in two splits (not both tests): it would be trained and tested on."""
     seen: dict[str, tuple[str, str]] = {}
     for split, rows in splits.items():
         for row in rows:
@@ -319,7 +319,6 @@ def main() -> None:
     args = parser.parse_args()
     if not (args.deeploc2 or args.hpa or args.deeploc1):
         parser.error("give at least one of --deeploc2, --hpa and --deeploc1")
-    check_push(parser, args.push_to_hub)
 
     try:
         check_out(args.out, OWN_FILES)

@@ -36,7 +36,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets_scripts.arguments import check_push, positive, push
+from datasets_scripts.arguments import positive, push
 from datasets_scripts.download import DownloadError, RemoteFile, fetch_archives, is_damaged
 from datasets_scripts.fields import Field, add_arguments, build
 from datasets_scripts.proteins import MAX_LENGTH, UNIPROT_HUMAN, Protein, Proteins, held_out, ramp_split, split_proteins
@@ -115,7 +115,8 @@ def whole_fields(args: argparse.Namespace, sequences: Proteins) -> tuple[list[Fi
     if args.download:
         fetch_archives(wanted_images(annotations, args.fields), args.fields, args.parallel)
         unpack(args.fields)
-    proteins, labels_of, paths, unmatched = {}, {}, {}, []
+    proteins, labels_of, unmatched = {}, {}, []
+    paths: dict[str, Path] = {}
     for path in sorted(args.fields.rglob("*_blue.*")):
         match = IMAGE_NAME.fullmatch(path.name)
         if match is None:
@@ -207,7 +208,7 @@ def unpack(folder: Path) -> None:
 def single_cells(path: Path, sequences: Proteins, args: argparse.Namespace) -> Iterator[Field]:
     """
     Cells, and each of their two markers. A mosaic is never on both sides: markers of `--exclude`, which only test, are
-    left out where their cell is learnt.
+    left out where their cell is in the training split.
     """
     rows = []
     for place, row in read_csv(path, ["image_id", "compartment", "um_per_px", "mosaic"]):
@@ -261,7 +262,6 @@ def main() -> None:
         parser.error("--fields needs --labels")
     if args.download and not args.fields:
         parser.error("--download needs --fields, the folder to fill")
-    check_push(parser, args.push_to_hub)
     try:
         if args.download:
             print(LICENCE, file=sys.stderr)

@@ -6,7 +6,7 @@ Build the OpenCell data set: fields of tagged proteins and nuclei in HEK293T -> 
         --sequences uniprot.fasta.gz --images raw/opencell --out data/opencell
 
 `--download` fetches OpenCell's projections (some 6,300 fields, 9 GB), its annotations and UniProt's human proteome into
-the folder of the images first. Started again, download and build go on where they stopped. Images may lie in any folder
+the folder of the images first. Started again, download and build resume. Images may lie in any folder
 below `--images`: `OC-FOV_GENE_ENSG_CID_FID_proj.tif` (or `_stack.tif`, projected here) as in OpenCell's bucket, or as
 `GENE_hoechst.png` and `GENE_protein.png`. Configurations of the result, all with the same split by protein:
 
@@ -25,7 +25,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from datasets_scripts.arguments import check_push, positive, push
+from datasets_scripts.arguments import positive, push
 from datasets_scripts.download import DownloadError, RemoteFile, fetch, fetch_archives, list_bucket
 from datasets_scripts.fields import Field, add_arguments, build
 from datasets_scripts.proteins import MAX_LENGTH, UNIPROT_HUMAN, Proteins, split_proteins
@@ -196,7 +196,6 @@ def main() -> None:
     parser.add_argument("--download", action="store_true", help="fetch what is missing into the folder of the images")
     add_arguments(parser)
     args = parser.parse_args()
-    check_push(parser, args.push_to_hub)
     if not args.download and not (args.annotations and args.sequences):
         parser.error("give --annotations and --sequences, or --download")
     try:

@@ -1,5 +1,5 @@
 """
-Build the sequences that deepGPS learns labels from: proteins of DeepLoc 2.0 and OpenCell, without images.
+Build the sequences that deepGPS is trained to label: proteins of DeepLoc 2.0 and OpenCell, without images.
 
     python -m datasets_scripts.build_proteins --human human_sequences.csv.gz --exclude never_train.csv.gz \
         --deeploc2 Swissprot_Train_Validation_dataset.csv --annotations opencell-localization-annotations.csv \
@@ -19,10 +19,10 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, check_out, check_push, push
+from datasets_scripts.arguments import add_push_arguments, check_out, push
 from datasets_scripts.build_deeploc import read_deeploc2
 from datasets_scripts.build_opencell import major_localizations, read_annotations
-from datasets_scripts.cards import digest
+from datasets_scripts.crop_cards import digest
 from datasets_scripts.proteins import MAX_LENGTH, Protein, Proteins, held_out, read_split
 from protloc.files import replaced_folder
 from protloc.tables import read_exclusions
@@ -84,7 +84,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     add_push_arguments(parser)
     args = parser.parse_args()
-    check_push(parser, args.push_to_hub)
     try:
         check_out(args.out, OWN_FILES)
         rows = build_rows(args)

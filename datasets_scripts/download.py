@@ -1,4 +1,4 @@
-"""Download published files so that a cut-off run goes on where it stopped: for the other scripts of this folder."""
+"""Downloads of published files that resume, for the other scripts of this folder."""
 
 import gzip
 import hashlib
@@ -77,7 +77,7 @@ def fetch(
 ) -> list[Path]:
     """Download what is not there yet, `parallel` files at a time; the paths of all, in the order of `files`.
 
-    A file under its own name is whole: until then it is `NAME.part`, and a later call goes on with that if the server
+    A file under its own name is whole: until then it is `NAME.part`, and a later call resumes that if the server
     still has the same content. A file that is there is not asked for again if its size and MD5 sum fit, where known.
     An attempt has failed after `timeout` seconds without a byte. Raises `DownloadError` once the others are there if
     some file failed in all attempts or was refused, `ValueError` if two different files go to one path.
@@ -106,7 +106,7 @@ def fetch(
     if failed:
         raise DownloadError(
             f"{len(failed)} of {len(by_path)} files could not be downloaded, the first being {failed[0].url} "
-            f"({reasons[failed[0]]}); start again to go on from here"
+            f"({reasons[failed[0]]}); start again to resume"
         )
     return [folder / file.path for file in files]
 
@@ -145,7 +145,7 @@ def is_damaged(path: Path) -> bool:
 
 
 def _download(client: httpx2.Client, file: RemoteFile, target: Path) -> None:
-    """One attempt: go on with what an earlier one left, else start anew; rename when whole."""
+    """One attempt: resume what an earlier one left, else start anew; rename when whole."""
     part = target.with_name(f"{target.name}.part")
     etag_file = target.with_name(f"{target.name}.part.etag")  # which content the part is of
     start = part.stat().st_size if part.exists() and etag_file.exists() else 0
@@ -156,7 +156,7 @@ def _download(client: httpx2.Client, file: RemoteFile, target: Path) -> None:
         resumed = sent is not None and int(sent[1]) == start and response.headers.get("ETag") == etag
         if etag and response.status_code in (206, 416) and not resumed:
             etag_file.unlink()
-            raise _TryAgainError("the server cannot go on with what an earlier start left", 0)
+            raise _TryAgainError("the server cannot resume what an earlier attempt left", 0)
         _check_status(response)
         if not resumed:
             part.write_bytes(b"")  # first, as part and ETag must never be of different contents

@@ -26,7 +26,7 @@ from datasets import Features
 from tqdm import tqdm
 
 from datasets_scripts.arguments import add_push_arguments, check_out, positive, share
-from datasets_scripts.cards import SPLITS, describe_fields, montage, overlays, render_card
+from datasets_scripts.crop_cards import SPLITS, describe_fields, montage, overlays, render_card
 from datasets_scripts.proteins import MAX_LENGTH, Protein, download_structures
 from protloc.crops import crop_features, crop_row
 from protloc.files import atomic_path, replaced_folder
@@ -117,12 +117,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_field(field: Field, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Nucleus and protein, float32 `(H, W)` at the pixel size of the crops."""
     if field.protein_image is None:
-        images = read_two_channels(field.nucleus)
+        nucleus, protein = read_two_channels(field.nucleus)
     else:
-        images = [read_image(path, channel=colour_of(path)).pixels for path in (field.nucleus, field.protein_image)]
-        if images[0].shape != images[1].shape:
-            raise ValueError(f"{field.nucleus} is {images[0].shape} pixels, {field.protein_image} {images[1].shape}")
-    nucleus, protein = (rescale(image, field.um_per_px, settings.um_per_px) for image in images)
+        paths = (field.nucleus, field.protein_image)
+        nucleus, protein = (read_image(path, channel=colour_of(path)).pixels for path in paths)
+        if nucleus.shape != protein.shape:
+            raise ValueError(f"{field.nucleus} is {nucleus.shape} pixels, {field.protein_image} {protein.shape}")
+    nucleus, protein = (rescale(image, field.um_per_px, settings.um_per_px) for image in (nucleus, protein))
     return nucleus, protein
 
 
@@ -168,8 +169,8 @@ def process(field: Field, settings: Settings, folder: Path) -> dict[str, Any]:
 def work_path(folder: Path, field: Field, settings: Settings) -> Path:
     """Where the crops of a field are kept until all are done: another place for whatever would change them."""
     sources = [path for path in (field.nucleus, field.protein_image) if path is not None and path.exists()]
-    states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
-    made_of = (field.field_id, field.um_per_px, field.pad, settings, states, WEIGHTS.stat().st_mtime_ns)
+    versions = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
+    made_of = (field.field_id, field.um_per_px, field.pad, settings, versions, WEIGHTS.stat().st_mtime_ns)
     return folder / f"{hashlib.sha1(repr(made_of).encode()).hexdigest()}.parquet"
 
 
@@ -186,7 +187,7 @@ def process_all(fields: list[Field], settings: Settings, folder: Path, processes
             return list(progress(pool.map(work, fields)))
     except BrokenProcessPool:
         raise ValueError(
-            f"one of {processes} processes was killed, perhaps for want of memory: start again to go on, with fewer "
+            f"one of {processes} processes was killed, perhaps for want of memory: start again to resume, with fewer "
             "--processes"
         ) from None
 
@@ -198,7 +199,9 @@ def start_worker() -> None:
 
 def end_with_parent() -> None:
     """A killed build must not leave its processes behind."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent  # this runs in a worker
+    parent.join()
     os._exit(1)
 
 

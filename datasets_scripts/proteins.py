@@ -80,7 +80,8 @@ def clusters(sequences: Iterable[str], identity: float | None) -> dict[str, str]
     with tempfile.TemporaryDirectory() as folder:
         fasta, out = Path(folder) / "in.fasta", Path(folder) / "out"
         fasta.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(unique)))
-        command = ["mmseqs", "easy-cluster", fasta, out, Path(folder) / "tmp", "--min-seq-id", str(identity)]
+        command: list[str | Path] = ["mmseqs", "easy-cluster", fasta, out, Path(folder) / "tmp"]
+        command += ["--min-seq-id", str(identity)]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             reason = (result.stdout + result.stderr).strip().splitlines()[-1:]

@@ -277,29 +277,6 @@ def build_parser() -> argparse.ArgumentParser:
     push.add_argument(
         "--base-model", metavar="OWNER/NAME", help="of a model: the Hub model that it was built on, for its card"
     )
-
-    submissions = commands.add_parser(
-        "submissions",
-        help="images that people sent through the site: list, approve or reject",
-        description="Look at what was sent through openGPS. Nobody else sees a submission until it is approved; then "
-        "it is part of a data set of crops that deepGPS can be trained with.",
-    )
-    submissions.add_argument("action", choices=["list", "approve", "reject"])
-    submissions.add_argument(
-        "where", metavar="WHERE", help="the site's folder of submissions, or OWNER/NAME on the Hub"
-    )
-    submissions.add_argument("ids", nargs="*", metavar="ID", help="as `list` shows them; `reject` deletes them")
-    submissions.add_argument(
-        "--preview", type=Path, metavar="DIR", help="of list: a picture ID.png of each submission's cells"
-    )
-    submissions.add_argument(
-        "--exclude",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="of approve: proteins that only test: FASTA, tables of sequences, or of accession, sequence_sha1",
-    )
     return parser
 
 
@@ -355,20 +332,8 @@ def run_command() -> None:
     if args.command == "push" and args.create_pr and (args.private or args.revision):
         parser.error("--create-pr goes to an existing repository's main branch: leave --private and --revision out")
 
-    if args.command == "submissions":
-        if (args.action == "list") == bool(args.ids):
-            parser.error(
-                "submissions list takes no ID" if args.ids else f"submissions {args.action} needs an ID or more"
-            )
-        if args.preview and args.action != "list":
-            parser.error("--preview is for submissions list")
-        if args.exclude and args.action != "approve":
-            parser.error("--exclude is for submissions approve")
-
-    drawing = args.command == "predict" and args.nucleus
-    if (drawing or args.command == "submissions") and not all(map(find_spec, IMAGE_PACKAGES)):
-        what = "drawing needs" if drawing else "submissions need"
-        print(f"protloc: {what} protloc[images]: pip install 'protloc[images]'", file=sys.stderr)
+    if args.command == "predict" and args.nucleus and not all(map(find_spec, IMAGE_PACKAGES)):
+        print("protloc: drawing needs protloc[images]: pip install 'protloc[images]'", file=sys.stderr)
         sys.exit(2)
 
     from protloc.commands import run

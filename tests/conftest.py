@@ -21,6 +21,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from transformers import BertConfig, BertModel, BertTokenizer, EsmConfig, EsmModel, pipeline
@@ -69,6 +70,7 @@ def run_script(monkeypatch, capsys):
 
     def run(script, *arguments):
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        AcceleratorState._reset_state(reset_partial_state=True)  # of another test: a process has one
         monkeypatch.delitem(sys.modules, script, raising=False)  # of tests that import it; runpy warns of it
         code = 0
         try:

@@ -26,7 +26,7 @@ NOT_HERE = {  # command, or how it begins -> why it can't run in this test
     "docker": "needs Docker",
     "python spaces/opengps/app.py": "serves until stopped; tests/space/test_site.py runs it",
     "tensorboard": "serves until stopped",
-    "protloc submissions": "needs submissions; tests/test_submissions.py runs it",
+    "python spaces/opengps/review.py": "needs submissions; tests/space/test_store.py runs it",
     "python -m datasets_scripts.build_opencell --download": "needs the network; tests/test_build_images.py runs it",
     "python -m datasets_scripts.build_hpa --fields": "needs the network; tests/test_build_images.py runs it",
     "protloc embed data/opencell/data/*.parquet --model facebook": "needs ESM-2's weights from the Hub",

@@ -301,7 +301,7 @@ def test_failures_are_told_once_the_others_are_there(download, server, tmp_path)
         download.fetch(files, tmp_path, attempts=3)
     assert str(error.value) == (
         f"3 of 11 files could not be downloaded, the first being {server.url}/missing (HTTP 404 Not Found); "
-        "start again to go on from here"
+        "start again to resume"
     )
     assert len(server.ranges("/missing")) == 1 and len(server.ranges("/3")) == 3
     assert {path.name for path in tmp_path.iterdir()} == {*"01246789", "5.part", "5.part.etag"}

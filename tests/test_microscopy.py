@@ -6,8 +6,8 @@ import torch
 
 from protloc import nuclei
 from protloc.images import read_image
-from protloc.metrics import match_instances
 from protloc.microscopy import normalize, nucleus_crops, nucleus_found, rescale, segment_nuclei, simulate
+from protloc.nuclei import match_instances
 
 
 @pytest.fixture(scope="module")

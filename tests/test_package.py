@@ -64,6 +64,31 @@ def test_examples_were_not_trained_on(data_dir):
     assert {partitions[protein_id] for protein_id, _ in read_fasta(ROOT / "examples" / "proteins.fasta")} == {3}
 
 
+WITHOUT_IMAGES = """
+import importlib, sys
+for package in ("diffusers", "gemmi", "imagecodecs", "skimage", "tifffile", "torchmetrics"):
+    sys.modules[package] = None  # as if it were not installed
+import protloc
+for module in ("microscopy", "nuclei", "image_metrics", "structures"):
+    try:
+        importlib.import_module(f"protloc.{module}")
+    except ImportError as error:
+        print(module, error)
+try:
+    protloc.DeepGPSModel(protloc.DeepGPSConfig(unet_channels=[8, 8]))
+except ImportError as error:
+    print("DeepGPSModel", error)
+"""
+
+
+def test_python_says_what_to_install_for_images():
+    shown = subprocess.run([sys.executable, "-c", WITHOUT_IMAGES], capture_output=True, text=True, check=True).stdout
+    *images, network = shown.splitlines()
+    need = "drawing and microscopy need protloc[images]: pip install 'protloc[images]'"
+    assert images == [f"{module} {need}" for module in ("microscopy", "nuclei", "image_metrics", "structures")]
+    assert network == "DeepGPSModel the image network needs diffusers: pip install diffusers, or protloc[images]"
+
+
 @pytest.mark.slow
 def test_bfloat16_stays_close_on_real_proteins(data_dir):
     """What `--dtype auto` takes where the hardware has bfloat16, against float32."""
@@ -102,14 +127,10 @@ def test_wheel_in_an_empty_environment(tmp_path):
 
     # Without the extra for images
     assert not any((tmp_path / "env").rglob("site-packages/diffusers"))
-    for arguments, what in (
-        (["predict", examples, "--nucleus", "default", "-o", "drawn.csv"], "drawing needs"),
-        (["submissions", "list", tmp_path], "submissions need"),
-    ):
-        command = [tmp_path / "env" / "bin" / "protloc", *arguments]
-        refused = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PATH": "/usr/bin"})
-        assert refused.returncode == 2
-        assert refused.stderr == f"protloc: {what} protloc[images]: pip install 'protloc[images]'\n"
+    command = [tmp_path / "env" / "bin" / "protloc", "predict", examples, "--nucleus", "default", "-o", "drawn.csv"]
+    refused = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PATH": "/usr/bin"})
+    assert refused.returncode == 2
+    assert refused.stderr == "protloc: drawing needs protloc[images]: pip install 'protloc[images]'\n"
     assert not (tmp_path / "drawn.csv").exists()
 
     located = subprocess.run(

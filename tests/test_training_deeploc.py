@@ -437,4 +437,4 @@ def test_a_run_ships_without_remote_code(run_script, trained, tmp_path):
     (row,) = predict([("a", "MKTAYIAK")], *load_model(tmp_path / "assets"))
     assert row["localizations"]
     code, _, err = run_script("training.common.ship", "--run", tmp_path, "--out", tmp_path / "assets")
-    assert code == 2 and f"{tmp_path} has no model.safetensors: give a complete run" in err
+    assert code == 2 and f"{tmp_path} has no config.json: give a complete run" in err

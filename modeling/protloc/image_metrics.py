@@ -5,11 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
-from skimage.filters import threshold_otsu, threshold_triangle
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
+from .loading import NEED_IMAGES
 from .microscopy import OPENCELL_UM_PER_PX, segment_nuclei
+
+try:
+    from skimage.filters import threshold_otsu, threshold_triangle
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+except ImportError:
+    raise ImportError(NEED_IMAGES) from None
 
 RING_UM = 5.0  # how far from a nucleus its cytoplasm is measured
 SCORES = ["psnr", "ssim", "ms_ssim", "pearson", "ratio_error", "iou"]

@@ -39,6 +39,7 @@ DEFAULT_MODEL = ASSETS / "deeploc"
 # What loading a missing or damaged model raises; RuntimeError is for weights that don't fit the configuration.
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 
+NEED_IMAGES = "drawing and microscopy need protloc[images]: pip install 'protloc[images]'"
 WEIGHTS = "model.safetensors"
 ENCODER_PREFIX = "deeploc.backbone."  # of a DeepLoc's weights
 UNIREP_SIZES = {"unirep": 1900, "unirep-1900": 1900, "unirep-256": 256, "unirep-64": 64}
@@ -48,7 +49,7 @@ def one_line(error: BaseException) -> str:
     """What an error says, in one line: errors of validation and YAML go on below their first, others leave advice."""
     if isinstance(error, StrictDataclassError | YAMLError):
         return " ".join(str(error).split())
-    if isinstance(error, LookupError):  # says no more than what was looked up
+    if type(error) in (KeyError, IndexError):  # says no more than what was looked up
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 

@@ -1,7 +1,5 @@
 """Metrics of localization as `evaluate.Metric` over scikit-learn, and the fitting of thresholds and calibration."""
 
-from typing import Any
-
 import datasets
 import evaluate
 import numpy as np
@@ -10,7 +8,6 @@ from sklearn import metrics as sk
 from torch.nn import functional as F
 
 AVERAGES = ("micro", "macro", "weighted", "samples")
-IOU_THRESHOLDS = np.arange(0.5, 1, 0.05)
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
@@ -250,33 +247,3 @@ def fit_threshold(labels: np.ndarray, probabilities: np.ndarray) -> float:
     mcc[ranked[:-1] == ranked[1:]] = -1  # equal probabilities can't be separated
     best = int(mcc.argmax())
     return float((ranked[best] + ranked[best + 1]) / 2)
-
-
-def match_instances(true: np.ndarray, found: np.ndarray) -> dict[str, Any]:
-    """
-    How well found nuclei agree with the labelled ones of an image (as the Data Science Bowl 2018 scored them).
-
-    Args:
-        true, found (`np.ndarray` of shape `(H, W)`): Labels of regions, 0 for the background.
-
-    Returns:
-        `dict`: `true` and `found`, numbers of regions; `matched`, for each of `IOU_THRESHOLDS` the number of pairs
-        whose intersection over union is above it; `average_precision`, matched / (true + found - matched), their mean
-        over the thresholds (1 for an image without nuclei in which none was found).
-    """
-    (true_numbers, true), (found_numbers, found) = (
-        np.unique(labels, return_inverse=True) for labels in (np.ravel(true), np.ravel(found))
-    )
-    overlaps = sk.cluster.contingency_matrix(true, found).astype(float)
-    unions = overlaps.sum(1, keepdims=True) + overlaps.sum(0, keepdims=True) - overlaps
-    shares = (overlaps / unions)[np.ix_(true_numbers > 0, found_numbers > 0)]
-    # Above one half, a region can match only one other.
-    matched = [int((shares > threshold).sum()) for threshold in IOU_THRESHOLDS]
-    total = sum(shares.shape)
-    precisions = [count / (total - count) if total else 1.0 for count in matched]
-    return {
-        "true": shares.shape[0],
-        "found": shares.shape[1],
-        "matched": matched,
-        "average_precision": float(np.mean(precisions)),
-    }

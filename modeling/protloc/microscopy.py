@@ -8,14 +8,19 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
-from skimage.measure import regionprops
-from skimage.transform import resize
 
 from . import ASSETS
 from .images import read_image, read_two_channels
+from .loading import NEED_IMAGES
 from .models.image_processing_deepgps import INVERTED, is_inverted, normalize
 from .nuclei import segment
 from .simulation import simulate
+
+try:
+    from skimage.measure import regionprops
+    from skimage.transform import resize
+except ImportError:
+    raise ImportError(NEED_IMAGES) from None
 
 __all__ = [
     "DEFAULT_NUCLEUS",

@@ -8,8 +8,14 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-import gemmi
 import numpy as np
+
+from .loading import NEED_IMAGES
+
+try:
+    import gemmi
+except ImportError:
+    raise ImportError(NEED_IMAGES) from None
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ may spread in a cell whose nucleus you show (or in ours). Up to {service.MAX_PRO
 """
 LIMITS = """
 **What this can't know.** Both models read the sequence alone, so they say where a protein can go, not where it is in
-your cells today. Most proteins that they learnt from are animal, fewer are of plants and fungi, none of bacteria. The
+your cells today. Most of their training proteins are animal, fewer are of plants and fungi, none of bacteria. The
 picture is what proteins of a compartment look like on average: it has not been seen in any microscope, has no fine
 structure, and is no evidence. What you send for a prediction is used for nothing else; its files are deleted when an
 hour has passed and somebody visits.
@@ -65,7 +65,7 @@ def run(
     samples,
     progress=gr.Progress(),  # noqa: B008
 ) -> Iterator[tuple]:
-    """Rows as they come: state, table, what is going on."""
+    """Rows as they come: state, table, progress."""
     try:
         proteins = service.read_proteins(text, file)
         nucleus = service.read_nucleus(
@@ -88,7 +88,7 @@ def show(rows: list[dict[str, Any]], protein_id: str | None, gain: float) -> lis
     found = next((row for row in rows if row["id"] == protein_id), rows[0] if rows else None)
     if found is None:
         return [None] * 6 + [""]
-    drawn = [None] * 4
+    drawn: list[Any] = [None] * 4
     title = f"### {found['id']}\n{', '.join(found['localizations']) or 'no compartment reaches its threshold'}"
     title += f" · membrane protein with probability {found['membrane']:.2f}"
     if "image" in found:

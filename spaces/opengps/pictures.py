@@ -82,7 +82,7 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
 def write_csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     header, lines = table(rows)
-    # A spreadsheet would compute an id that begins with one of these signs.
+    # A spreadsheet would compute an id that begins with one of these characters.
     lines = [[f"'{name}" if name.startswith(("=", "+", "-", "@")) else name, *rest] for name, *rest in lines]
     csv.writer(text, lineterminator="\n").writerows([header, *lines])
     return text.getvalue()

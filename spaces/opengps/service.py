@@ -55,7 +55,7 @@ def read_proteins(text: str, file: str | None = None) -> list[tuple[str, str]]:
         first = text.splitlines()[0]
         if not first.startswith(">") and not {",", "\t"} & set(first):
             text = f">protein\n{text}"
-        proteins = []
+        proteins: list[tuple[str, str]] = []
         for protein in read_sequences([io.StringIO(text)]):
             if len(proteins) == MAX_PROTEINS:
                 raise InputError(f"More than {MAX_PROTEINS} proteins: send at most {MAX_PROTEINS} at a time.")

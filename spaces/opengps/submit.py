@@ -16,16 +16,16 @@ import service
 from httpx2 import HTTPError
 from huggingface_hub import get_token
 from service import InputError
+from store import LICENCE, FolderStore, HubStore, Submission, to_table
 
 from protloc import drawing
 from protloc.image_metrics import find_regions, image_scores
-from protloc.submissions import LICENCE, FolderStore, HubStore, Submission, to_table
 
 MAX_PAIRS = 50  # of a ZIP
 MAX_ARCHIVE_BYTES = 200_000_000
 MAX_ARCHIVE_PIXELS = 10 * service.MAX_IMAGE_PIXELS  # of the nuclei of a ZIP
 MAX_LIST_BYTES = 1_000_000  # of a manifest, and of a ZIP's table of contents
-MAX_WAITING_BYTES = 5_000_000_000  # of submissions that nobody has looked at
+MAX_WAITING_BYTES = 5_000_000_000  # of submissions that nobody has reviewed
 COMPARED = 4  # crops of a submission
 MANIFEST = "manifest.csv"
 REQUIRED = ["nucleus_image", "protein_image", "sequence", "cell_line"]
@@ -75,10 +75,11 @@ def read_submission(given: dict[str, Any], nucleus: Any, protein: Any) -> Submis
     for name, source, page in (("nucleus", nucleus, pages[0]), ("protein", protein, pages[1])):
         channel = texts[f"{name}_channel"]
         images.append(service.read_channel(source, name, None if channel in ("", "grey") else channel, page))
-    known = {name: texts[name] for name in ("cell_line", "gene", "uniprot_id", "credit")}
-    labels = tuple(label.strip() for label in texts["labels"].split("|") if label.strip())
+    known: dict[str, Any] = {name: texts[name] for name in ("cell_line", "gene", "uniprot_id", "credit")}
+    known["labels"] = tuple(label.strip() for label in texts["labels"].split("|") if label.strip())
+    known |= {"nucleus": images[0], "protein": images[1], "sequence": proteins[0][1], "um_per_px": um_per_px}
     try:
-        return Submission(*images, sequence=proteins[0][1], labels=labels, um_per_px=um_per_px, **known)
+        return Submission(**known)
     except ValueError as error:
         raise InputError(f"{sentence(error)}.") from None
 
@@ -104,7 +105,7 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> io.BytesIO:
     """A file of a ZIP in memory; nothing is ever written to a path that a ZIP names."""
     if name not in archive.NameToInfo:
         raise InputError(f"There is no file {name[:80]!r} in the ZIP file.")
-    # `zipfile` unpacks all of the others at once, whatever `read` is told and the ZIP says of their size
+    # `zipfile` unpacks all of the others at once, whatever limit `read` has and the ZIP says of their size
     if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise InputError(f"{name[:80]} in the ZIP file is compressed in an unusual way: pack an ordinary ZIP file.")
     if archive.getinfo(name).file_size > limit:
@@ -233,7 +234,7 @@ def examine(pairs: Iterator[tuple[str, Submission | InputError]], keep: bool) ->
     store = open_store()
     try:
         if keep and store.waiting_bytes() > MAX_WAITING_BYTES:
-            raise InputError("So much has been sent that it has to be looked at first: please try in some days.")
+            raise InputError("Too many submissions wait for review: please try in some days.")
         known = store.known() if keep else set()
     except (OSError, HTTPError):
         raise InputError("Nothing can be kept now: please try again later, or compare without sending.") from None

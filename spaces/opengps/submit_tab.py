@@ -10,10 +10,10 @@ import gradio as gr
 import pictures
 import submit
 from service import InputError
+from store import LABELS, LICENCE, MAX_CROPS
 
 from protloc import ASSETS
 from protloc.crops import overlay
-from protloc.submissions import LABELS, LICENCE, MAX_CROPS
 
 CONCURRENCY = 2  # submissions at a time; the others queue
 CHANNELS = ["grey", "red", "green", "blue"]
@@ -36,7 +36,7 @@ a_dapi.tif,a_gfp.tif,MALWMRLLPLL...,U-2 OS,INS,Endoplasmic reticulum|Vesicles
 ```
 
 The first four columns are needed; further ones are {", ".join(f"`{name}`" for name in submit.OPTIONAL)}. Rows that are
-wrong are listed with the reason, the others go on.
+wrong are listed with the reason, all others are taken.
 """
 MEASURED = json.loads((ASSETS / "deepgps" / "evaluation.json").read_text())["evaluations"]["regression"]["images"]
 AVERAGE = {name: MEASURED["methods"]["model"][name]["mean"] for name in submit.SHOWN_SCORES}
@@ -78,7 +78,7 @@ def show(found: list[Found], name: str | None = None) -> list[Any]:
 
 
 def run(keep: bool, consent, archive, *one, progress) -> Iterator[tuple]:
-    """Rows as they come: state, table, what is going on."""
+    """Rows as they come: state, table, progress."""
     try:
         if keep:
             submit.check_licence(LICENCE if consent else "")
@@ -86,7 +86,7 @@ def run(keep: bool, consent, archive, *one, progress) -> Iterator[tuple]:
         for row in submit.examine(read(archive, *one), keep):
             found.append(row)
             progress((len(found), None), unit="images")
-            yield found, gr.Dataframe(visible=False), f"{len(found)} looked at."
+            yield found, gr.Dataframe(visible=False), f"{len(found)} checked."
         submit.deliver(found)
     except InputError as error:
         raise gr.Error(str(error), title="Please check the input", duration=None, print_exception=False) from None
@@ -160,8 +160,8 @@ def submit_images(
         submit.deliver(found)
     except InputError as error:
         raise gr.Error(str(error), print_exception=False) from None
-    told = ("name", "id", "status", "cells", "scores")
-    return [{name: row[name] for name in told if name in row} for row in found], show(found)[2]
+    public = ("name", "id", "status", "cells", "scores")
+    return [{name: row[name] for name in public if name in row} for row in found], show(found)[2]
 
 
 def build() -> None:

@@ -9,15 +9,19 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import serve
 import tifffile
+import uvicorn
 from huggingface_hub import InferenceClient, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
@@ -29,7 +33,6 @@ from tests.hub.local_hub import HUB
 from training.common.cards import INSULIN, SV40_SIGNAL
 
 NUCLEUS = (ROOT / "examples" / "nucleus.tif").read_bytes()
-ENDPOINTS = ROOT / "modeling" / "protloc" / "endpoints"
 
 
 def b64(data: bytes) -> str:
@@ -137,7 +140,10 @@ BAD = [
     ("deepgps", {"inputs": {"sequence": "MKV", "nucleus": b64(STACK)}}, "holds 3 pages: say which by channel"),
     ("deepgps", {"inputs": b64(STACK), "parameters": {"prompt": "MKV", "page": 3}}, "has no page 3; it has 3, counted"),
     ("deepgps", {"inputs": STACK, "parameters": {"prompt": "MKV", "page": -1}}, '"page" must be a whole number from 0'),
-    ("deepgps", {"inputs": STACK, "parameters": {"prompt": "MKV", "channel": [1]}}, "channel must be one of 0 to 2"),
+    ("deepgps", {"inputs": STACK, "parameters": {"prompt": "MKV", "channel": [1]}}, '"channel" must be a name or a'),
+    ("deepgps", {"inputs": STACK, "parameters": {"prompt": "MKV", "channel": 3}}, "channel must be one of 0 to 2"),
+    ("deepgps", {"inputs": NUCLEUS, "parameters": {"prompt": "MKV", "channel": True}}, '"channel" must be a name or a'),
+    ("deepgps", {"inputs": NUCLEUS, "parameters": {"prompt": "MKV", "project": []}}, '"project" must be "max", got []'),
     ("deepgps", {"inputs": PAGES, "parameters": {"prompt": "MKV"}}, "has more than 20,000 pages"),
     ("deepgps", {"inputs": NUCLEUS[:400], "parameters": {"prompt": "MKV"}}, "the image"),
     ("deepgps", {"inputs": "MKV", "parameters": {"num_samples": 17}}, '"num_samples" must be a whole number from 1 to'),
@@ -160,9 +166,9 @@ def serving(folder: Path, tmp_path: Path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = {**os.environ, "PYTHONPATH": f"{sysconfig.get_path('purelib')}:{ENDPOINTS}", "HF_HUB_OFFLINE": "1"}
+    env = {**os.environ, "PYTHONPATH": f"{sysconfig.get_path('purelib')}", "HF_HUB_OFFLINE": "1"}
     env |= {"MODEL_DIR": str(folder), "HF_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-S", "-m", "uvicorn", "serve:app", "--port", str(port)]
+    command = [sys.executable, "-S", ROOT / "spaces" / "endpoint" / "serve.py", "--port", str(port)]
     with open(tmp_path / "log", "w") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as server:
         try:
             url = f"http://127.0.0.1:{port}"
@@ -187,6 +193,82 @@ def post(url: str, body: bytes, kind: str = "application/json", **headers: str) 
         return error.code, error.headers["Content-Type"], error.read()
 
 
+@contextmanager
+def connected(url: str):
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def server(repositories, monkeypatch):
+    """`serve.py` in a thread of this process, with DeepLoc; gives its address."""
+    monkeypatch.setenv("MODEL_DIR", str(repositories["deeploc"]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = uvicorn.Server(uvicorn.Config(serve.app, port=port, http=serve.Protocol, log_level="error"))
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    while not running.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}"
+    running.should_exit = True
+    thread.join()
+
+
+def test_a_request_has_a_size(server, monkeypatch):
+    head = "POST / HTTP/1.1\r\nHost: here\r\n"
+    with connected(server) as client:  # refused by its announced length, before any of it is read
+        client.sendall(f"{head}Content-Length: 1000001\r\n\r\n".encode())
+        assert client.recv(100).startswith(b"HTTP/1.1 413")
+    with connected(server) as client:  # and where none is announced, by what has arrived
+        client.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        client.sendall(b"100000\r\n" + bytes(0x100000) + b"\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 413")
+    status, _, body = post(server, b"[" * 10_001)
+    assert status == 400 and "more than 10,000 values" in json.loads(body)["error"]
+    monkeypatch.setattr(serve, "MAX_HELD", 10)
+    status, _, body = post(server, json.dumps({"inputs": INSULIN}).encode())
+    assert status == 503 and "too much is waiting" in json.loads(body)["error"]
+    monkeypatch.undo()
+    assert post(server, json.dumps({"inputs": INSULIN}).encode())[0] == 200
+    assert (serve.app.state.requests, serve.app.state.held) == (0, 0)
+
+
+def test_silent_and_slow_requests_end(server, monkeypatch):
+    monkeypatch.setattr(serve, "READ_SECONDS", 0.5)
+    with connected(server) as silent, connected(server) as head, connected(server) as body:
+        head.sendall(b"POST / HTTP/1.1\r\nHost:")
+        body.sendall(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\nhalf")
+        assert body.recv(100).startswith(b"HTTP/1.1 408")
+        assert silent.recv(100) == head.recv(100) == b""
+    with connected(server) as twice, twice.makefile("rb") as answers:  # nor for the head of a second request
+        twice.sendall(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+        twice.sendall(b"GET /hea")
+        assert answers.read().endswith(b"\r\n\r\nOk")
+
+
+def test_requests_that_wait_are_counted_and_end(server, monkeypatch):
+    """While one computation lasts, as of a long protein, the site answers everybody else."""
+    started, release = threading.Event(), threading.Event()
+    busy = serve.app.state.worker.submit(lambda: (started.set(), release.wait(60)))
+    started.wait()
+    monkeypatch.setattr(serve, "COMPUTE_SECONDS", 0.5)
+    monkeypatch.setattr(serve, "MAX_REQUESTS", 1)
+    body = json.dumps({"inputs": INSULIN}).encode()
+    with ThreadPoolExecutor(2) as clients:
+        answers = list(clients.map(lambda _: post(server, body), range(2)))
+    said = sorted(json.loads(answer)["error"] for status, _, answer in answers if status == 503)
+    assert said[0].startswith("no answer within 0.5 seconds") and said[1].startswith("too many requests are waiting")
+    assert urllib.request.urlopen(f"{server}/health").read() == b"Ok"
+    release.set()
+    busy.result()
+    monkeypatch.undo()
+    assert post(server, body)[0] == 200
+
+
 @pytest.mark.slow
 def test_deeploc_over_http(repositories, handlers, tmp_path):
     with serving(repositories["deeploc"], tmp_path) as url:
@@ -197,16 +279,12 @@ def test_deeploc_over_http(repositories, handlers, tmp_path):
         assert [{"label": row.label, "score": row.score} for row in found] == expected[0][:3]
         for content, said in {
             b"{": "the request is no JSON",
-            b"[" * 100_000: "the request is no JSON",
+            b"[" * 9_000: "the request is no JSON",
             b'{"inputs": "MKV!"}': "'!'",
             b'{"sequence": "MKV"}': "must be a JSON object with",
         }.items():
             status, _, body = post(url, content)
             assert status == 400 and said in json.loads(body)["error"]
-        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=60) as client:
-            # Refused by its announced length, before any of it is read
-            client.sendall(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 50000001\r\n\r\n")
-            assert client.recv(100).startswith(b"HTTP/1.1 400")
         assert post(url, b"MKV", "text/plain")[0] == 400
         with pytest.raises(HfHubHTTPError, match="'1' at position 4 is not an amino-acid code"):
             InferenceClient(model=url).text_classification("MKV1")

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from protloc import ASSETS
-from protloc.hub import stage_model
 from protloc.loading import load_model
+from protloc.staging.model import stage_model
 from tests.helpers import ROOT, run_protloc, tiny_deeploc
 
 CARD = "---\nlicense: apache-2.0\n---\n# A model\n\n`OWNER/NAME`\n"
@@ -45,8 +45,8 @@ def test_a_model_arrives_whole_in_one_commit(trained, hub):
     files = repo.files()
     assert set(files) == {
         ".gitattributes", "README.md", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt",
-        "configuration_deeploc.py", "modeling_deeploc.py", "losses_deeploc.py", "protein_sequence.py",
-        "configuration_unirep.py", "modeling_unirep.py", "residue_features.py",
+        "configuration_deeploc.py", "layers_deeploc.py", "losses_deeploc.py", "modeling_deeploc.py",
+        "configuration_unirep.py", "modeling_unirep.py", "protein_sequence.py", "residue_features.py",
         "pipeline_protein_localization.py", "handler.py", "requirements.txt",
     }  # fmt: skip
     assert files["model.safetensors"] == (trained / "model.safetensors").read_bytes()
@@ -128,7 +128,7 @@ def test_secrets_and_links_stay_here(trained, hub, tmp_path):
 def test_dry_run_sends_nothing(trained, hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     code, out, _ = run_protloc("push", "model", trained, "owner/deeploc", "--dry-run")
-    assert code == 0 and "model.safetensors" in out and "bytes in 15 files" in out
+    assert code == 0 and "model.safetensors" in out and "bytes in 16 files" in out
     assert hub.requests == []
 
 

@@ -3,23 +3,20 @@
 import gzip
 import io
 import os
-import sys
 import tempfile
 import zipfile
 
+import app
 import numpy as np
+import pictures
 import pytest
+import service
 from PIL import Image
+from service import InputError
 
 from protloc.sequences import read_fasta
 from tests.helpers import ROOT
 from training.common.cards import INSULIN, SV40_SIGNAL
-
-sys.path.insert(0, str(ROOT / "spaces" / "opengps"))
-import app
-import pictures
-import service
-from service import InputError
 
 NUCLEUS = ROOT / "examples" / "nucleus.tif"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from protloc.hub import CARD_REPO
+from protloc.staging import CARD_REPO
 
 INSULIN = (
     "MALWMRLLPLLALLALWGPDPAAAFVNQHLCGSHLVEALYLVCGERGFFYTPKTRREAEDLQVGQVELGGGPGAGSLQPLALEGSLQKRGIVEQCCTSICSLYQLENYCN"
@@ -104,7 +104,7 @@ def render_deepgps_card(results: dict[str, Any], template: Path) -> ModelCard:
 
 def render_run_card(family: str, report: dict[str, Any], parameters: int, template: Path, **fields: Any) -> ModelCard:
     """
-    The card of a model that has just been trained and not been judged yet.
+    The card of a model that has just been trained and not been evaluated yet.
 
     Args:
         family (`str`): `"deeploc"` or `"deepgps"`.

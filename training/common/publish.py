@@ -1,4 +1,4 @@
-"""The end of a training run: its report, its card, and its way to the Hub."""
+"""The end of a training run: its report, its card, and the push to the Hub."""
 
 import json
 from collections.abc import Iterable
@@ -9,8 +9,9 @@ from httpx2 import HTTPError
 from transformers import PreTrainedModel
 
 from protloc.files import set_modes
-from protloc.hub import EVALUATION, check_login, check_repo_id, push, refusal
+from protloc.hub import check_login, check_repo_id, push, refusal
 from protloc.loading import LOAD_ERRORS
+from protloc.staging import EVALUATION
 from training.common.cards import render_run_card
 from training.common.settings import REPORT, stop
 

@@ -18,7 +18,7 @@ from training.common.checkpoints import checkpoints
 MAY_CHANGE = ["output_dir", "epochs", "early_stopping_patience", "checkpoint_steps", "checkpoints_kept", "resume"]
 MAY_CHANGE += ["push_to_hub", "private"]
 SETTINGS, REPORT = "training.yaml", "training.json"  # in `output_dir`: written when a run begins and when it has ended
-MIXED_PRECISION = ["auto", "no", "bf16", "fp16"]
+CHOICES = {"backbone_training": ["frozen", "full", "lora"], "mixed_precision": ["auto", "no", "bf16", "fp16"]}
 Settings = TypeVar("Settings")
 
 
@@ -61,8 +61,15 @@ def read_settings(kind: type[Settings], doc: str | None) -> Settings:
     return config
 
 
-def check_choices(config: Any, choices: dict[str, list[str]]) -> None:
-    for name, known in choices.items():
+def check_settings(config: Any, model_config: type, choices: dict[str, list[str]]) -> None:
+    """Stop in one sentence at what no run can begin with, of the settings that all trainings have."""
+    # A configuration takes any keyword, and a misspelt one would train the default for hours.
+    unknown = config.model.keys() - {known.name for known in dataclasses.fields(model_config)}
+    if unknown:
+        stop(f"model.{min(unknown)} is no field of {model_config.__name__}")
+    if config.limit is not None and config.limit < 1:
+        stop(f"limit must be 1 or more, got {config.limit}")
+    for name, known in (CHOICES | choices).items():
         if getattr(config, name) not in known:
             stop(f"{name} must be one of {', '.join(known)}, got {getattr(config, name)!r}")
 

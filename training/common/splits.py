@@ -1,4 +1,4 @@
-"""Nothing is learnt and then scored."""
+"""No protein is trained on and then tested."""
 
 from collections.abc import Iterable
 

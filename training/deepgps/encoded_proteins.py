@@ -26,11 +26,11 @@ class EncodedProteins:
             inputs = self.reader([new[i][0] for i in part], [new[i][1] for i in part])
             inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
             if self.model.reads_sequence:
-                states = self.model.encode_sequence(inputs["input_ids"], inputs["attention_mask"])
+                embeddings = self.model.encode_sequence(inputs["input_ids"], inputs["attention_mask"])
             for row, i in enumerate(part):
                 found: Inputs = {}
                 if self.model.reads_sequence:
-                    found["residue_embeddings"] = states[row : row + 1, 1 : len(new[i][0]) + 1].clone()
+                    found["residue_embeddings"] = embeddings[row : row + 1, 1 : len(new[i][0]) + 1].clone()
                     found["residue_mask"] = torch.ones(found["residue_embeddings"].shape[:2], dtype=torch.bool)
                 if self.model.reads_structure:
                     found["structure"] = inputs["structure"][row : row + 1]

@@ -1,11 +1,11 @@
 """
-Judge a deepGPS on proteins and cells that it has not seen.
+Evaluate a deepGPS on proteins and cells that it has not seen.
 
     python -m training.deepgps.evaluate --proteins data/proteins --images data/hpa:cells data/opencell:all \
         --out scores.json --figures figures
     python -m training.deepgps.evaluate --model runs/deepgps_single2 --images data/opencell:single-2 --out scores.json
 
-Labels are judged on the proteins of the images, and on those of `--proteins` (as `build_proteins.py` makes it; split
+Labels are evaluated on the proteins of the images, and on those of `--proteins` (as `build_proteins.py` makes it; split
 `test`): two classes against each other (deepGPS-single-2), four, and all of the model's. A cell without a sequence is
 drawn with sequences of its class from there. In the table of images stand beside the model the nucleus itself, the mean
 image of the training crops, that of the true class, and the model with a shuffled sequence and with none.

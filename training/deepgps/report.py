@@ -18,8 +18,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from protloc.hub import EVALUATION
 from protloc.loading import LOAD_ERRORS, one_line
+from protloc.staging import EVALUATION
 from training.common.cards import render_deepgps_card
 from training.common.runs import training_cost
 from training.deepgps.evaluate import add_data_arguments, evaluate

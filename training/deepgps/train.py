@@ -21,7 +21,7 @@ The first argument is a YAML file with fields of `TrainingConfig`; `field=value`
 checkpoints to resume from, TensorBoard logs with pictures, and at the end the model with its processor.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,9 +43,8 @@ from training.common.backbones import set_backbone_training
 from training.common.loop import Batch, Loop, Place, rounded, start_accelerator, steps_per_epoch
 from training.common.publish import check_push, publish
 from training.common.settings import (
-    MIXED_PRECISION,
-    check_choices,
     check_output_dir,
+    check_settings,
     read_settings,
     save_settings,
     stop,
@@ -116,27 +115,19 @@ class TrainingConfig:
 
 
 CHOICES = {
-    "backbone_training": ["frozen", "full", "lora"],
     "validation_by": ["gene", "source_image"],
     "schedule": ["cosine", "constant", "decay"],
-    "mixed_precision": MIXED_PRECISION,
 }
 
 
 def read_config() -> TrainingConfig:
     config = read_settings(TrainingConfig, __doc__)
-    # A configuration takes any keyword, and a misspelt one would train the default for hours.
-    unknown = config.model.keys() - {known.name for known in fields(DeepGPSConfig)}
-    if unknown:
-        stop(f"model.{min(unknown)} is no field of DeepGPSConfig")
+    check_settings(config, DeepGPSConfig, CHOICES)
     wrong = set(config.labels) - set(IMAGE_CLASSES)
     if wrong:
         stop(f"labels: {min(wrong)!r} is none of {', '.join(IMAGE_CLASSES)}")
-    check_choices(config, CHOICES)
     if not 0 < config.validation_share < 1:
         stop(f"validation_share must be between 0 and 1, got {config.validation_share}")
-    if config.limit is not None and config.limit < 1:
-        stop(f"limit must be 1 or more, got {config.limit}")
     if config.embeddings and config.backbone_training != "frozen":
         stop("embeddings are those of a frozen encoder: give embeddings=null to train it, or backbone_training=frozen")
     if config.proteins and "structure" in config.model.get("inputs", ""):

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from datasets import get_dataset_config_names, load_dataset
 
-from protloc.hub import EVALUATION
 from protloc.loading import LOAD_ERRORS, load_model, one_line
+from protloc.staging import EVALUATION
 from training.common.cards import render_deeploc_card
 from training.common.runs import training_cost
 from training.deeploc.evaluate import compare_policies, evaluate_model

@@ -17,7 +17,7 @@ checkpoints to resume from, TensorBoard logs, and at the end the model with cali
 """
 
 import itertools
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,8 @@ from training.common.backbones import set_backbone_training
 from training.common.loop import Batch, Loop, Place, check_finite, rounded, start_accelerator, steps_per_epoch
 from training.common.publish import check_push, publish
 from training.common.settings import (
-    MIXED_PRECISION,
-    check_choices,
     check_output_dir,
+    check_settings,
     read_settings,
     save_settings,
     stop,
@@ -110,23 +109,15 @@ class TrainingConfig:
 
 
 CHOICES = {
-    "backbone_training": ["frozen", "full", "lora"],
     "class_balance": ["sqrt", "effective_number", "none"],
     "optimizer": ["adamw", "adam", "sgd"],
     "schedule": ["cosine", "constant", "constant_with_warmup", "linear"],
-    "mixed_precision": MIXED_PRECISION,
 }
 
 
 def read_config() -> TrainingConfig:
     config = read_settings(TrainingConfig, __doc__)
-    # A configuration takes any keyword, and a misspelt one would train the default for hours.
-    unknown = config.model.keys() - {known.name for known in fields(DeepLocConfig)}
-    if unknown:
-        stop(f"model.{min(unknown)} is no field of DeepLocConfig")
-    check_choices(config, CHOICES)
-    if config.limit is not None and config.limit < 1:
-        stop(f"limit must be 1 or more, got {config.limit}")
+    check_settings(config, DeepLocConfig, CHOICES)
     if config.backbone and config.initial_weights:
         stop("backbone and initial_weights both name weights to begin with: give one of them")
     if config.embeddings and (not config.backbone or config.backbone_training != "frozen"):

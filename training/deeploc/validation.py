@@ -1,4 +1,4 @@
-"""What a DeepLoc under training says of the validation split: logits, scores, calibration and thresholds."""
+"""A DeepLoc on the validation split during training: logits, scores, calibration and thresholds."""
 
 import numpy as np
 import torch

@@ -30,9 +30,8 @@ from torch.nn import functional as F
 from tqdm import trange
 
 from protloc.files import atomic_path
-from protloc.metrics import match_instances
 from protloc.microscopy import normalize, simulate
-from protloc.nuclei import MIN_AREA, UM_PER_PX, NucleusNet, segment
+from protloc.nuclei import MIN_AREA, UM_PER_PX, NucleusNet, match_instances, segment
 
 SIZE = 160  # of the training crops
 BATCH = 8

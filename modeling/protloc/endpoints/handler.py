@@ -35,6 +35,7 @@ MAX_IMAGES = 16  # of deepGPS, samples counted
 MAX_RESIDUES = 40_000  # of a protein; titin, the longest human one, has 35,000
 MAX_TOTAL_RESIDUES = 200_000
 MAX_IMAGE_BYTES = 20_000_000
+MAX_BYTES = {"protein-localization": 1_000_000, "protein-imaging": 30_000_000}  # of a request; the server asks for it
 MAX_PIXELS = 1024 * 1024
 MAX_STEPS = 100
 MAX_WORK = 20_000_000  # pixels times passes of the image network
@@ -55,6 +56,7 @@ class EndpointHandler:
     def __init__(self, path: str = ""):
         model_type = json.loads((Path(path) / "config.json").read_text())["model_type"]
         self.task = {"deeploc": "protein-localization", "deepgps": "protein-imaging"}[model_type]
+        self.max_bytes = MAX_BYTES[self.task]
         device = 0 if torch.cuda.is_available() else -1
         self.pipeline = pipeline(self.task, model=str(path), trust_remote_code=True, device=device)
 
@@ -96,6 +98,11 @@ class EndpointHandler:
                     article = "a whole number" if kind is int else "a number"
                     raise ValueError(f'"{name}" must be {article} from {low} to {high}, got {shortened(value)}')
         refuse_unknown(parameters, ["prompt", *NUMBERS, *READING])
+        channel, project = parameters.get("channel"), parameters.get("project")
+        if channel is not None and (type(channel) not in (str, int) or len(str(channel)) > 100):
+            raise ValueError(f'"channel" must be a name or a number, got {shortened(channel)}')
+        if project not in (None, "max"):
+            raise ValueError(f'"project" must be "max", got {shortened(project)}')
         reading = {name: parameters.pop(name, None) for name in READING}
         parameters = {name: value for name, value in parameters.items() if value is not None}
         if isinstance(inputs, (bytes, Image.Image)) or prompt is not None:  # the task image-to-image

@@ -50,8 +50,6 @@ SORTING_TREE = {
 }
 INPUT_FEATURES = ["embedding", "blosum62", "physicochemical", "profile", "backbone"]
 POOLINGS = ["decoder", "light_attention", "regions"]
-# Fields with a value for each label
-BY_LABEL = ["thresholds", "calibration_scale", "calibration_bias", "positive_weights", "class_weights"]
 AT_LEAST = {
     0: (
         *("pad_token_id", "cls_token_id", "eos_token_id", "mask_token_id"),
@@ -64,6 +62,8 @@ AT_LEAST = {
         *("decoder_size", "decoder_steps", "hidden_size", "max_length"),
     ),
 }
+# Fields with a value for each label
+BY_LABEL = ["thresholds", "calibration_scale", "calibration_bias", "positive_weights", "class_weights"]
 LENGTH_POLICIES = ["middle", "end", "window", "error"]
 
 
@@ -141,12 +141,14 @@ class DeepLocConfig(PreTrainedConfig):
         "pooler_output",
     ]
 
+    # tokens
     vocab_size: int = 33
     pad_token_id: int = 1
     cls_token_id: int = 0
     eos_token_id: int = 2
     mask_token_id: int = 32
 
+    # what a residue is given as
     input_features: str = "embedding"
     embedding_size: int = 32
     backbone_config: dict | PreTrainedConfig | None = None
@@ -154,31 +156,43 @@ class DeepLocConfig(PreTrainedConfig):
     companion_config: dict | None = None
     spaced_residues: bool = False
     fixed_length: bool = False
+
+    # convolutions and recurrence over residues
     conv_widths: list[int] | tuple[int, ...] = (1, 3, 5, 9, 15, 21)
     conv_filters: int = 32
     second_conv_channels: int = 128
     second_conv_width: int = 3
     lstm_size: int = 256
+
+    # from residues to one vector
     pooling: str = "decoder"
     light_attention_width: int = 9
     region_sizes: list[int] | tuple[int, ...] = (1, 20, 60)
     attention_size: int = 256
     decoder_size: int = 512
     decoder_steps: int = 10
+
+    # dense layer
     hidden_size: int = 512
     dropout: float | int = 0.3
 
+    # sequences longer than the network reads
     max_length: int = 1000
     length_policy: str = "middle"
+
+    # heads beside localization and membrane
     tree: bool = False
     signals: bool = False
 
+    # from logits to labels; fitted after training
     thresholds: list[float] | None = None
     membrane_threshold: float | int = 0.5
     calibration_scale: list[float] | None = None
     calibration_bias: list[float] | None = None
     membrane_calibration_scale: float | int = 1.0
     membrane_calibration_bias: float | int = 0.0
+
+    # losses
     positive_weights: list[float] | None = None
     class_weights: list[float] | None = None
     focal_gamma: float | int = 0.0

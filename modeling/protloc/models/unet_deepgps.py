@@ -24,7 +24,10 @@ def make_unet(config: DeepGPSConfig) -> Any:
     if config.unet == "paper":
         return PaperUNet(list(config.unet_channels), config.latent_size)
     # diffusers takes more than a second to import, which those who want no image need not wait.
-    from diffusers import UNet2DConditionModel
+    try:
+        from diffusers import UNet2DConditionModel
+    except ImportError:
+        raise ImportError("the image network needs diffusers: pip install diffusers, or protloc[images]") from None
 
     flat = min(2, len(config.unet_channels) - 1)  # levels without attention: at full size it costs much and sees little
     attending = len(config.unet_channels) - flat

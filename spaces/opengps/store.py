@@ -1,5 +1,5 @@
 """
-Images that people send: out of sight until a maintainer has looked at them, then rows of a data set of crops.
+Images that people send: out of sight until a maintainer has reviewed them, then rows of a data set of crops.
 
 A submission is one Parquet file. In a folder it lies in `pending/` and, once approved, in `data/`; on the Hub in a
 private data set `OWNER/NAME-pending`, and in `OWNER/NAME`.
@@ -8,7 +8,6 @@ private data set `OWNER/NAME-pending`, and in `OWNER/NAME`.
 import hashlib
 import json
 import os
-import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,13 +29,12 @@ from huggingface_hub import (
     hf_hub_download,
 )
 from huggingface_hub.errors import RepositoryNotFoundError
-from PIL import Image
 
-from .crops import crop_features, crop_row, decode_image, overlay
-from .hub import check_repo_id
-from .microscopy import OPENCELL_UM_PER_PX, Crop, normalize, nucleus_crops, rescale, segment_nuclei
-from .tables import read_exclusions, sha1
-from .taxonomy import HPA_LOCATIONS
+from protloc.crops import crop_features, crop_row
+from protloc.hub import check_repo_id
+from protloc.microscopy import OPENCELL_UM_PER_PX, Crop, normalize, nucleus_crops, rescale, segment_nuclei
+from protloc.tables import sha1
+from protloc.taxonomy import HPA_LOCATIONS
 
 LICENCE = "CC BY 4.0"
 LABELS = [name for name in HPA_LOCATIONS if name not in ("Negative", "Vesicles and punctate cytosolic patterns")]
@@ -61,7 +59,7 @@ CARD = """---
 
 {count} submissions of microscope images, each with a nuclear stain, a protein and its sequence, cut into crops of
 {size} x {size} pixels of {um} micrometres around the nuclei. People sent them under {licence} (column `credit` says
-whom to name); a maintainer looked at each before it came here (`protloc submissions`). Labels are the submitters' own;
+whom to name); a maintainer reviewed each before it came here. Labels are the submitters' own;
 an empty list means that they gave none. Columns are those of the other crops that protloc trains deepGPS with, so this
 is one more line in the `images` of a training configuration. Proteins that only test stand in the split `test`.
 """
@@ -98,8 +96,7 @@ class Submission:
             raise ValueError(f"a pixel of {self.um_per_px:g} micrometres: give a size from 0.02 to 2")
         if self.nucleus.size * (self.um_per_px / OPENCELL_UM_PER_PX) ** 2 > MAX_PIXELS:
             raise ValueError(
-                f"{size(self.nucleus)} pixels of {self.um_per_px:g} micrometres are more than is read at once: send a "
-                "part"
+                f"{size(self.nucleus)} pixels of {self.um_per_px:g} micrometres are too many at once: send a part"
             )
         if not self.cell_line:
             raise ValueError("no cell line: say which cells these are, such as U-2 OS or HEK293T")
@@ -192,16 +189,6 @@ def read_summary(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no submission, or a damaged one: reject it, or move it away") from None
 
 
-def preview(path: Path, columns: int = 5) -> Image.Image:
-    """A picture of the first cells of a submission: nuclei in blue, protein in yellow."""
-    rows = pq.read_table(path, columns=["nucleus", "protein"]).slice(0, 4 * columns).to_pylist()
-    sheet = np.ones((-(-len(rows) // columns) * (SIZE + 4), min(len(rows), columns) * (SIZE + 4), 3))
-    for number, row in enumerate(rows):
-        top, left = (place * (SIZE + 4) for place in divmod(number, columns))
-        sheet[top : top + SIZE, left : left + SIZE] = overlay(*(decode_image(row[n]) for n in ("nucleus", "protein")))
-    return Image.fromarray(np.round(sheet * 255).astype(np.uint8))
-
-
 def write_whole(table: pa.Table, path: Path) -> None:
     """The file is there whole, on disk, when this returns; before that it isn't there."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,12 +222,6 @@ def card(data_files: Iterable[str]) -> str:
         ],
     )
     return CARD.format(metadata=metadata.to_yaml(), count=len(names), size=SIZE, um=OPENCELL_UM_PER_PX, licence=LICENCE)
-
-
-def split_of(path: Path, excluded: tuple[set[str], set[str]]) -> str:
-    """`test` for a protein of `read_exclusions`, else `train`."""
-    row = pq.read_table(path, columns=["sequence", "uniprot_id"]).slice(0, 1).to_pylist()[0]
-    return "test" if row["uniprot_id"] in excluded[0] or sha1(row["sequence"]) in excluded[1] else "train"
 
 
 class FolderStore:
@@ -305,7 +286,7 @@ class Spool(CommitScheduler):
             self.repo_id,
             repo_type="dataset",
             operations=[CommitOperationAdd(f"pending/{path.name}", path) for path in paths],
-            commit_message=f"{len(paths)} submissions to look at",
+            commit_message=f"{len(paths)} submissions to review",
         )
         for path in paths:
             path.unlink()
@@ -335,7 +316,7 @@ class HubStore:
             )
             if not self.api.repo_info(self.inbox, repo_type="dataset").private:
                 self.spool.stop()
-                raise ValueError(f"{self.inbox} is public, and would show what nobody has looked at: make it private")
+                raise ValueError(f"{self.inbox} is public, and would show what nobody has reviewed: make it private")
 
     def __str__(self) -> str:
         return f"the data set {self.inbox} on the Hub"
@@ -397,67 +378,5 @@ class HubStore:
             self.inbox,
             repo_type="dataset",
             operations=[CommitOperationDelete(name) for name in names],
-            commit_message=f"{len(names)} submissions looked at",
+            commit_message=f"{len(names)} submissions reviewed",
         )
-
-
-def find_store(where: str) -> FolderStore | HubStore:
-    """
-    The store of a folder, or of a data set on the Hub.
-
-    Raises:
-        ValueError: If there is neither.
-    """
-    if Path(where).is_dir():
-        return FolderStore(Path(where))
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", where):
-        raise ValueError(f"there is no folder {where!r}, and OWNER/NAME of a data set it is not")
-    return HubStore(where)
-
-
-def review(action: str, where: str, ids: list[str], exclude: list[Path], preview_folder: Path | None) -> str:
-    """
-    What `protloc submissions` does: list, approve or reject.
-
-    Returns:
-        `str`: What to print: a table of the pending ones, tab-separated, or a sentence.
-
-    Raises:
-        ValueError: In one sentence.
-        huggingface_hub.errors.HfHubHTTPError: If the Hub refuses.
-    """
-    store = find_store(where)
-    if action == "list":
-        lines: list[str] = []
-        damaged: list[str] = []
-        for name in store.pending():
-            path = store.fetch(name)
-            try:
-                summary = read_summary(path)
-                picture = preview(path) if preview_folder else None
-            except (ValueError, OSError) as error:  # hides none of the others
-                damaged.append(f"{name}\t{error}")
-                continue
-            lines = lines or ["\t".join(["id", *summary])]
-            lines.append("\t".join([name, *(str(value) for value in summary.values())]))
-            if preview_folder and picture:
-                preview_folder.mkdir(parents=True, exist_ok=True)
-                picture.save(preview_folder / f"{name}.png")
-        return "\n".join([*lines, *damaged]) or f"{where}: nothing is pending"
-    ids = list(dict.fromkeys(ids))
-    unknown = set(ids) - set(store.pending())
-    if unknown:
-        raise ValueError(
-            f"no submission {min(unknown)!r} is pending in {where}: `protloc submissions list` shows those that are"
-        )
-    if action == "reject":
-        store.reject(ids)
-        return f"{where}: {len(ids)} rejected and deleted"
-    excluded = read_exclusions(exclude)
-    chosen = {name: store.fetch(name) for name in ids}
-    for path in chosen.values():
-        read_summary(path)
-    splits = {name: split_of(path, excluded) for name, path in chosen.items()}
-    store.approve(chosen, splits)
-    testing = list(splits.values()).count("test")
-    return f"{where}: {len(chosen)} approved" + (f", {testing} of them only to test with" if testing else "")
