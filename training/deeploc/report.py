@@ -41,6 +41,9 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="folder or Hub repository that load_dataset reads")
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="the runs that trained it, in order")
     parser.add_argument("--ablation", type=Path, help="ablation.json of training/deeploc/ablate.py")
+    parser.add_argument(
+        "--dtype", default="float32", help="bfloat16 where a language model takes long (default: float32)"
+    )
     parser.add_argument("--watts", type=float, default=100, help="assumed power of the machine (default: 100)")
     parser.add_argument("--hardware", default=f"{platform.machine()} CPU", help="what it was trained on")
     parser.add_argument("--figures", type=Path, help="folder for the figures")
@@ -55,8 +58,9 @@ def report(args: argparse.Namespace) -> None:
     results: dict = {}
     results["ablation"] = json.loads(args.ablation.read_text()) if args.ablation else {}
     results["training"] = [training_cost(run, args.watts, args.hardware) for run in args.runs]
-    model, tokenizer = load_model(args.model, dtype="float32")
-    results |= {"parameters": model.num_parameters(), "evaluations": {}}
+    model, tokenizer = load_model(args.model, dtype=args.dtype)
+    results |= {"parameters": model.num_parameters(), "dtype": args.dtype, "evaluations": {}}
+    results["language_model"] = model.config.backbone_config.model_type if model.config.backbone_config else None
     known = get_dataset_config_names(args.dataset)
     wanted = {place: about for place, about in EVALUATIONS.items() if place[0] in known}
     if not wanted:
@@ -67,9 +71,10 @@ def report(args: argparse.Namespace) -> None:
         scores = evaluate_model(model, tokenizer, proteins, 16_384, None, figures)
         about = {"title": title, "note": note, "config": config, "split": split}
         results["evaluations"][config] = {**about, **scores}
-    load = partial(load_model, args.model, "auto", "float32")
+    load = partial(load_model, args.model, "auto", args.dtype)
     results["length_policies"] = {}
-    if max(map(len, proteins["sequence"])) > model.config.max_length:
+    # A language model takes too long for three readings of the longest proteins.
+    if results["language_model"] is None and max(map(len, proteins["sequence"])) > model.config.max_length:
         results["length_policies"], _ = compare_policies(load, proteins, ["middle", "end", "window"], 16_384, None)
     card = render_deeploc_card(results, TEMPLATE)
     (args.model / EVALUATION).write_text(json.dumps(results, indent=1) + "\n")
