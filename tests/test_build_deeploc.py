@@ -96,10 +96,14 @@ def test_exclusions_by_accession_and_by_sequence(build, sources, tmp_path):
     ("content", "message"),
     [
         (b"accession,sequence_sha1\nP00001,%s\nP00002,1ee21b" % (b"0" * 40), "line 3: 'P00002' with '1ee21b' is no"),
-        (b"accession,sequence_sha1\nP00001\n", "line 2: 'P00001' with '' is no accession with 40 digits"),
+        (b"accession,sequence_sha1\nP00001,\n", "line 2: 'P00001' with '' is no accession with 40 digits"),
+        (b"accession,sequence_sha1\nP00001\n", "line 2: the row has 1 cell where the header has 2"),
         (b"accession,sequence_sha1\n,%s\n" % (b"0" * 40), "line 2: '' with '000"),
-        (gzip.compress(b"accession,sequence_sha1\n" * 500)[:40], "never.csv: the gzip file is cut off or damaged"),
-        (b"\x1f\x8b\x08\0damaged", "never.csv: the gzip file is cut off or damaged"),
+        (
+            gzip.compress(b"accession,sequence_sha1\n" * 500)[:40],
+            "never.csv: the compressed file is cut off or damaged",
+        ),
+        (b"\x1f\x8b\x08\0damaged", "never.csv: the compressed file is cut off or damaged"),
     ],
 )
 def test_a_damaged_list_of_exclusions_guards_nothing(build, sources, tmp_path, content, message):

@@ -41,7 +41,7 @@ def test_code_of_a_model_is_never_run(folder, tmp_path, monkeypatch, part, comma
         tokenizer = {"tokenizer_class": "C", "auto_map": {"AutoTokenizer": ["payload.C", "payload.C"]}}
         change(folder, "tokenizer_config.json", **tokenizer)
         (folder / "processor_config.json").write_text('{"auto_map": {"AutoProcessor": "payload.C"}}')
-    (tmp_path / "a.fasta").write_text(">a\nMKTAYIAK\n")
+    (tmp_path / "a.fasta").write_text(">a\nMKTAYIAKQRQISFVK\n")
     arguments = {
         "predict": ["predict", tmp_path / "a.fasta", "--model", folder],
         "embed": ["embed", tmp_path / "a.fasta", "--model", folder, "-o", tmp_path / "out"],

@@ -185,10 +185,13 @@ def test_what_is_learnt_is_not_scored(run_script, tiny_crops, tiny_proteins, tmp
 
     mixed = shutil.copytree(tiny_proteins, tmp_path / "proteins")
     shutil.copy(mixed / "data" / "train.parquet", mixed / "data" / "validation.parquet")
+    card = (mixed / "README.md").read_text()  # `load_dataset` caches by the folder's name and this
+    (mixed / "README.md").write_text(card.replace("  data_files:", "  description: mixed\n  data_files:"))
     images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"
     options = [TOY, images, f"output_dir={tmp_path / 'run'}", f"proteins={mixed}"]
-    code, _, err = run_script("training.deepgps.train", *options)
-    assert code == 2 and "sequences of" in err and "are both trained on and held out" in err
+    code, out, err = run_script("training.deepgps.train", *options)
+    assert code == 2, (out, err)
+    assert "sequences of" in err and "are both trained on and held out" in err
 
 
 def test_embeddings_of_other_weights(run_script, tiny_crops, tiny_backbones, tiny_deeploc_dir, tmp_path):

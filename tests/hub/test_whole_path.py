@@ -72,7 +72,7 @@ def test_deepgps_trains_from_and_pushes_to_the_hub(hub, tiny_crops, tmp_path):
     files = repo.files()
     card = ModelCard(files["README.md"].decode())
     assert (
-        "not been judged yet" in card.text
+        "not been evaluated yet" in card.text
         and card.data.datasets == ["owner/crops"]
         and card.data.pipeline_tag == "image-to-image"
     )
