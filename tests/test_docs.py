@@ -214,6 +214,24 @@ def test_readme_shows_measured_accuracy():
     assert f"shipped | {auroc:.3f} | {psnr:.1f} dB |" in text
 
 
+def test_figures_of_deeploc_unirep_are_measured():
+    results, readme = ((ROOT / page).read_text() for page in ("docs/results.md", "README.md"))
+    for name in ("deeploc", "deeploc-unirep"):
+        evaluations = json.loads((ASSETS / name / "evaluation.json").read_text())["evaluations"]
+        for config, title in (("hpa", "Human Protein Atlas"), ("deeploc2", "partition 3")):
+            scores = evaluations[config]["localization"]
+            f1 = [scores["average"][kind]["f1"] for kind in ("micro", "macro")]
+            values = [*f1, scores["argmax_accuracy"], scores["average"]["macro"]["auprc"]]
+            cells = " | ".join(f"{value:.3f}" for value in values)
+            membrane = evaluations[config].get("membrane")
+            last = f"{membrane['accuracy']:.3f} |" if membrane else "|"
+            assert f"| {title} | {name} | {cells} | {last}" in results
+            if config == "deeploc2":
+                assert " | ".join(f"{value:.3f}" for value in values[:3]) in readme
+    hpa = evaluations["hpa"]["localization"]["average"]
+    assert f"UniRep language model | {hpa['micro']['f1']:.3f} | {hpa['macro']['f1']:.3f} (8 classes) |" in readme
+
+
 def test_speed_is_measured():
     """Every figure of the page's tables and of its exponents is in benchmarks/results/."""
     files = (ROOT / "benchmarks" / "results").glob("*.json")
