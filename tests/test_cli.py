@@ -348,6 +348,13 @@ def test_resume_after_a_row_was_cut_off(run, fasta, tmp_path, begin, suffix):
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, "proteins.fasta", whole.name]
     code, _, err = run(fasta, "-o", out, "--resume")
     assert code == 0 and "nothing to resume" in err
+    fasta.write_text(fasta.read_text().replace(">p3\n", ">other\n"))
+    code, _, err = run(fasta, "-o", out, "--resume")
+    assert code == 2 and "has 'p3' in row 4, the input 'other'" in err
+    fasta.write_text(fasta.read_text().replace(">other\n", ">p3\n") + ">more\nMKTAYIAKQRQISF\n")
+    code, _, err = run(fasta, "-o", out, "--resume")
+    assert code == 2 and "lacks 'more' of the input" in err
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_resume_before_the_first_row_was_whole(run, fasta, tmp_path):

@@ -324,6 +324,35 @@ def write_rows(rows: Iterable[Row], digests: Iterator[str], out: Path, settings:
     partial.unlink()
 
 
+def read_table(path: Path) -> Iterator[Row]:
+    """Rows of a table that `write_rows` has completed; of CSV and TSV all values are text."""
+    if path.name.endswith(".parquet"):
+        import pyarrow.parquet as pq
+
+        for batch in pq.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+        return
+    opener: Any = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8", newline="") as text:
+        if ".jsonl" in path.name[-9:]:
+            yield from map(json.loads, text)
+        else:
+            yield from csv.DictReader(text, delimiter="\t" if ".tsv" in path.name[-7:] else ",")
+
+
+def check_complete(path: Path, ids: Iterator[str], names: list[str]) -> None:
+    """`ValueError` if a complete table has other columns than `names`, or other proteins than the input's `ids`."""
+    other = "write to another file, or delete it to predict anew"
+    for number, row in enumerate(read_table(path), start=1):
+        if set(row) != set(names):
+            raise ValueError(f"{path} is complete and has other columns than these options give: {other}")
+        if (asked := next(ids, None)) != row["protein_id"]:
+            held = row["protein_id"]
+            raise ValueError(f"{path} is complete and has {held!r} in row {number}, the input {asked!r}: {other}")
+    if (asked := next(ids, None)) is not None:
+        raise ValueError(f"{path} is complete and lacks {asked!r} of the input: {other}")
+
+
 def write_table(rows: Iterator[Row], path: Path, name: str, names: list[str]) -> None:
     """Write rows to `path` in the format that the ending of `name` stands for."""
     if name.endswith(".parquet"):

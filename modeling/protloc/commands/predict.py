@@ -47,10 +47,7 @@ def after_interrupt(args: argparse.Namespace) -> str:
 
 def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) -> int:
     out: Path | None = args.output
-    if out and not is_left_to_do(out, args):
-        print(f"protloc: {out} is complete, nothing to resume", file=sys.stderr)
-        return 0
-
+    left = out is None or is_left_to_do(out, args)
     show_bars = progress_bars()
     models = args.ensemble or [args.model or DEFAULT_MODEL]
     config = load_config(models[0])
@@ -62,9 +59,16 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
     policy = args.length_policy or config.length_policy
     longest = config.max_length if policy == "error" else None
 
+    skip = args.on_error == "skip"
+    columns = prediction.columns(config, args.signals, args.tree) + (IMAGE_COLUMNS if args.nucleus else [])
+    if out and not left:
+        records = read(inputs, (lambda error: None) if skip else None, longest, args.profiles)
+        prediction.check_complete(out, (protein_id for protein_id, _ in records), columns)
+        print(f"protloc: {out} is complete, nothing to resume; it does not say which model made it", file=sys.stderr)
+        return 0
+
     # All input is checked before anything is predicted, so that a bad record costs no time and leaves no file.
     errors: list[SequenceError] = []
-    skip = args.on_error == "skip"
     total, warned = 0, Warned()
     for protein_id, text in read(inputs, errors.append if skip else None, longest, args.profiles):
         total += 1
@@ -86,7 +90,7 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
         "length_policy": policy,
         "model_digest": prediction.model_digest(model) if out else None,
         "attention": str(args.attention.absolute()) if args.attention else None,
-        "columns": prediction.columns(config, args.signals, args.tree) + (IMAGE_COLUMNS if args.nucleus else []),
+        "columns": columns,
     }
     if args.nucleus:
         from .. import drawing  # pictures need more than sequences do
