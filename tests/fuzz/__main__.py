@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from tests.fuzz.readers import READERS, Reader
 
 MAX_BYTES = 10**9  # of memory that a case may take
@@ -31,7 +33,7 @@ def case(reader: Reader, seeds: list[bytes], seed: int, number: int) -> bytes:
 
 
 def run(read: Callable[[Path], None], path: Path, timeout: float) -> str:
-    """`"read"`, `"refused"`, or what went wrong, of a case in a process of its own."""
+    """`"read"`, `"refused: ..."`, or what went wrong, of a case in a process of its own."""
     before = resident_bytes()
     receive, send = os.pipe()
     child = os.fork()
@@ -39,11 +41,12 @@ def run(read: Callable[[Path], None], path: Path, timeout: float) -> str:
         logging.disable(logging.CRITICAL)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders in C say a lot
         resource.setrlimit(resource.RLIMIT_AS, (virtual_bytes() + ADDRESS_SPACE,) * 2)
+        torch.set_num_threads(1)  # makes torch's pool anew after the fork, before threads race for it
         try:
             read(path)
             outcome = "read"
-        except ValueError:
-            outcome = "refused"
+        except ValueError as error:
+            outcome = f"refused: {error}"
         except BaseException:
             outcome = traceback.format_exc()
         os.write(send, outcome.encode()[-4000:])
@@ -96,9 +99,9 @@ def main() -> None:
                 if args.keep:
                     args.keep.write_bytes(path.read_bytes())
                 outcome = run(reader.read, path, args.timeout)
-                if number < len(seeds) and outcome == "refused":
-                    outcome = "a whole file was refused"
-                known = outcome if outcome in ("read", "refused") else "fault"
+                known = outcome.split(":")[0]
+                if known not in ("read", "refused") or (number < len(seeds) and known == "refused"):
+                    known = "fault"  # a whole file that is refused is one
                 counts[known] += 1
                 if known == "fault":
                     print(f"{reader.name} --seed {args.seed} --only {number}: {outcome}", file=sys.stderr)

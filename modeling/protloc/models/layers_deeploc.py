@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.utils.generic import maybe_autocast
 
 from .configuration_deeploc import DeepLocConfig
 from .residue_features import residue_table
@@ -69,7 +70,7 @@ class DeepLocEncoder(nn.Module):
         reverse = torch.where(mask, mask.sum(dim=1, keepdim=True) - 1 - positions, positions)  # (B, L), its own inverse
         rows = (reverse + length * torch.arange(batch, device=mask.device).unsqueeze(1)).flatten()
         # Rounded at each of a thousand steps, the states would be others.
-        with torch.autocast(hidden.device.type, enabled=False):
+        with maybe_autocast(hidden.device.type, enabled=False):
             forward_states, _ = self.forward_lstm(hidden)
             # Whole rows at once: `gather` would look each number up.
             backward_states, _ = self.backward_lstm(hidden.flatten(0, 1).index_select(0, rows).view_as(hidden))

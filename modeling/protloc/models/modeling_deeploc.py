@@ -277,7 +277,7 @@ class DeepLocModel(DeepLocPreTrainedModel):
         if attention_mask is not None or input_ids is not None:
             mask: Any = attention_mask if attention_mask is not None else input_ids != self.config.pad_token_id
             # The convolutions and the recurrence begin with the first column.
-            if not torch.compiler.is_compiling() and not mask[:, 0].all():
+            if not (mask.is_meta or torch.compiler.is_compiling()) and not mask[:, 0].all():
                 raise ValueError("a sequence begins with padding: pad on the right (padding_side='right')")
         states: Any
         states, residue_mask = self.encode(input_ids, attention_mask, profiles, residue_embeddings)
