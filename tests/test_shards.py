@@ -277,4 +277,6 @@ def test_ray_loses_a_worker(tiny_model_dir, tmp_path):
     assert process.returncode == 0, err
     assert "200 shards predicted" in err
     check(tmp_path / "out", tiny_model_dir, MANY)
-    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+    # Ray repeats what the lost worker had in hand, also where the file was there and the answer had not arrived.
+    repeated = [path for path, written in before.items() if path.stat().st_mtime_ns != written]
+    assert len(repeated) <= 2, repeated
