@@ -14,6 +14,7 @@ from tests.fuzz.readers import READERS
 from tests.helpers import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 def test_damaged_files(reader):
     """In a process of its own: what other tests leave in this one would count as the reader's memory."""
