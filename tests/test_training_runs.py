@@ -78,6 +78,7 @@ def write(path, **content):
     return path
 
 
+@pytest.mark.slow
 def test_ablation(tiny_dataset, tmp_path):
     variants = {"baseline": {}, "no dropout": {"model.dropout": 0}}
     training = {"dataset": str(tiny_dataset), **TINY}
@@ -92,6 +93,7 @@ def test_ablation(tiny_dataset, tmp_path):
     assert trained.model.dropout == 0 and trained.model.lstm_size == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_stops_the_rest(tiny_dataset, tmp_path):
     training = {"dataset": "nowhere", **TINY}
     config = write(
