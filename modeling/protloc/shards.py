@@ -95,6 +95,14 @@ class Done(NamedTuple):
         return Done(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))  # type: ignore[operator]
 
 
+def count(rows: list[dict[str, Any]], skipped: int) -> Done:
+    """What became of a shard with these rows."""
+    warned = Warned()
+    for row in rows:
+        warned.add(row["protein_id"], row["warning"])
+    return Done(len(rows), skipped, warned)
+
+
 class Worker:
     """
     A model, and what it does for a job.
@@ -150,11 +158,15 @@ class Worker:
 
     def predict(self, shard: Shard) -> Done:
         """
-        Write the predictions of a shard.
+        Write the predictions of a shard; of one that is there already, only say what became of it.
 
         Raises:
             ValueError: For a bad record, unless they are skipped; if memory does not suffice for a protein.
         """
+        part, listed = part_path(self.job.out, shard.number), self.job.out / f"errors-{shard.number:05}.csv"
+        if part.exists():  # Ray gives out again what a lost worker had done without having said so
+            skipped = sum(1 for _ in csv.DictReader(listed.open(encoding="utf-8"))) if listed.exists() else 0
+            return count(pq.read_table(part, columns=["protein_id", "warning"]).to_pylist(), skipped)
         config, errors = self.model.config, []
 
         def on_error(error: SequenceError) -> None:
@@ -167,16 +179,12 @@ class Worker:
         options = self.model, self.tokenizer, self.job.max_tokens_per_batch
         rows = list(predict(records, *options, signals=self.job.signals, tree=self.job.tree))
         if errors:
-            listed = self.job.out / f"errors-{shard.number:05}.csv"
             with disk_errors(listed, _WAY_OUT), open(listed, "w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(["file", "record", "line", "reason"])
                 writer.writerows([error.file, error.record, error.line, error.reason] for error in errors)
-        write_part(rows, self.columns, part_path(self.job.out, shard.number))
-        warned = Warned()
-        for row in rows:
-            warned.add(row["protein_id"], row["warning"])
-        return Done(len(rows), len(errors), warned)
+        write_part(rows, self.columns, part)
+        return count(rows, len(errors))
 
     def _settings(self) -> dict[str, Any]:
         inputs = [(path, Path(path).stat()) for path in self.job.inputs]
