@@ -1,5 +1,6 @@
 """Crops and labelled proteins -> batches for deepGPS."""
 
+import argparse
 import hashlib
 import re
 from collections import defaultdict
@@ -35,6 +36,14 @@ class ImageSource:
     dataset: str = MISSING
     config: str = MISSING
     repeats: float = 1.0  # how often a crop comes in an epoch, on average
+
+
+def read_source(text: str) -> ImageSource:
+    """`DATASET:CONFIG` of a command line."""
+    dataset, _, config = text.rpartition(":")
+    if not dataset:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form DATASET:CONFIG")
+    return ImageSource(dataset, config)
 
 
 def load_crops(sources: Sequence[ImageSource], split: str, labels: Sequence[str]) -> Dataset:

@@ -25,7 +25,7 @@ from protloc.image_metrics import SCORES
 from protloc.loading import naming, one_line
 from protloc.sequences import read_fasta
 from training.common.runs import table
-from training.deepgps.data import UNKNOWN, Crops, ImageSource, LabelledProteins, ProteinReader, load_crops
+from training.deepgps.data import UNKNOWN, Crops, LabelledProteins, ProteinReader, load_crops, read_source
 from training.deepgps.encoded_proteins import EncodedProteins, label_probabilities
 from training.deepgps.figures import cross_assay_figure, cutoff_figure, examples_figure
 from training.deepgps.images import EACH, cross_assay, judge_images, summarize
@@ -42,13 +42,6 @@ def load(args: argparse.Namespace) -> tuple[Any, EncodedProteins]:
         model = DeepGPSModel.from_pretrained(args.model).to(args.device).eval()
         tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
     return model, EncodedProteins(model, ProteinReader(model.config, tokenizer, None, args.structures), MAX_TOKENS)
-
-
-def read_source(text: str) -> ImageSource:
-    dataset, _, config = text.rpartition(":")
-    if not dataset:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form DATASET:CONFIG")
-    return ImageSource(dataset, config)
 
 
 def independent(model: Any, encoded: EncodedProteins, labels: list[str]) -> list[dict[str, Any]]:

@@ -12,10 +12,11 @@ from training.deepgps.encoded_proteins import EncodedProteins, label_probabiliti
 
 RESAMPLES = 1000
 SEED = 0
-GROUPS = {  # labels of OpenCell that deepGPS-single-2 and single-4 tell apart
-    "single-2": {"cytoplasmic": "cytoplasm", "nucleoplasm": "nucleoplasm"},
-    "single-4": {"cytoplasmic": "cytoplasm", "nucleoplasm": "nucleoplasm", "vesicles": "vesicles", "er": "ER"},
-}
+SINGLE_2 = {"cytoplasmic": "cytoplasm", "nucleoplasm": "nucleoplasm"}  # names of OpenCell, then of HPA
+SINGLE_2 |= {"Cytosol": "cytoplasm", "Nucleoplasm": "nucleoplasm"}
+SINGLE_4 = SINGLE_2 | {"vesicles": "vesicles", "er": "ER", "Vesicles": "vesicles", "Endoplasmic reticulum": "ER"}
+GROUPS = {"single-2": SINGLE_2, "single-4": SINGLE_4}  # what deepGPS-single-2 and single-4 tell apart
+NUCLEAR = ("nucleoplasm", "nucleoli")  # the model's labels that other tools call nuclear
 
 
 def auroc(positive: np.ndarray, scores: np.ndarray) -> float:
@@ -27,7 +28,10 @@ def auroc(positive: np.ndarray, scores: np.ndarray) -> float:
 
 def label_scores(truth: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> dict[str, Any]:
     """
-    Scores of single labels: means over the classes, and of each; for two classes the second counts as positive.
+    Scores of single labels: means over the classes, and of each; for two classes the first counts as positive.
+
+    So the paper's Table 1 comes out: of 40 cytoplasmic and 23 nuclear proteins DeepLoc 1.0 is right about 34 and 18,
+    sensitivity 0.850, specificity 0.783, F1 0.861.
 
     Args:
         truth (`np.ndarray` of shape `(n,)`): Indices into `classes`.
@@ -53,7 +57,7 @@ def label_scores(truth: np.ndarray, probabilities: np.ndarray, classes: list[str
             "auroc": auroc(positive, probabilities[:, i]) if (~positive).any() else None,
             "auprc": float(average_precision_score(positive, probabilities[:, i])),
         }
-    shown = [per_class[classes[1]]] if len(classes) == 2 and classes[1] in per_class else list(per_class.values())
+    shown = [per_class[classes[0]]] if len(classes) == 2 and classes[0] in per_class else list(per_class.values())
     means = {
         name: float(np.mean([scores[name] for scores in shown if scores[name] is not None]))
         for name in ("sensitivity", "specificity", "precision", "f1", "auroc", "auprc")
@@ -86,6 +90,18 @@ def with_intervals(truth: np.ndarray, probabilities: np.ndarray, classes: list[s
     return scores
 
 
+def cytoplasm_or_nucleus(probabilities: np.ndarray, labels: list[str]) -> np.ndarray:
+    """
+    Two classes `(n, 2)`: what is not nuclear is cytoplasm (deepGPS, "Comparative analysis"), be it a mitochondrion.
+
+    The likeliest nuclear label against the likeliest of the others, so that the more probable class is the one that
+    the model names.
+    """
+    nuclear = np.array([name in NUCLEAR for name in labels])
+    two = np.stack([probabilities[:, ~nuclear].max(axis=1), probabilities[:, nuclear].max(axis=1)], axis=1)
+    return two / two.sum(axis=1, keepdims=True)
+
+
 def restricted(probabilities: np.ndarray, labels: list[str], classes: list[str]) -> np.ndarray:
     """Probabilities of some classes, given that it is one of them."""
     some = probabilities[:, [labels.index(name) for name in classes]]
@@ -100,9 +116,11 @@ def judge_labels(
     probabilities = label_probabilities(model, encoded, pairs)
     results = {"all": with_intervals(proteins.labels, probabilities, labels)}
     for name, of_class in GROUPS.items():
-        classes = list(of_class.values())
+        classes = list(dict.fromkeys(of_class.values()))
         chosen = [i for i, label in enumerate(proteins.source_labels) if label in of_class]
         if set(classes) <= set(labels) and chosen:
             truth = np.array([classes.index(of_class[proteins.source_labels[i]]) for i in chosen])
-            results[name] = with_intervals(truth, restricted(probabilities[chosen], labels, classes), classes)
+            some = probabilities[chosen]
+            found = cytoplasm_or_nucleus(some, labels) if len(classes) == 2 else restricted(some, labels, classes)
+            results[name] = with_intervals(truth, found, classes)
     return results, probabilities
