@@ -7,8 +7,10 @@ Build the Human Protein Atlas data set: immunofluorescence fields, or single cel
 Images of a field are `ID_blue.png` (nucleus) and `ID_green.png` (protein), PNG, JPEG or TIFF, in any folder below
 `--fields`. Their labels come from
 
-  --labels TABLE       the public table with cell lines (columns Image, Label, Cellline; Gene if it has one), or that of
-                       a Kaggle challenge (ID, Label as numbers); several may be given
+  --labels TABLE       the public table with cell lines (columns Image, Label, Cellline; Gene if it has one), that of
+                       the Kaggle challenge of 2021 (ID, Label as numbers) or HPAv18_targets of 2018 (Id, Target),
+                       whose names begin with the gene; several may be given. A column um_per_px gives a field's
+                       pixel size
   --locations TABLE    subcellular_location.tsv, for fields of a known gene without a label of their own: gene-level
                        labels of all cell lines, of the reliabilities given; only if asked for
 
@@ -16,7 +18,7 @@ Images of a field are `ID_blue.png` (nucleus) and `ID_green.png` (protein), PNG,
 cells (columns image_id, compartment, um_per_px and mosaic; images in the folder `cells` beside it), whose genes are not
 known, and of each the two markers that are (alpha-tubulin, calreticulin). Configurations of the result:
 
-    u2os-single-2   U-2 OS, one localization, cytosol or nucleoplasm (deepGPS's own choice)
+    u2os-single-2   proteins that have one localization in U-2 OS, cytosol or nucleoplasm (deepGPS's own choice)
     all             all fields
     cells, markers  the single cells, split by the mosaic they come from; their markers
 
@@ -32,17 +34,18 @@ import io
 import re
 import sys
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from datasets_scripts.arguments import positive, push
-from datasets_scripts.download import DownloadError, RemoteFile, fetch_archives, is_damaged
+from datasets_scripts.download import DownloadError, RemoteFile, fetch_archives, fetch_some, is_damaged
 from datasets_scripts.fields import Field, add_arguments, build
 from datasets_scripts.proteins import MAX_LENGTH, UNIPROT_HUMAN, Protein, Proteins, held_out, ramp_split, split_proteins
 from protloc.files import atomic_path
 from protloc.tables import read_csv, read_exclusions
-from protloc.taxonomy import HPA_LOCATIONS, KAGGLE_LOCATIONS
+from protloc.taxonomy import HPA_LOCATIONS, HPA_SPELLINGS, KAGGLE_2018_LOCATIONS, KAGGLE_LOCATIONS
 
 U2OS = "U-2 OS"
 SINGLE_2 = (["Cytosol"], ["Nucleoplasm"])
@@ -53,6 +56,7 @@ TABLES = [
     for name in ("proteinatlas", "subcellular_location")
 ]
 LICENCE = "The Human Protein Atlas (proteinatlas.org): CC BY-SA 4.0; cite Thul et al. 2017, Science 356, eaal3321"
+IMAGE_OF_2018 = re.compile(r"(?P<gene>ENSG\d+)_(?P<antibody>\d+)_(?P<field>.+)")
 IMAGE_NAME = re.compile(r"(?P<field>.+)_blue\.(png|jpe?g|tiff?)(\.gz)?", re.I)
 
 
@@ -61,16 +65,31 @@ class Annotation(NamedTuple):
     cell_line: str
     genes: list[str]
     url: str
+    um_per_px: float | None = None
+
+
+NOTHING = Annotation([], "", [], "")
 
 
 def read_labels(path: Path, genes_of: dict[str, list[str]]) -> Iterator[tuple[str, Annotation]]:
-    """Field and its annotation, from the public table with cell lines or from that of a Kaggle challenge."""
-    for place, row in read_csv(path, ["Label"]):
+    """Field and its annotation, from the public table with cell lines or from those of two Kaggle challenges."""
+    for place, row in read_csv(path, []):
+        if "Target" in row:
+            match = IMAGE_OF_2018.fullmatch(row.get("Id", ""))
+            if match is None:
+                raise ValueError(f"{place}: {row.get('Id', '')!r} is no name as ENSG00000000003_4109_24_H11_1")
+            known = dict(enumerate(KAGGLE_2018_LOCATIONS))
+            labels = [known.get(int(number), number) for number in re.split(r"[ |]", row["Target"])]
+            check_locations(labels, place)
+            yield match["field"], Annotation(labels, "", [match["gene"]], f"{match['antibody']}/{match['field']}")
+            continue
+        if "Label" not in row:
+            raise ValueError(f"{path}: no column 'Label' or 'Target'")
         image = row.get("Image") or row.get("ID") or ""
         if not image:
             raise ValueError(f"{place}: no name in column Image or ID")
         if "Image" in row:
-            labels = [name.strip() for name in row["Label"].split(",") if name.strip()]
+            labels = [HPA_SPELLINGS.get(name.strip(), name.strip()) for name in row["Label"].split(",") if name.strip()]
         else:
             names = {str(number): name for number, name in enumerate(KAGGLE_LOCATIONS)}
             labels = [names.get(number, number) for number in row["Label"].split("|")]
@@ -78,7 +97,36 @@ def read_labels(path: Path, genes_of: dict[str, list[str]]) -> Iterator[tuple[st
         parts = image.split("/")
         antibody = f"HPA{int(parts[-2]):06d}" if len(parts) > 1 and parts[-2].isdigit() else ""
         genes = [row.get("ENSG", ""), row.get("Gene", ""), *genes_of.get(antibody, [])]
-        yield parts[-1], Annotation(labels, row.get("Cellline", ""), [gene for gene in genes if gene], image)
+        size = row.get("um_per_px")
+        if size and not re.fullmatch(r"0*\.\d*[1-9]\d*|[1-9]\d*(\.\d*)?", size):
+            raise ValueError(f"{place}: um_per_px {size!r} is no size of a pixel in micrometres")
+        line = "U-2 OS" if re.fullmatch("U-?2.?OS", row.get("Cellline", ""), re.I) else row.get("Cellline", "")
+        yield (
+            parts[-1],
+            Annotation(labels, line, [gene for gene in genes if gene], image, float(size) if size else None),
+        )
+
+
+def read_all_labels(paths: list[Path], genes_of: dict[str, list[str]]) -> dict[str, Annotation]:
+    """Annotations by field; what a table leaves out of a field, a later one may add."""
+    annotations: dict[str, Annotation] = {}
+    for path in paths:
+        for name, new in read_labels(path, genes_of):
+            known = annotations.get(name, NOTHING)
+            annotations[name] = Annotation(
+                *(mine or other for mine, other in zip(known, new, strict=True))  # type: ignore[arg-type]
+            )
+    return annotations
+
+
+def locations_in_u2os(annotations: dict[str, Annotation], sequences: Proteins) -> dict[str, set[str]]:
+    """All locations that a protein has in U-2 OS, by its sequence: one image may show one of several."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for annotation in annotations.values():
+        protein = sequences.find(*annotation.genes)
+        if annotation.cell_line == U2OS and protein:
+            found[protein.sequence] |= set(annotation.labels) - {"Negative"}
+    return found
 
 
 def check_locations(labels: list[str], place: str) -> None:
@@ -100,7 +148,8 @@ def read_locations(path: Path, reliabilities: list[str]) -> dict[str, list[str]]
     """Main and additional locations by Ensembl gene and gene name, of the reliabilities given."""
     locations = {}
     for place, row in read_csv(path, ["Gene", "Gene name", "Reliability", "Main location", "Additional location"]):
-        labels = [name for name in f"{row['Main location']};{row['Additional location']}".split(";") if name]
+        names = f"{row['Main location']};{row['Additional location']}".split(";")
+        labels = [HPA_SPELLINGS.get(name, name) for name in names if name]
         if row["Reliability"] in reliabilities and labels:
             check_locations(labels, place)
             locations[row["Gene"]] = locations[row["Gene name"]] = labels
@@ -110,12 +159,10 @@ def read_locations(path: Path, reliabilities: list[str]) -> dict[str, list[str]]
 def whole_fields(args: argparse.Namespace, sequences: Proteins) -> tuple[list[Field], list[tuple[str, str]], str]:
     """The fields that have labels, with their protein if it is known; what is missing of others; how they are split."""
     genes_of = read_antibodies(args.antibodies) if args.antibodies else {}
-    annotations = {name: annotation for path in args.labels for name, annotation in read_labels(path, genes_of)}
+    annotations = read_all_labels(args.labels, genes_of)
     locations = read_locations(args.locations, args.reliability) if args.locations else {}
-    if args.download:
-        fetch_archives(wanted_images(annotations, args.fields), args.fields, args.parallel)
-        unpack(args.fields)
-    proteins, labels_of, unmatched = {}, {}, []
+    proteins, labels_of = {}, {}
+    unmatched = download_images(annotations, args) if args.download else []
     paths: dict[str, Path] = {}
     for path in sorted(args.fields.rglob("*_blue.*")):
         match = IMAGE_NAME.fullmatch(path.name)
@@ -126,7 +173,7 @@ def whole_fields(args: argparse.Namespace, sequences: Proteins) -> tuple[list[Fi
         name = match["field"]
         if path.suffix == ".gz" and path.with_suffix("").exists():
             continue  # it is there unpacked
-        annotation = annotations.get(name, Annotation([], "", [], ""))
+        annotation = annotations.get(name, NOTHING)
         protein = sequences.find(*annotation.genes) or Protein()
         if annotation.genes:  # by its name where the table has one, not only an Ensembl gene
             protein = dataclasses.replace(protein, gene=protein.gene or annotation.genes[-1])
@@ -149,15 +196,16 @@ def whole_fields(args: argparse.Namespace, sequences: Proteins) -> tuple[list[Fi
     splits, rule = split_proteins(proteins, classes, args)
     unmatched += [(name, f"not in {args.split_file}") for name in proteins if name not in splits]
     fields = []
+    in_u2os = locations_in_u2os(annotations, sequences)
     for name, side in splits.items():
-        cell_line, labels = annotations[name].cell_line, labels_of[name]
-        is_single = cell_line == U2OS and labels in SINGLE_2 and proteins[name].sequence
+        cell_line, labels = annotations.get(name, NOTHING).cell_line, labels_of[name]
+        is_single = cell_line == U2OS and sorted(in_u2os.get(proteins[name].sequence, ())) in SINGLE_2
         fields.append(
             Field(
                 field_id=name,
                 nucleus=paths[name],
                 protein_image=protein_image(paths[name]),
-                um_per_px=args.fields_um_per_px,
+                um_per_px=annotations.get(name, NOTHING).um_per_px or args.fields_um_per_px,
                 protein=proteins[name],
                 labels=tuple(labels),
                 cell_line=cell_line,
@@ -183,6 +231,26 @@ def wanted_images(annotations: dict[str, Annotation], folder: Path) -> Iterator[
             for colour in ("blue", "green"):
                 if f"{name}_{colour}" not in there:
                     yield RemoteFile(f"{annotation.url}_{colour}.tif.gz", f"{name}_{colour}.tif.gz")
+
+
+def download_images(annotations: dict[str, Annotation], args: argparse.Namespace) -> list[tuple[str, str]]:
+    """
+    The images of U-2 OS; of antibodies that were withdrawn the atlas gives the JPEG alone. Those that it refuses, why.
+    """
+    try:
+        damaged = [path for path in args.fields.glob("*.tif.gz") if is_damaged(path)]
+        for path in damaged:
+            print(f"{path} is cut off or damaged, and is fetched again", file=sys.stderr)
+            path.unlink()
+        refused = fetch_some(wanted_images(annotations, args.fields), args.fields, args.parallel)
+        pictures = [
+            RemoteFile(re.sub(r"\.tif\.gz$", ".jpg", file.url), re.sub(r"\.tif\.gz$", ".jpg", file.path))
+            for file in refused
+        ]
+        missing = fetch_some(pictures, args.fields, args.parallel)
+    finally:
+        unpack(args.fields)
+    return [(file.path, f"the atlas gives neither TIFF nor JPEG ({error})") for file, error in missing.items()]
 
 
 def download_tables(args: argparse.Namespace) -> None:

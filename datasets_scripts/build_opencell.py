@@ -38,7 +38,10 @@ TABLES = [
     RemoteFile("https://opencell.czbiohub.org/data/datasets/opencell-localization-annotations.csv", "annotations.csv"),
     UNIPROT_HUMAN,
 ]
-LICENCE = "OpenCell (Cho et al. 2022), CZ Biohub: see https://registry.opendata.aws/czb-opencell; UniProt: CC BY 4.0"
+LICENCE = (
+    "OpenCell (Cho et al. 2022), CZ Biohub: CC BY-SA 4.0, see https://registry.opendata.aws/czb-opencell and "
+    "https://opencell.czbiohub.org; UniProt: CC BY 4.0"
+)
 
 FIELD_NAME = re.compile(
     r"OC-FOV_(?P<gene>.+)_(?P<ensembl>ENSG\d+)_(?P<line>CID\d+)_(?P<field>FID\d+)_(proj|stack)\.tiff?(\.gz)?",
@@ -58,14 +61,18 @@ PAPER = {
 GROUPS = {"single-2": ["cytoplasm-nucleoplasm"], "single-4": ["cytoplasm-nucleoplasm", "vesicles-er"]}
 
 
-def read_annotations(path: Path) -> Iterator[tuple[str, str, dict[str, int]]]:
+def read_annotations(path: Path) -> Iterator[tuple[str, str, list[str], dict[str, int]]]:
     """
-    Gene name, Ensembl gene and grade by category of every tagged protein, from OpenCell's table with a column for each
+    Gene name, Ensembl gene, UniProt accessions (of a column `uniprot_id`) and grade by category of every tagged
+    protein, from OpenCell's table with a column for each
     grade, or from one with a row for each category.
     """
     grades: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+    accessions: dict[tuple[str, str], list[str]] = {}
     for place, row in read_csv(path, ["ensg_id", "target_name"]):
-        protein = grades[row["target_name"], row["ensg_id"]]
+        name = row["target_name"], row["ensg_id"]
+        protein = grades[name]
+        accessions[name] = [accession for accession in re.split(r"[;|, ]+", row.get("uniprot_id", "")) if accession]
         if "annotation_name" in row:
             if row["annotation_grade"] not in ("1", "2", "3"):
                 raise ValueError(f"{place}: the grade {row['annotation_grade']!r} is not 1, 2 or 3")
@@ -80,7 +87,7 @@ def read_annotations(path: Path) -> Iterator[tuple[str, str, dict[str, int]]]:
         if unknown:
             raise ValueError(f"{place}: {min(unknown)!r} is none of {', '.join(OPENCELL_CATEGORIES)}")
     for (gene, ensembl), categories in grades.items():
-        yield gene, ensembl, categories
+        yield gene, ensembl, accessions[gene, ensembl], categories
 
 
 def major_localizations(grades: dict[str, int]) -> tuple[list[str], int]:
@@ -114,9 +121,9 @@ def gather(args: argparse.Namespace) -> tuple[list[Field], dict]:
     """The fields to cut, and what the card says of proteins and labels."""
     sequences = Proteins(args.sequences)
     proteins, labels_of, gene_of, unmatched = {}, {}, {}, []
-    for gene, ensembl, grades in read_annotations(args.annotations):
+    for gene, ensembl, accessions, grades in read_annotations(args.annotations):
         labels, grade = major_localizations(grades)
-        protein = sequences.find(gene, ensembl)
+        protein = sequences.find(*accessions, ensembl, gene)  # names of genes change
         if protein is None:
             unmatched.append((gene, "no sequence for this gene name or Ensembl gene"))
         elif len(protein.sequence) > MAX_LENGTH:
@@ -165,7 +172,7 @@ def gather(args: argparse.Namespace) -> tuple[list[Field], dict]:
 
     return fields, {
         "title": "OpenCell crops: nucleus, protein, sequence and localization",
-        "licence": "other",
+        "licence": "cc-by-sa-4.0",
         "paper": PAPER,
         "split_rule": rule,
         "unmatched": unmatched,

@@ -50,8 +50,8 @@ Found = tuple[str, str, Protein, bool, list[str]]
 def opencell_proteins(args: argparse.Namespace) -> list[Found]:
     """Split, source, protein, whether it is human, and its major localizations."""
     sequences, sides, found = Proteins(args.sequences), read_split(args.split_file), []
-    for gene, ensembl, grades in read_annotations(args.annotations):
-        protein = sequences.find(gene, ensembl)
+    for gene, ensembl, accessions, grades in read_annotations(args.annotations):
+        protein = sequences.find(*accessions, ensembl, gene)
         side = sides.get(gene) or (protein and sides.get(protein.uniprot_id))
         if protein and side:
             found.append((side, "OpenCell", protein, True, major_localizations(grades)[0]))

@@ -27,6 +27,10 @@ class DownloadError(Exception):
     """Something could not be downloaded; the message is one sentence."""
 
 
+class RefusedError(DownloadError):
+    """The server has answered that it doesn't give this file; asking again would not help."""
+
+
 class _TryAgainError(Exception):
     """The next attempt may succeed; holds the reason and the seconds that the server asks to wait."""
 
@@ -83,32 +87,51 @@ def fetch(
     some file failed in all attempts or was refused, `ValueError` if two different files go to one path.
     """
     files = list(files)
+    failed = fetch_all(files, folder, parallel, attempts, timeout)
+    if failed:
+        first, error = next(iter(failed.items()))
+        raise DownloadError(
+            f"{len(failed)} of {len({file.path for file in files})} files could not be downloaded, the first being "
+            f"{first.url} ({error}); start again to resume"
+        )
+    return [folder / file.path for file in files]
+
+
+def fetch_some(files: Iterable[RemoteFile], folder: Path, parallel: int = 4) -> dict[RemoteFile, DownloadError]:
+    """
+    The same for files of which a server may refuse some: those, and why. Raises `DownloadError` if others failed.
+    """
+    failed = fetch_all(list(files), folder, parallel)
+    for file, error in failed.items():
+        if not isinstance(error, RefusedError):
+            raise DownloadError(f"{file.url} could not be downloaded ({error}); start again to resume")
+    return failed
+
+
+def fetch_all(
+    files: list[RemoteFile], folder: Path, parallel: int = 4, attempts: int = 5, timeout: float = 60
+) -> dict[RemoteFile, DownloadError]:
+    """Download what can be; the others, in their order, and why not."""
     by_path = {file.path: file for file in files}
     for file in files:
         if by_path[file.path] != file:
             raise ValueError(f"{file.url} and {by_path[file.path].url} both go to {file.path!r}")
 
-    def fetch_one(file: RemoteFile) -> tuple[RemoteFile, str]:
+    def fetch_one(file: RemoteFile) -> tuple[RemoteFile, DownloadError | None]:
         target = folder / file.path
         try:
             if not target.exists() or _fault(target, file.size, file.md5):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _with_retries(lambda: _download(client, file, target), attempts)
-            return file, ""
+            return file, None
         except DownloadError as error:
-            return file, str(error)
+            return file, error
 
     # A ThreadPool does not wait for its threads: Ctrl-C closes the connections and ends, even while a server stalls.
     with _client(timeout) as client, ThreadPool(parallel) as pool:
         outcomes = pool.imap_unordered(fetch_one, by_path.values())
         reasons = dict(tqdm(outcomes, "Downloading", len(by_path), unit="file", disable=None))
-    failed = [file for file in by_path.values() if reasons[file]]
-    if failed:
-        raise DownloadError(
-            f"{len(failed)} of {len(by_path)} files could not be downloaded, the first being {failed[0].url} "
-            f"({reasons[failed[0]]}); start again to resume"
-        )
-    return [folder / file.path for file in files]
+    return {file: error for file in by_path.values() if (error := reasons[file]) is not None}
 
 
 def fetch_archives(files: Iterable[RemoteFile], folder: Path, parallel: int = 4) -> list[Path]:
@@ -202,7 +225,7 @@ def _check_status(response: httpx2.Response) -> None:
         wait = response.headers.get("Retry-After", "")  # in seconds; the form with a date is not worth reading
         raise _TryAgainError(reason, int(wait) if wait.isdecimal() else 0)
     if not response.is_success:
-        raise DownloadError(reason)
+        raise RefusedError(reason)
 
 
 def _with_retries(action: Callable[[], Any], attempts: int = 5) -> Any:

@@ -44,7 +44,7 @@ from protloc_entry import positive_int
 
 SHARD_BYTES = 500_000_000
 OWN_FILES = re.compile(
-    r"README\.md|(fields|unmatched)\.csv|(overlays|montage)\.png|data/.+-(train|test)-\d{5}\.parquet"
+    r"README\.md|(fields|unmatched|split)\.csv|(overlays|montage)\.png|data/.+-(train|test)-\d{5}\.parquet"
 )
 
 
@@ -284,6 +284,13 @@ def build(
         write_csv(new / "fields.csv", summaries, list(summaries[0]))
         unmatched = [{"name": name, "reason": reason} for name, reason in counts["unmatched"]]
         write_csv(new / "unmatched.csv", unmatched, ["name", "reason"])
+        sides = {(field.protein.uniprot_id, field.protein.gene): field.split for field in fields}
+        proteins = [
+            {"uniprot_id": accession, "target_name": gene, "split": side}
+            for (accession, gene), side in sorted(sides.items())
+            if accession or gene
+        ]
+        write_csv(new / "split.csv", proteins, ["uniprot_id", "target_name", "split"])
         shown = [readable[i] for i in np.unique(np.linspace(0, len(readable) - 1, 8).astype(int))]
         overlays([read_field(field, settings)[0] for field in shown], settings, new / "overlays.png")
         montage([path for paths in shards.values() for path in paths], features, new / "montage.png")

@@ -1,6 +1,7 @@
 """Which protein an image shows, its sequence and structure, and whether it trains or tests: for the image builders."""
 
 import argparse
+import json
 import random
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets_scripts.download import DownloadError, RemoteFile, fetch
+from datasets_scripts.download import RemoteFile, fetch_some
 from protloc.sequences import clean_sequence, open_text, read_fasta, read_lines
 from protloc.tables import read_csv, read_exclusions, sha1
 
@@ -22,7 +23,7 @@ UNIPROT_HUMAN = RemoteFile(
     "https://rest.uniprot.org/uniprotkb/stream?compressed=true&format=fasta&query=proteome:UP000005640+AND+reviewed:true",
     "uniprot_human.fasta.gz",
 )
-ALPHAFOLD = "https://alphafold.ebi.ac.uk/files/AF-{}-F1-model_v6.cif"
+ALPHAFOLD = "https://alphafold.ebi.ac.uk/api/prediction/{}"
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,10 @@ def clusters(sequences: Iterable[str], identity: float | None) -> dict[str, str]
 
 def ramp_split(classes: dict[str, str], cluster_of: dict[str, str], seed: int) -> dict[str, str]:
     """
-    Proteins -> `train` or `test` (deepGPS, "Dataset split"): of the largest class 75 % train, of the smallest 90 %, and
-    linearly between them over the classes sorted by size. A cluster is never on both sides.
+    Proteins -> `train` or `test` (deepGPS, "Dataset split"): from 75 % of the largest class to 90 % of the smallest
+    train, linearly between them over the classes sorted by size, and four of five of all: where the largest classes
+    make it fewer, the ramp begins higher, and where the smallest make it more, it ends lower. A cluster is never on
+    both sides.
 
     Args:
         classes (`dict`): Class of each protein.
@@ -106,8 +109,9 @@ def ramp_split(classes: dict[str, str], cluster_of: dict[str, str], seed: int) -
     for cluster, names in members.items():
         by_class[classes[names[0]]].append(cluster)
     ordered = sorted(by_class, key=lambda name: (-len(by_class[name]), name))
+    sizes = np.array([len(by_class[name]) for name in ordered])
     split = {}
-    for name, share in zip(ordered, np.linspace(0.75, 0.9, len(ordered)), strict=True):
+    for name, share in zip(ordered, ramp(sizes), strict=True):
         chosen = sorted(by_class[name])
         random.Random(f"{seed} {name}").shuffle(chosen)
         count = round(share * len(chosen))
@@ -116,9 +120,24 @@ def ramp_split(classes: dict[str, str], cluster_of: dict[str, str], seed: int) -
     return split
 
 
+def ramp(sizes: np.ndarray) -> np.ndarray:
+    """Shares of classes, the largest first, that train: linear within 75 to 90 %, and 80 % of all."""
+    steps = np.linspace(0, 1, len(sizes))
+    lowest, highest = 0.75, 0.9
+    shares = lowest + (highest - lowest) * steps
+    missing = TRAIN_SHARE * sizes.sum() - (shares * sizes).sum()
+    if missing > 0:  # raise the beginning
+        shares += missing / ((1 - steps) * sizes).sum() * (1 - steps)
+    elif steps.any():  # lower the end
+        shares += missing / (steps * sizes).sum() * steps
+    return shares.clip(lowest, highest)
+
+
+TRAIN_SHARE = 0.8  # deepGPS, "Dataset split": 4:1
 SPLIT_RULE = (
-    "Split by protein: 75 % of the largest class train, 90 % of the smallest, linearly between them over the classes "
-    "sorted by size; proteins with several localizations are a class. A sequence is never on both sides."
+    "Split by protein: between 75 % of the largest class and 90 % of the smallest train, linearly between them over "
+    "the classes sorted by size, and four of five of all; proteins with several localizations are a class. A sequence "
+    "is never on both sides."
 )
 
 
@@ -182,8 +201,14 @@ def read_split(path: Path) -> dict[str, str]:
 def download_structures(proteins: Iterable[Protein], folder: Path, parallel: int) -> None:
     print("AlphaFold Protein Structure Database (Varadi et al. 2024): CC BY 4.0", file=sys.stderr)
     accessions = sorted({protein.uniprot_id for protein in proteins} - {""})
-    urls = [ALPHAFOLD.format(accession) for accession in accessions]
-    try:
-        fetch([RemoteFile(url, url.rsplit("/", 1)[1]) for url in urls], folder, parallel)
-    except DownloadError as error:  # not every protein has a model, and the crops don't need it
-        print(error, file=sys.stderr)
+    # Where a protein's model lies, and in which version, its entry says.
+    entries = [RemoteFile(ALPHAFOLD.format(accession), f"entries/{accession}.json") for accession in accessions]
+    missing = fetch_some(entries, folder, parallel)
+    files = []
+    for entry in entries:
+        if entry not in missing:
+            found = json.loads((folder / entry.path).read_text())
+            files += [RemoteFile(model["cifUrl"], model["cifUrl"].rsplit("/", 1)[1]) for model in found[:1]]
+    missing |= fetch_some(files, folder, parallel)
+    for file, error in missing.items():  # not every protein has a model, and the crops don't need it
+        print(f"{file.url}: no model ({error})", file=sys.stderr)

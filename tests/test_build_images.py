@@ -25,7 +25,7 @@ from datasets_scripts import build_hpa, build_opencell, proteins
 from datasets_scripts.build_hpa import read_antibodies, read_labels
 from datasets_scripts.build_opencell import major_localizations, read_annotations
 from datasets_scripts.download import RemoteFile
-from datasets_scripts.proteins import Protein, Proteins, clusters, ramp_split, split_proteins
+from datasets_scripts.proteins import Protein, Proteins, clusters, ramp, ramp_split, split_proteins
 from protloc.microscopy import simulate
 from protloc.tables import sha1
 from protloc.taxonomy import HPA_LOCATIONS, OPENCELL_CATEGORIES
@@ -273,7 +273,7 @@ def test_real_annotations(data_dir):
     known = Proteins([opencell / "opencell_targets.csv.gz"])
     annotated = list(read_annotations(opencell / "opencell_annotations_flat.csv"))
     assert len(annotated) == 1310
-    kept = [grades for gene, _, grades in annotated if len(known.find(gene).sequence) <= 2700]
+    kept = [grades for gene, _, _, grades in annotated if len(known.find(gene).sequence) <= 2700]
     single = [labels[0] for labels, _ in map(major_localizations, kept) if len(labels) == 1]
     assert (len(kept), len(single)) == (1300, 863)
     assert [single.count(name) for name in OPENCELL_CATEGORIES[:4]] == [221, 140, 132, 78]
@@ -284,7 +284,9 @@ def test_ramp_split():
     classes = {f"{name}{i}": name for name, size in sizes.items() for i in range(size)}
     split = ramp_split(classes, {sequence: sequence for sequence in classes}, seed=0)
     shares = {name: sum(split[f"{name}{i}"] == "train" for i in range(size)) / size for name, size in sizes.items()}
-    assert shares == {"large": 0.75, "middle": pytest.approx(0.825, abs=0.01), "small": 0.9}
+    assert 0.75 <= shares["large"] < shares["middle"] < shares["small"] == 0.9
+    assert sum(side == "train" for side in split.values()) == pytest.approx(0.8 * len(split), abs=1.5)  # 4:1
+    assert ramp(np.array([100, 100])).tolist() == pytest.approx([0.75, 0.85])
     assert split == ramp_split(classes, {sequence: sequence for sequence in classes}, seed=0)
     assert split != ramp_split(classes, {sequence: sequence for sequence in classes}, seed=1)
     pairs = {
@@ -320,6 +322,10 @@ def test_hpa_tables(tmp_path):
     (tmp_path / "kaggle.csv").write_text("ID,Label\nabc,16|0\n")
     ((name, annotation),) = read_labels(tmp_path / "kaggle.csv", {})
     assert (name, annotation.labels, annotation.genes) == ("abc", ["Cytosol", "Nucleoplasm"], [])
+    (tmp_path / "2018.csv").write_text("Id,Target\nENSG00000000457_5624_69_H11_1,14 5\n")
+    ((name, annotation),) = read_labels(tmp_path / "2018.csv", {})
+    assert (name, annotation.genes) == ("69_H11_1", ["ENSG00000000457"])
+    assert annotation.labels == ["Microtubules", "Nuclear bodies"]
     (tmp_path / "bad.csv").write_text("ID,Image,Label\na,b,Nowhere\n")
     with pytest.raises(ValueError, match="line 2: 'Nowhere' is no location"):
         list(read_labels(tmp_path / "bad.csv", {}))
@@ -370,18 +376,24 @@ def test_opencell_download(opencell, site, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(build_opencell, "BUCKET", url)
     names = ("annotations.csv", "human.fasta")
     monkeypatch.setattr(build_opencell, "TABLES", [RemoteFile(f"{url}/{name}", name) for name in names])
-    monkeypatch.setattr(proteins, "ALPHAFOLD", url + "/AF-{}.cif")
+    monkeypatch.setattr(proteins, "ALPHAFOLD", url + "/prediction/{}")
     out, raw = tmp_path / "out", tmp_path / "raw"
     arguments = ["--download", "--images", raw, "--structures", tmp_path / "models", "--out", out, "--processes", "1"]
     monkeypatch.setattr(sys, "argv", ["build_opencell.py", *map(str, arguments)])
     build_opencell.main()
     error = capsys.readouterr().err
-    assert "registry.opendata.aws" in error and "CC BY 4.0" in error and "AF-P00000.cif (HTTP 404" in error
+    assert (
+        "registry.opendata.aws" in error
+        and "CC BY-SA 4.0" in error
+        and "prediction/P00000: no model (HTTP 404" in error
+    )
     assert set(load_dataset(str(out), "all", split="train")["gene"]) == {"AAA1"}
-    (folder / "AF-P00000.cif").write_text("model")
+    (folder / "AF-P00000-F1-model_v9.cif").write_text("model")
+    (folder / "prediction").mkdir()
+    (folder / "prediction" / "P00000").write_text(json.dumps([{"cifUrl": f"{url}/AF-P00000-F1-model_v9.cif"}]))
     shutil.rmtree(folder / "microscopy" / "raw" / "AAA1")  # what is there already is not asked for again
     build_opencell.main()
-    assert (tmp_path / "models" / "AF-P00000.cif").read_text() == "model"
+    assert (tmp_path / "models" / "AF-P00000-F1-model_v9.cif").read_text() == "model"
 
 
 def test_hpa_download(site, tmp_path, monkeypatch, capsys):
@@ -395,14 +407,19 @@ def test_hpa_download(site, tmp_path, monkeypatch, capsys):
         with zipfile.ZipFile(folder / f"{name}.tsv.zip", "w") as archive:
             archive.writestr(f"{name}.tsv", "Gene\tEnsembl\tAntibody\nABC1\tENSG1\tHPA010005\n")
     (folder / "human.fasta").write_text(f">sp|P00001|A_HUMAN A GN=ABC1\n{sequence(1)}\n")
-    (tmp_path / "labels.csv").write_text(f"Image,Label,Cellline\n{url}/10005/1_A1_1,Cytosol,U-2 OS\n")
+    rows = [f"{url}/10005/1_A1_1,Cytosol,U2OS,0.16", f"{url}/10005/2_A1_1,Cytosol,U-2 OS,0.16"]
+    rows += [f"{url}/10005/3_A1_1,No staining,U-2 OS,"]  # refused: the first as a JPEG is there, of the other nothing
+    (tmp_path / "labels.csv").write_text("\n".join(["Image,Label,Cellline,um_per_px", *rows]) + "\n")
+    for colour, image in (("blue", field.nucleus), ("green", field.protein)):
+        pixels = (image / image.max() * 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "10005" / f"2_A1_1_{colour}.jpg")
     tables = [
         RemoteFile(f"{url}/{name}.tsv.zip", f"{name}.tsv.zip") for name in ("proteinatlas", "subcellular_location")
     ]
     monkeypatch.setattr(build_hpa, "TABLES", tables)
     monkeypatch.setattr(build_hpa, "UNIPROT_HUMAN", RemoteFile(f"{url}/human.fasta", "human.fasta"))
     arguments = ["--fields", tmp_path / "raw", "--labels", tmp_path / "labels.csv", "--download", "--processes", "1"]
-    arguments += ["--fields-um-per-px", "0.16", "--size", "120", "--out", tmp_path / "out"]
+    arguments += ["--size", "120", "--out", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", ["build_hpa.py", *map(str, arguments)])
     build_hpa.main()
     build_hpa.main()  # all is there
@@ -414,7 +431,13 @@ def test_hpa_download(site, tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     for name in ("1_A1_1_green.tif.gz", "subcellular_location.tsv.zip"):
         assert f"{name} is cut off or damaged, and is fetched again" in error
-    row = load_dataset(str(tmp_path / "out"), "u2os-single-2", split="train")[0]
+    assert (
+        "3_A1_1_blue.jpg,the atlas gives neither TIFF nor JPEG (HTTP 404"
+        in (tmp_path / "out/unmatched.csv").read_text()
+    )
+    crops = load_dataset(str(tmp_path / "out"), "u2os-single-2", split="train")
+    assert set(crops["field_id"]) == {"1_A1_1", "2_A1_1"}
+    row = crops[0]
     assert (row["gene"], row["uniprot_id"], row["sequence"]) == ("ABC1", "P00001", sequence(1))
 
 

@@ -68,6 +68,41 @@ HPA_LOCATIONS = [
     "Cleavage furrow",
     "Vesicles and punctate cytosolic patterns",
     "Negative",
+    "Microtubule organizing center",
+]
+# Other spellings of them in the atlas's tables
+HPA_SPELLINGS = {"Cell junctions": "Cell Junctions", "Rods & rings": "Rods & Rings", "No staining": "Negative"}
+
+# Numbers of the labels of the Kaggle challenge "Human Protein Atlas Image Classification" (2018)
+KAGGLE_2018_LOCATIONS = [
+    "Nucleoplasm",
+    "Nuclear membrane",
+    "Nucleoli",
+    "Nucleoli fibrillar center",
+    "Nuclear speckles",
+    "Nuclear bodies",
+    "Endoplasmic reticulum",
+    "Golgi apparatus",
+    "Peroxisomes",
+    "Endosomes",
+    "Lysosomes",
+    "Intermediate filaments",
+    "Actin filaments",
+    "Focal adhesion sites",
+    "Microtubules",
+    "Microtubule ends",
+    "Cytokinetic bridge",
+    "Mitotic spindle",
+    "Microtubule organizing center",
+    "Centrosome",
+    "Lipid droplets",
+    "Plasma membrane",
+    "Cell Junctions",
+    "Mitochondria",
+    "Aggresome",
+    "Cytosol",
+    "Cytoplasmic bodies",
+    "Rods & Rings",
 ]
 
 # Numbers of the labels of the Kaggle challenge "Human Protein Atlas - Single Cell Classification" (2021)
@@ -147,8 +182,10 @@ __all__ = [
     "COMBINED_LABELS",
     "COMPARTMENTS",
     "HPA_LOCATIONS",
+    "HPA_SPELLINGS",
     "IMAGE_CLASSES",
     "IMAGE_CLASS_OF",
+    "KAGGLE_2018_LOCATIONS",
     "KAGGLE_LOCATIONS",
     "KINGDOMS",
     "MEMBRANE",
