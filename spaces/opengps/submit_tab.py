@@ -1,26 +1,38 @@
 """The tab Submit: one's own microscopy beside what deepGPS draws, and, with the owner's consent, kept as data."""
 
+import asyncio
+import io
 import json
+import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import housekeeping
+import lanes
+import numpy as np
 import pictures
 import submit
-from service import InputError
+import verdict
+from api import saying
+from PIL import Image
+from predict_tab import FAULT
+from reading import InputError
 from store import LABELS, LICENCE, MAX_CROPS
 
 from protloc import ASSETS
 from protloc.crops import overlay
+from protloc.microscopy import simulate
 
-CONCURRENCY = 2  # submissions at a time; the others queue
 CHANNELS = ["grey", "red", "green", "blue"]
+SMALL_FILES = 2_000_000  # bytes of a pair of images in the small lane
 INTRO = f"""
 Send a microscope image of a nuclear stain and one of a tagged or stained protein. Whole cells are cut out of them and
 set beside what deepGPS draws for the same nuclei. **Compare** keeps nothing. **Submit** keeps the cells (up to
 {MAX_CROPS} of an image): a maintainer looks at them, and then they are published as data for the next model to learn.
+You get a receipt, with which you can take them back until then.
 """
 CONSENT = (
     f"I may share these images and put them under {LICENCE}: everybody may use them and names the source. They show no "
@@ -49,53 +61,114 @@ same, 0: no relation). On cells that it had not seen, the model reached {AVERAGE
 Found = dict[str, Any]
 
 
-def table(found: list[Found]) -> tuple[list[str], list[list[Any]]]:
-    header = ["image", "cells", "PSNR (dB)", "SSIM", "correlation", "result"]
-    lines = []
+def table(found: list[Found]) -> str:
+    """A line for each pair of images; their buttons show their pictures."""
+    if len(found) < 2:
+        return ""
+    names = ["image", "cells", "PSNR (dB)", "SSIM", "correlation", "result", "receipt"]
+    head = "".join(
+        f'<th scope=col aria-sort="none"><button type="button" data-sort="{i}">{name}</button></th>'
+        for i, name in enumerate(names)
+    )
+    lines = ""
     for row in found:
-        scores = [round(row["scores"][name], 3) for name in submit.SHOWN_SCORES] if "scores" in row else [None] * 3
-        lines.append([row["name"], row.get("cells", 0), *scores, row["status"]])
-    return header, lines
+        scores = [f"{row['scores'][name]:.3f}" for name in submit.SHOWN_SCORES] if "scores" in row else [""] * 3
+        cells = [str(row.get("cells", 0)), *scores, row["status"], row.get("receipt", "")]
+        name = verdict.text(row["name"])
+        lines += f'<tr><th scope=row><button type="button" data-choose="{name}">{name}</button></th>'
+        lines += "".join(f"<td>{verdict.text(cell)}</td>" for cell in cells) + "</tr>"
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Results"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>"
+    )
 
 
-def show(found: list[Found], name: str | None = None) -> list[Any]:
+def first_shown(found: list[Found], name: str | None = None) -> Found | None:
+    return next((row for row in found if "pictures" in row and name in (None, row["name"])), None)
+
+
+def both(row: Found) -> Any:
+    """The image in yellow over the drawing in blue, of the first cell."""
+    _, protein, drawn = (image / 255 for image in row["pictures"][0])
+    return pictures.picture(overlay(pictures.stretched(drawn), pictures.stretched(protein)))
+
+
+def show(found: list[Found], name: str | None = None) -> str:
     """Pictures of one submission, by default the first: yours, the drawing, one over the other, and the cells drawn."""
-    shown = [row for row in found if "pictures" in row and name in (None, row["name"])]
-    if not shown:
-        return [None, None, None, []]
-    cells = [[image / 255 for image in images] for images in shown[0]["pictures"]]
+    row = first_shown(found, name)
+    if row is None:
+        return ""
+    cells = [[image / 255 for image in images] for images in row["pictures"]]
     nucleus, protein, drawn = cells[0]
-    return [
-        pictures.overlay(nucleus, protein),
-        pictures.overlay(nucleus, drawn),
-        pictures.picture(overlay(pictures.stretched(drawn), pictures.stretched(protein))),
-        [
-            (pictures.overlay(nucleus, image), f"{of}, cell {i}")
-            for i, (nucleus, protein, drawn) in enumerate(cells, start=1)
-            for of, image in (("yours", protein), ("drawn", drawn))
-        ],
+    shown = [
+        pictures.figure(
+            pictures.overlay(nucleus, protein),
+            "Yours: protein (yellow) on nucleus (blue)",
+            "Your image of one cell",
+            "own",
+        ),
+        pictures.figure(
+            pictures.overlay(nucleus, drawn), "Drawn by deepGPS on your nucleus", "The drawing of that cell"
+        ),
+        pictures.figure(both(row), "Yours (yellow) over the drawing (blue)", "Both, white where they agree", "both"),
     ]
+    small = [
+        pictures.figure(pictures.overlay(nucleus, image), f"{of}, cell {i}", f"{of}, cell {i}")
+        for i, (nucleus, protein, drawn) in enumerate(cells, start=1)
+        for of, image in (("yours", protein), ("drawn", drawn))
+    ]
+    scores = ", ".join(f"{name} {row['scores'][name]:.2f}" for name in submit.SHOWN_SCORES)
+    return (
+        f'<div class="figures">{"".join(shown)}</div><p class="note">{verdict.text(row["name"])}: {scores}</p>'
+        f'<div class="figures small">{"".join(small)}</div>'
+    )
 
 
-def run(keep: bool, consent, archive, *one, progress) -> Iterator[tuple]:
-    """Rows as they come: state, table, progress."""
+def said_of(found: list[Found]) -> str:
+    """What became of all of it."""
+    if len(found) > 1:
+        count = Counter(row["status"].split(":")[0].split(";")[0] for row in found)
+        return (
+            f"{', '.join(f'{name}: {number}' for name, number in count.items())}. The table has reasons and receipts."
+        )
+    receipt = found[0].get("receipt")
+    kept = (
+        f" Your receipt is {receipt} . Keep it: with it you can withdraw or correct what you sent." if receipt else ""
+    )
+    return found[0]["status"] + kept
+
+
+async def run(keep: bool, consent, archive, *one) -> AsyncIterator[tuple]:
+    """Rows as they come: state, table, status, pictures, and the consent, which is asked anew each time."""
+    yield [], "", verdict.status("Reading the images ..."), "", gr.skip()
     try:
         if keep:
             submit.check_licence(LICENCE if consent else "")
         found: list[Found] = []
-        for row in submit.examine(read(archive, *one), keep):
+        async for row in examined(archive, one, keep):
             found.append(row)
-            progress((len(found), None), unit="images")
-            yield found, gr.Dataframe(visible=False), f"{len(found)} checked."
-        submit.deliver(found)
+            yield found, gr.skip(), verdict.status(f"{len(found)} checked."), gr.skip(), gr.skip()
+        await asyncio.to_thread(submit.deliver, found)
+        refused = len(found) == 1 and "id" not in found[0]
+        yield found, table(found), verdict.status(said_of(found), error=refused), show(found), False
     except InputError as error:
-        raise gr.Error(str(error), title="Please check the input", duration=None, print_exception=False) from None
-    header, lines = table(found)
-    said = found[0]["status"]
-    if len(found) > 1:
-        count = Counter(row["status"].split(":")[0].split(";")[0] for row in found)
-        said = f"{', '.join(f'{name}: {number}' for name, number in count.items())}. The table has the reasons."
-    yield found, gr.Dataframe(lines, headers=header, visible=True), said
+        yield [], "", verdict.status(str(error), error=True), "", gr.skip()
+    except (asyncio.CancelledError, GeneratorExit, lanes.ClientGone):
+        raise
+    except Exception:
+        housekeeping.print_places()
+        yield [], "", verdict.status(FAULT, error=True), "", gr.skip()
+
+
+async def examined(archive, one, keep: bool) -> AsyncIterator[Found]:
+    """`submit.examine`, a step at a time, in the lane that it belongs to."""
+    visitor = lanes.current_visitor()
+    files = [Path(file).stat().st_size for file in (archive, one[0], one[3]) if file]
+    async with lanes.job(visitor, 0 if sum(files) <= SMALL_FILES and not archive else lanes.SMALL + 1) as lane:
+        pairs = await lane.run(visitor, read, archive, *one)
+        iterator = submit.examine(pairs, keep, visitor)
+        while (row := await lane.run(visitor, next, iterator, None)) is not None:
+            yield row
 
 
 def read(archive, nucleus, nucleus_channel, nucleus_page, protein, protein_channel, protein_page, *said):
@@ -105,12 +178,26 @@ def read(archive, nucleus, nucleus_channel, nucleus_page, protein, protein_chann
     if not nucleus:
         raise InputError("Choose an image of the nuclei, or a ZIP file.")
     names = ["um_per_px", "sequence", "gene", "uniprot_id", "cell_line", "labels", "credit"]
-    given = dict(zip(names, said, strict=True)) | {"nucleus_channel": nucleus_channel, "nucleus_page": nucleus_page}
+    given = dict(zip(names, said, strict=True)) | {
+        "um_per_px": said[0] or None,
+        "nucleus_channel": nucleus_channel,
+        "nucleus_page": nucleus_page,
+    }
     given |= {"protein_channel": protein_channel, "protein_page": protein_page, "labels": "|".join(said[5] or [])}
     return iter([(Path(nucleus).name[:80], submit.read_submission(given, nucleus, protein or nucleus))])
 
 
-def submit_images(
+async def take_back(code: str) -> str:
+    """The status after a click on Withdraw."""
+    visitor = lanes.current_visitor()
+    try:
+        async with lanes.job(visitor, 0) as lane:
+            return verdict.status(await lane.run(visitor, submit.withdraw, code or ""))
+    except InputError as error:
+        return verdict.status(str(error), error=True)
+
+
+async def submit_images(
     file: str,
     protein: str | None = None,
     sequence: str = "",
@@ -120,12 +207,12 @@ def submit_images(
     gene: str = "",
     uniprot_id: str = "",
     credit: str = "",
-    um_per_px: float = 0.206,
+    um_per_px: float | None = None,
     nucleus_channel: str = "grey",
     protein_channel: str = "grey",
     nucleus_page: int | None = None,
     protein_page: int | None = None,
-) -> tuple[list[Found], Any]:
+) -> tuple[dict[str, Any], Any]:
     """
     Compare microscope images of a protein with what deepGPS draws, and give them to openGPS if their owner agrees.
 
@@ -134,39 +221,71 @@ def submit_images(
         protein: Image of the protein in the same field; without it, another channel or page of the first file.
         sequence: The protein's amino-acid sequence in one-letter codes.
         cell_line: Which cells these are, such as U-2 OS.
-        licence: "CC BY 4.0" if the owner of the images agrees that they are published under it; otherwise nothing is
-            kept, and the images are only compared.
+        licence: "CC BY 4.0" if the owner agrees that the images are published under it; else they are only compared.
         labels: Where the protein is seen, in the terms of the Human Protein Atlas, joined by "|".
         gene: The gene's symbol.
         uniprot_id: The UniProt accession.
         credit: Whom to name as the source.
-        um_per_px: Size of a pixel in micrometres.
+        um_per_px: Size of a pixel in micrometres; without it what the file says.
         nucleus_channel: "grey", or "red", "green" or "blue" of a colour image.
         protein_channel: The same for the protein.
         nucleus_page: Page, where a file has several, from 0.
         protein_page: The same for the protein.
 
     Returns:
-        For each pair of images whether it was received or why not, the number of cells, and PSNR, SSIM and correlation
-        with the drawing; and a picture of the first, the image in yellow and the drawing in blue.
+        An object of `images`: for each pair whether it was received or why not, the receipt that takes it back, the
+        number of cells, and PSNR, SSIM and correlation with the drawing; and a picture of the first, the image in
+        yellow and the drawing in blue.
     """
-    said = [um_per_px, sequence, gene, uniprot_id, cell_line, (labels or "").split("|"), credit]
-    try:
+    with saying():
+        said = [um_per_px or None, sequence, gene, uniprot_id, cell_line, (labels or "").split("|"), credit]
         if licence:
             submit.check_licence(licence)
         archive = file if str(file).lower().endswith(".zip") else None
         images = [file, nucleus_channel, nucleus_page, protein, protein_channel, protein_page]
-        found = list(submit.examine(read(archive, *images, *said), keep=bool(licence)))
-        submit.deliver(found)
-    except InputError as error:
-        raise gr.Error(str(error), print_exception=False) from None
-    public = ("name", "id", "status", "cells", "scores")
-    return [{name: row[name] for name in public if name in row} for row in found], show(found)[2]
+        found = [row async for row in examined(archive, [*images, *said], bool(licence))]
+        await asyncio.to_thread(submit.deliver, found)
+        public = ("name", "id", "receipt", "status", "cells", "scores")
+        shown = first_shown(found)
+        answer = {"images": [{name: row[name] for name in public if name in row} for row in found]}
+        return answer, both(shown) if shown else None
+
+
+async def withdraw(receipt: str) -> dict[str, Any]:
+    """
+    Take back images that were given to openGPS and that nobody has approved yet.
+
+    Args:
+        receipt: What /submit answered when it received them.
+
+    Returns:
+        An object of `status`, a sentence.
+    """
+    with saying():
+        visitor = lanes.current_visitor()
+        async with lanes.job(visitor, 0) as lane:
+            return {"status": await lane.run(visitor, submit.withdraw, receipt or "")}
+
+
+def example_archive() -> Path:
+    """A ZIP with a manifest as a template, and a simulated pair of images."""
+    field = simulate("nucleoplasm", size=240, seed=4)
+    path = housekeeping.own_folder() / "example.zip"
+    path.parent.mkdir(exist_ok=True)
+    row = "nucleus.tif,protein.tif,MPKKKRKVLEDARRKSSPSPTSPAKQRRSRS,simulated,,,0.206"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(submit.MANIFEST, f"{','.join(submit.REQUIRED)},gene,labels,um_per_px\n{row}\n")
+        for name in ("nucleus", "protein"):
+            pixels = getattr(field, name)
+            buffer = io.BytesIO()
+            Image.fromarray(np.round(pixels / pixels.max() * 60_000).astype(np.uint16)).save(buffer, "TIFF")
+            archive.writestr(f"{name}.tif", buffer.getvalue())
+    return path
 
 
 def build() -> None:
     """The tab's content, inside of a `gr.Tab`."""
-    hidden: dict[str, Any] = {"api_visibility": "private"}
+    hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     found = gr.State([])
     gr.Markdown(INTRO)
     with gr.Row():
@@ -189,7 +308,10 @@ def build() -> None:
                 protein_channel = gr.Radio(CHANNELS, value="grey", label="Channel of the protein")
                 protein_page = gr.Number(None, label="Page of the protein, from 0", precision=0, minimum=0)
             um_per_px = gr.Number(
-                0.206, label="Size of a pixel in micrometres", info="The microscope's software says it."
+                None,
+                label="Size of a pixel in micrometres",
+                info="Empty: what the file says. The microscope's software says it too.",
+                elem_id="own-um-per-px",
             )
             sequence = gr.Textbox(
                 label="Protein sequence or FASTA",
@@ -206,57 +328,54 @@ def build() -> None:
                 credit = gr.Textbox(label="Whom to name as the source", info="Published together with the images.")
             with gr.Accordion("Many images: a ZIP file", open=False):
                 gr.Markdown(ZIP_HELP)
+                gr.DownloadButton("Template: a manifest and a simulated pair (ZIP)", value=str(example_archive()))
                 archive = gr.File(label="ZIP file", type="filepath", height=120, elem_id="own-zip")
+            look = gr.Button("Compare", elem_id="compare")
             consent = gr.Checkbox(False, label=CONSENT, elem_id="consent")
-            with gr.Row():
-                look = gr.Button("Compare", elem_id="compare")
-                send = gr.Button("Submit", variant="primary", elem_id="submit")
+            send = gr.Button("Submit", variant="primary", elem_id="submit")
+            with gr.Accordion("Withdraw or correct what you sent", open=False):
+                gr.Markdown("Until a maintainer has approved it. To correct it, withdraw it and send it anew.")
+                receipt = gr.Textbox(label="Receipt", elem_id="receipt")
+                back = gr.Button("Withdraw", elem_id="withdraw")
         with gr.Column(scale=3, min_width=320):
-            status = gr.Markdown(elem_id="submit-status")
-            results = gr.Dataframe(
-                interactive=False, visible=False, label="Results: click a row", elem_id="submit-results"
-            )
-            with gr.Row():
-                own = gr.Image(
-                    format="png", label="Yours: protein (yellow) on nucleus (blue)", interactive=False, elem_id="own"
-                )
-                drawn = gr.Image(format="png", label="Drawn by deepGPS on your nucleus", interactive=False)
-                both = gr.Image(
-                    format="png", label="Yours (yellow) over the drawing (blue)", interactive=False, elem_id="both"
-                )
-            cells = gr.Gallery(format="png", label="Cells that were cut out", columns=4, height=360)
+            status = gr.HTML(elem_id="submit-status")
+            script = Path(__file__).with_name("results.js").read_text(encoding="utf-8")
+            results = gr.HTML(elem_id="submit-results", js_on_load=script)
+            shown = gr.HTML(elem_id="own-pictures")
             gr.Markdown(LEGEND)
 
     inputs = [consent, archive, nucleus, nucleus_channel, nucleus_page, protein, protein_channel, protein_page]
     inputs += [um_per_px, sequence, gene, uniprot_id, cell_line, labels, credit]
-    limit: dict[str, Any] = {"concurrency_limit": CONCURRENCY, "concurrency_id": "submit"}
     for button, keep in ((look, False), (send, True)):
 
-        def going(*values, keep=keep, progress=gr.Progress()):  # noqa: B008
-            yield from run(keep, *values, progress=progress)
+        async def going(*values, keep=keep):
+            async for outcome in run(keep, *values):
+                yield outcome
 
-        button.click(going, inputs, [found, results, status], **limit, **hidden).then(
-            show, found, [own, drawn, both, cells], **hidden
-        )
+        button.click(going, inputs, [found, results, status, shown, consent], concurrency_limit=None, **hidden)
 
-    def pick(found, event: gr.SelectData):
-        return show(found, event.row_value[0])
+    def pick(found, event: gr.EventData):
+        return show(found, str(getattr(event, "protein_id", "")))
 
-    results.select(pick, found, [own, drawn, both, cells], **hidden)
+    results.select(pick, found, shown, **hidden)
+    back.click(take_back, receipt, status, **hidden)
 
     # For programs: the same with a default for everything but the first argument
     text = [gr.Textbox("", visible=False) for _ in range(7)]
     rest = [
         gr.File(None, visible=False, type="filepath"),
         *text,
-        gr.Number(0.206, visible=False),
+        gr.Number(None, visible=False),
         *(gr.Textbox("grey", visible=False) for _ in range(2)),
-        *(gr.Number(0, visible=False, precision=0) for _ in range(2)),
+        *(gr.Number(None, visible=False, precision=0) for _ in range(2)),
     ]
     gr.Button(visible=False).click(
         submit_images,
         [gr.File(visible=False, type="filepath"), *rest],
         [gr.JSON(visible=False), gr.Image(visible=False, format="png")],
         api_name="submit",
-        **limit,
+        concurrency_limit=None,
+    )
+    gr.Button(visible=False).click(
+        withdraw, gr.Textbox(visible=False), gr.JSON(visible=False), api_name="withdraw", concurrency_limit=None
     )

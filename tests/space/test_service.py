@@ -1,30 +1,111 @@
 """What the site makes of input, good and hostile, without its pages."""
 
+import asyncio
+import csv
 import gzip
 import io
+import json
 import os
-import tempfile
+import time
 import zipfile
 
-import app
+import housekeeping
+import lanes
+import lookup
 import numpy as np
 import pictures
 import pytest
+import reading
 import service
+import verdict
 from PIL import Image
-from service import InputError
+from reading import InputError
 
+from protloc.drawing import save_image
+from protloc.loading import load_model
+from protloc.prediction import columns, model_digest
 from protloc.sequences import read_fasta
 from tests.helpers import ROOT
 from training.common.cards import INSULIN, SV40_SIGNAL
 
 NUCLEUS = ROOT / "examples" / "nucleus.tif"
+PARTS = "\n".join(INSULIN[start : start + 60] for start in range(0, len(INSULIN), 60))
+BLOCKS = [INSULIN[start : start + 10] for start in range(0, len(INSULIN), 10)]
 
 
-def test_what_people_paste():
-    assert service.read_proteins(f"  {INSULIN.lower()[:50]}\n{INSULIN[50:]}  ") == [("protein", INSULIN)]
-    assert service.read_proteins(f">a b\r\n{INSULIN}\r\n>c\n{SV40_SIGNAL}*") == [("a", INSULIN), ("c", SV40_SIGNAL)]
-    assert service.read_proteins(f"id,sequence\nx,{SV40_SIGNAL}") == [("x", SV40_SIGNAL)]
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"  {INSULIN.lower()[:50]}\n{INSULIN[50:]}  ",
+        "\n".join(f"{60 * i + 1:>6} {line} {60 * i + 60}" for i, line in enumerate(PARTS.split("\n"))),
+        f"        10         20         30\n{' '.join(BLOCKS[:6])}\n\n        70\n{' '.join(BLOCKS[6:])}",
+    ],
+    ids=["bare", "numbered lines", "a ruler above blocks"],
+)
+def test_what_people_paste(text):
+    assert reading.read_proteins(text) == ([("protein", INSULIN)], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (f">a b\r\n{INSULIN}\r\n>c\n{SV40_SIGNAL}*", "a"),
+        (f">a\n        10         20\n{PARTS}", "a"),
+        (f"id,sequence\na,{INSULIN}", "a"),
+        (f"Protein ID;Gene;Protein sequence\na;INS;{INSULIN}", "a"),
+        (f'Gene\tAmino acid sequence\na\t"{INSULIN}"', "a"),
+        (
+            f"ID   INS_HUMAN               Reviewed;         110 AA.\nAC   P01308; Q5EEX2;\nDE   RecName: x;\n"
+            f"SQ   SEQUENCE   110 AA;  11981 MW;  C2C3B23B85E520E5 CRC64;\n     {' '.join(BLOCKS)}\n//\n",
+            "P01308",
+        ),
+        (
+            "LOCUS       NP_000198   110 aa   linear   PRI\nDEFINITION  insulin.\nORIGIN\n"
+            f"        1 {' '.join(BLOCKS).lower()}\n//\n",
+            "NP_000198",
+        ),
+        (
+            f'LOCUS       J00265   4044 bp    DNA\nFEATURES\n     CDS\n          /translation="{PARTS}"\nORIGIN\n'
+            "        1 ctcgaggggc ctagacattg\n//\n",
+            "J00265_1",
+        ),
+    ],
+    ids=["FASTA", "numbered FASTA", "CSV", "semicolons", "tabs", "UniProt", "GenPept", "GenBank"],
+)
+def test_formats(text, name):
+    assert reading.read_proteins(text).proteins[0] == (name, INSULIN)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("EGFR", "'EGFR' looks like a gene's symbol"),
+        ("INS", "'INS' looks like a gene's symbol"),
+        ("M", "looks like a gene's symbol"),
+        ("X" * 24, "Your sequence is mostly X"),
+        ("ATGGCCCTGTGGATGCGCCTCCTGCCCCTGCTGGCGCTGCTGGCC", "Your sequence looks like DNA or RNA"),
+        ("the protein that we like", "looks like words, not a sequence"),
+        (
+            "P01308",
+            "P01308 looks like a UniProt accession, not a sequence: copy the sequence from https://www.uniprot.org",
+        ),
+        ("P01308, P08684\nO24646", "These look like UniProt accessions"),
+        (">a\nMKV", "a has 3 residues: at least 10 are needed"),
+        ("LOCUS       J00265   4044 bp    DNA\nORIGIN\n  1 ctcga\n//\n", "J00265 holds DNA and no translation"),
+    ],
+)
+def test_what_is_no_protein_is_not_answered(text, said):
+    with pytest.raises(InputError) as error:
+        reading.read_proteins(text)
+    assert said in str(error.value)
+
+
+def test_bad_records_are_left_out_and_listed():
+    found = reading.read_proteins(f">a\n{INSULIN}\n>bad\nMK1V\n>short\nMKV\n>a\n{INSULIN}\n>dna\n{'ACGT' * 20}")
+    assert found.proteins == [("a", INSULIN)]
+    said = " ".join(found.skipped)
+    assert "bad: '1' at position 3 is not an amino-acid code." in said and "short has 3 residues" in said
+    assert "a: this id was used before" in said and "dna looks like DNA" in said and len(found.skipped) == 4
 
 
 def test_the_examples_are_proteins_that_nobody_trained_on():
@@ -35,7 +116,7 @@ def test_the_examples_are_proteins_that_nobody_trained_on():
 def test_files(tmp_path):
     with gzip.open(tmp_path / "p.fasta.gz", "wt") as file:
         file.write(f">a\n{INSULIN}\n")
-    assert service.read_proteins("", str(tmp_path / "p.fasta.gz")) == [("a", INSULIN)]
+    assert reading.read_proteins("", str(tmp_path / "p.fasta.gz")).proteins == [("a", INSULIN)]
 
 
 @pytest.mark.parametrize(
@@ -43,20 +124,22 @@ def test_files(tmp_path):
     [
         ("", "Paste a protein sequence, or choose a file."),
         (" \n\t", "Paste a protein sequence, or choose a file."),
-        ("MKV1", "'1' at position 4 is not an amino-acid code"),
+        ("MKVMKVMKV1MKV", "Your sequence: '1' at position 10 is not an amino-acid code"),
         ("A" * 1_000_001, "The input is longer than 1,000,000 characters: send it in parts."),
-        (f">a\n{'A' * 20_001}", "a has 20,001 residues; at most 20,000 are read."),
-        ("".join(f">p{i}\nMKV\n" for i in range(101)), "More than 100 proteins: send at most 100 at a time."),
-        (">a\nMKV\n>a\nMKV", "this id was used before"),
+        (f">a\n{'L' * 20_001}", "a has 20,001 residues; at most 20,000 are read."),
+        ("".join(f">p{i}\nMKVMKVMKVMKV\n" for i in range(101)), "More than 100 proteins: send at most 100 at a time."),
+        ("".join(f">p{i}\n{'MKVLL' * 3000}\n" for i in range(14)), "More than 200,000 residues in all"),
         (">a\n", "a"),
-        ("MK\x00\x1bV", "is not an amino-acid code"),
+        ("MK\x00\x1bVMKVMKVMKV", "is not an amino-acid code"),
         ("<script>alert(1)</script>", "is not an amino-acid code"),
+        ("id,length\nx,5", "no table with a column for the id"),
     ],
 )
 def test_bad_text_gets_a_sentence(text, said):
     with pytest.raises(InputError) as error:
-        service.read_proteins(text)
-    assert said in str(error.value) and len(str(error.value)) < 400 and "\n" not in str(error.value)
+        reading.read_proteins(text)
+    assert said in str(error.value) and len(str(error.value)) < 500 and "\n" not in str(error.value)
+    assert "record '" not in str(error.value)
 
 
 def test_bad_files_get_a_sentence(tmp_path):
@@ -64,13 +147,13 @@ def test_bad_files_get_a_sentence(tmp_path):
         for _ in range(100):
             file.write(b"A" * 1_000_000)
     with pytest.raises(InputError, match="longer than 1,000,000 characters"):
-        service.read_proteins("", str(tmp_path / "bomb.gz"))
+        reading.read_proteins("", str(tmp_path / "bomb.gz"))
     (tmp_path / "cut.gz").write_bytes((tmp_path / "bomb.gz").read_bytes()[:100])
     with pytest.raises(InputError):
-        service.read_proteins("", str(tmp_path / "cut.gz"))
+        reading.read_proteins("", str(tmp_path / "cut.gz"))
     (tmp_path / "binary.fasta").write_bytes(bytes(range(256)))
     with pytest.raises(InputError):
-        service.read_proteins("", str(tmp_path / "binary.fasta"))
+        reading.read_proteins("", str(tmp_path / "binary.fasta"))
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(
         InputError, match="The image of the nucleus: no image that can be read: it is none of PNG, TIFF"
@@ -81,6 +164,19 @@ def test_bad_files_get_a_sentence(tmp_path):
         service.read_nucleus(str(tmp_path / "large.png"))
 
 
+def test_the_pixel_size_is_the_files_or_asked_for(tmp_path):
+    Image.new("L", (300, 300)).save(tmp_path / "no_size.png")
+    with pytest.raises(InputError, match="does not say how large its pixels are: give their size in micrometres"):
+        service.read_nucleus(str(tmp_path / "no_size.png"))
+    found = service.read_nucleus(str(tmp_path / "no_size.png"), um_per_px=0.103)
+    assert found.pixels.shape == (150, 150) and found.scale == "Pixels of 0.103 µm, as you said."
+    save_image(np.eye(104, dtype=np.float32), tmp_path / "sized", "", 0.412)
+    found = service.read_nucleus(str(tmp_path / "sized.tif"))
+    assert found.pixels.shape == (208, 208) and found.scale == "Pixels of 0.412 µm, as the file says."
+    with pytest.raises(InputError, match="A pixel of 900 µm: give a size from"):
+        service.read_nucleus(str(tmp_path / "no_size.png"), um_per_px=900)
+
+
 def test_the_square_around_a_point():
     image = np.arange(300 * 400, dtype=np.float32).reshape(300, 400)
     assert service.cut(image).shape == (208, 208) and service.cut(image)[0, 0] == image[46, 96]
@@ -89,30 +185,99 @@ def test_the_square_around_a_point():
 
 
 def test_a_protein_on_a_nucleus():
-    nucleus = service.read_nucleus(str(NUCLEUS))
+    nucleus = service.read_nucleus(str(NUCLEUS), um_per_px=0.206)
     (found,) = service.analyze([("ins", INSULIN)], nucleus)
-    assert found["localizations"][0] == "Extracellular" and found["image"].shape == found["nucleus"].shape == (208, 208)
+    localizer, _ = load_model()
+    assert {*columns(localizer.config, signals=True, tree=True)} <= found.keys()
+    assert verdict.named(found)[0] == "Extracellular" and found["image"].shape == found["nucleus"].shape == (208, 208)
+    assert found["membrane"] == "soluble" and "SP" in found["signals"] and found["truncated"] is False
+    assert model_digest(localizer) in found["model_version"]
     assert len(found["attention"]) == len(INSULIN) and found["uncertainty"] is None
     (found,) = service.analyze([("ins", INSULIN)], model=service.MODELS[0], threshold=0.05)
     assert "image" not in found
-    assert set(found["localizations"]) == {name for name, score in found["scores"].items() if score >= 0.05}
+    assert {*verdict.named(found)} == {name for name in found["thresholds"] if found[name] >= 0.05}
     with pytest.raises(InputError, match="There is no model 'someone/else' here"):
         next(service.analyze([("ins", INSULIN)], model="someone/else"))
     for options in ({"threshold": 1.5}, {"threshold": float("nan")}, {"samples": 0}, {"samples": 10**9}):
         with pytest.raises(InputError, match="must be from"):
             next(service.analyze([("ins", INSULIN)], **options))
+    with pytest.raises(InputError, match="The organism must be one of"):
+        next(service.analyze([("ins", INSULIN)], organism="rock"))
     with pytest.raises(InputError, match="the image is empty"):
-        next(service.analyze([("ins", INSULIN)], np.zeros((208, 208), np.float32)))
+        next(service.analyze([("ins", INSULIN)], service.Nucleus(np.zeros((208, 208), np.float32), "")))
 
 
-def test_files_of_earlier_visits_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    first = app.new_folder()
-    second = app.new_folder()
-    assert first.is_dir()
-    os.utime(first, (0, 0))
-    app.new_folder()
-    assert not first.exists() and second.is_dir()
+def test_what_an_organism_lacks_is_not_named():
+    proteins = [("P00890", dict(read_fasta(ROOT / "examples" / "proteins.fasta"))["P00890"])]
+    (any_organism,) = service.analyze(proteins, model=service.MODELS[0])
+    (fungus,) = service.analyze(proteins, model=service.MODELS[0], organism="fungus")
+    assert any_organism["Plastid"] > 0.1 and fungus["Plastid"] == fungus["signal_CH"] == 0
+    assert "Plastid" not in fungus["localizations"] and fungus["localizations"]
+    assert not {"CH", "TH"} & {*fungus["signals"].split("|")}
+
+
+def test_text_and_picture_are_compared():
+    assert service.agreement("Endoplasmic reticulum|Nucleus", "ER") is True
+    assert service.agreement("Nucleus", "ER") is False
+    assert service.agreement("Extracellular|Peroxisome", "ER") is None
+
+
+@pytest.fixture(scope="module")
+def insulin() -> dict:
+    (found,) = service.analyze([("=<img src=//evil.org/x>![x](//evil.org/y)`", INSULIN)])
+    return found
+
+
+def test_a_verdict_in_words(insulin):
+    said = verdict.verdict(insulin)
+    assert "extracellular (0." in said and "well above its threshold" in said and " · soluble (" in said
+    assert " · read whole · the picture " in said
+    assert "signal peptide (" in said
+    disagrees = verdict.verdict(insulin | {"picture_agrees": False})
+    assert f"the picture disagrees: it shows {insulin['image_label']}" in disagrees
+    with_segments = insulin | {"segments": [{"type": "SP", "start": 1, "end": 24, "probability": 0.934}]}
+    assert "signal peptide 1-24 (0.93)" in verdict.verdict(with_segments)
+    page = verdict.answer(with_segments)
+    assert page.count('class="s"') + page.count('class="h s"') == 24 and "signal peptide 1-24, probability 0.93" in page
+
+
+def test_words_are_backed_by_a_measurement_of_this_model():
+    """Rerun `python -m benchmarks.confidence` where this fails."""
+    assert verdict.CONFIDENCE["model_digest"] == model_digest(load_model()[0])
+    shares = [of["right"] for of in verdict.CONFIDENCE["compartments"]["DeepLoc 2.0's validation"].values()]
+    assert shares[1:] == sorted(shares[1:])  # a stronger word is right more often
+    assert verdict.words(0.5, 0.5) == "just above its threshold" and verdict.words(0.9, 0.1).startswith("well above")
+
+
+def test_markup_in_an_id_stays_text(insulin):
+    shown = verdict.answer(insulin) + verdict.table([insulin, insulin], "x") + verdict.status(insulin["protein_id"])
+    shown += pictures.figures(insulin) + pictures.side_by_side([insulin, insulin])
+    assert "<img src=//" not in shown and "![x]" not in shown and "`" not in shown and "${" not in shown
+
+
+def test_a_long_protein_is_shown_in_part(insulin):
+    length = 5000
+    row = insulin | {
+        "sequence": "MKVLA" * 1000,
+        "attention": [1 / length] * length,
+        "length": length,
+        "truncated": True,
+    }
+    shown = verdict.answer(row)
+    assert shown.count('class="line"') <= verdict.LETTERS // verdict.LINE and "are not shown" in shown
+    assert "not read whole" in shown
+
+
+def test_files_of_earlier_visits_go(tmp_path):
+    for name in ("old/deep/file", "young/file", "cut.upload"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x" * 100)
+    assert housekeeping.used(tmp_path) >= 300
+    for name in ("old/deep/file", "old/deep", "old", "cut.upload"):
+        os.utime(tmp_path / name, (0, 0))
+    housekeeping.sweep(tmp_path)
+    assert [path.name for path in sorted(tmp_path.rglob("*")) if path.is_file()] == ["file"]
+    assert (tmp_path / "young" / "file").exists()
 
 
 def test_files_to_take_home(tmp_path):
@@ -120,12 +285,62 @@ def test_files_to_take_home(tmp_path):
     pictures.write_archive(rows, tmp_path / "a.zip")
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         names = archive.namelist()
-        assert len(names) == 7 and not any("../" in name or name.startswith("/") for name in names)
+        assert len(names) == 11 and not any("../" in name or name.startswith("/") for name in names)
         (tif,) = [name for name in names if name.endswith(".tif") and "etc" in name]
         pixels = np.asarray(Image.open(io.BytesIO(archive.read(tif))))
         assert pixels.dtype == np.uint16 and np.allclose(pixels / 65535, rows[0]["image"], atol=1e-4)
-        lines = archive.read("predictions.csv").decode().splitlines()
-    assert len(lines) == 3 and lines[0].startswith("protein,residues,compartments,membrane,picture shows,Cytoplasm")
-    assert lines[2].startswith("'=1+1,")  # a spreadsheet would compute it
-    figure = pictures.bars(rows[0]), pictures.attention(rows[0])
-    assert all(figure) and pictures.overlay(rows[0]["nucleus"], rows[0]["image"]).size == (208, 208)
+        lines = list(csv.DictReader(io.StringIO(archive.read("predictions.csv").decode())))
+        about = archive.read("README.txt").decode()
+    localizer, _ = load_model()
+    assert [*lines[0]][: len(columns(localizer.config))][:6] == columns(localizer.config)[:6]
+    assert {*columns(localizer.config, signals=True, tree=True)} <= lines[0].keys()
+    assert lines[1]["protein_id"] == "'=1+1"  # a spreadsheet would compute it
+    assert lines[0]["sequence"] == INSULIN and float(lines[0]["threshold_Nucleus"]) > 0 and lines[0]["date"]
+    assert lines[0]["cite"] in about and lines[0]["model_version"] in about
+    json.dumps(pictures.describe(rows[0]))  # what programs get is JSON
+
+
+def test_a_small_job_does_not_wait_for_a_large_one_and_visitors_take_turns():
+    order: list[str] = []
+
+    def step(name: str, seconds: float) -> None:
+        time.sleep(seconds)
+        order.append(name)
+
+    async def request(visitor: str, cost: int, steps: int, seconds: float) -> None:
+        async with lanes.job(visitor, cost) as lane:
+            for number in range(steps):
+                await lane.run(visitor, step, f"{visitor}{number}", seconds)
+
+    async def all_at_once() -> None:
+        large = [request(name, lanes.SMALL + 1, 5, 0.05) for name in ("a", "a", "b")]
+        tasks = [asyncio.create_task(one) for one in large]
+        await asyncio.sleep(0.02)
+        await request("c", 10, 1, 0.01)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(all_at_once())
+    assert order[0] == "c0" and len(order) == 16
+    assert order.index("b4") < 11  # beside the first of `a`, before the second: one large job a visitor
+    assert not lanes.jobs and not lanes.large_jobs and lanes.small.free == lanes.large.free == 1
+
+
+def test_a_cancelled_job_gives_its_place_back():
+    async def cancelled() -> None:
+        running = asyncio.create_task(lanes.large.run("a", time.sleep, 0.1))
+        waiting = asyncio.create_task(lanes.large.run("b", time.sleep, 0.1))
+        await asyncio.sleep(0.02)
+        running.cancel()
+        waiting.cancel()
+        await asyncio.sleep(0.2)
+
+    asyncio.run(cancelled())
+    assert lanes.large.free == 1
+
+
+def test_look_up_is_off_without_a_network(monkeypatch):
+    monkeypatch.setattr(lookup, "ON", False)
+    with pytest.raises(InputError, match="EGFR of human: sequences are not looked up here"):
+        lookup.read("EGFR human")
+    with pytest.raises(InputError, match="looks like a UniProt accession"):
+        lookup.read("P01308")

@@ -22,7 +22,10 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 from transformers import pipeline
 
+from protloc.drawing import save_image
+from protloc.loading import DEFAULT_MODEL, load_config
 from protloc.microscopy import simulate
+from protloc.prediction import columns
 from protloc.sequences import read_fasta
 from tests.helpers import ROOT
 from training.common.cards import INSULIN, SV40_SIGNAL
@@ -80,7 +83,7 @@ def field(tmp_path_factory) -> dict[str, Path]:
     simulated = simulate("nucleoplasm", size=240, seed=4)
     for name in ("nucleus", "protein"):
         image = getattr(simulated, name)
-        Image.fromarray(np.round(image / image.max() * 60_000).astype(np.uint16)).save(folder / f"{name}.tif")
+        save_image(image / image.max(), folder / name, "simulated")
     return {name: folder / f"{name}.tif" for name in ("nucleus", "protein")}
 
 
@@ -93,16 +96,23 @@ def test_a_protein_for_a_program(client):
     found, picture = client.predict(INSULIN, api_name="/predict")
     expected = pipeline("protein-localization")(INSULIN)
     assert found["localizations"] == expected["localizations"]
-    assert found["scores"] == pytest.approx(expected["scores"], abs=0.02)  # the site computes in bfloat16 where it can
+    scores = {name: found[name] for name in expected["scores"]}
+    assert scores == pytest.approx(expected["scores"], abs=0.02)  # the site computes in bfloat16 where it can
+    names = set(columns(load_config(DEFAULT_MODEL), signals=True, tree=True))
+    assert names <= found.keys() and found["membrane"] == "soluble" and found["verdict"].startswith("protein: ")
     assert found["image_label"] in found["image_scores"] and Image.open(picture).size == (208, 208)
     options = {"nucleus": handle_file(NUCLEUS), "model": "DeepLoc: compartments", "threshold": 0.05, "samples": 1}
+    options |= {"organism": "animal", "um_per_px": 0.206}
     found, picture = client.predict(f">ins\n{INSULIN}", **options, api_name="/predict")
     assert picture is None and len(found["localizations"]) > len(expected["localizations"])
 
 
 def test_a_file_for_a_program(client):
-    rows, archive = client.predict(handle_file(ROOT / "examples" / "proteins.fasta"), api_name="/predict_batch")
-    assert [row["id"] for row in rows] == [name for name, _ in read_fasta(ROOT / "examples" / "proteins.fasta")]
+    found, archive = client.predict(handle_file(ROOT / "examples" / "proteins.fasta"), api_name="/predict_batch")
+    assert found["skipped"] == []
+    assert [row["protein_id"] for row in found["proteins"]] == [
+        name for name, _ in read_fasta(ROOT / "examples" / "proteins.fasta")
+    ]
     with zipfile.ZipFile(archive) as files:
         assert len([name for name in files.namelist() if name.endswith(".tif")]) == 12
 
@@ -114,18 +124,30 @@ def submitted(folder) -> list[list[str]]:
     return [line.split("\t") for line in out.splitlines()[1:]]
 
 
+def only(answer):
+    """The one image of an answer of /submit, and the picture."""
+    found, picture = answer
+    (image,) = found["images"]
+    return image, picture
+
+
 def test_images_of_a_program(client, folder, field):
     about = {"protein": handle_file(field["protein"]), "sequence": SV40_SIGNAL, "cell_line": "U-2 OS"}
-    (found,), picture = client.predict(handle_file(field["nucleus"]), **about, api_name="/submit")
+    found, picture = only(client.predict(handle_file(field["nucleus"]), **about, api_name="/submit"))
     assert found["cells"] == 1 and found["scores"]["psnr"] > 0 and Image.open(picture).size == (208, 208)
     assert found["status"] == "Compared; nothing is kept." and not (folder / "submissions").exists()
     about |= {"licence": "CC BY 4.0", "labels": "Nucleoplasm", "credit": "<script>alert(1)</script>"}
-    (found,), _ = client.predict(handle_file(field["nucleus"]), **about, api_name="/submit")
+    found, _ = only(client.predict(handle_file(field["nucleus"]), **about, api_name="/submit"))
     assert found["status"].startswith("Received")
     assert [row[0] for row in submitted(folder)] == [found["id"]]
-    (again,), _ = client.predict(handle_file(field["nucleus"]), **about, api_name="/submit")
+    again, _ = only(client.predict(handle_file(field["nucleus"]), **about, api_name="/submit"))
     assert again["status"].startswith("These images were sent before: they are kept once")
     assert len(submitted(folder)) == 1
+    said = client.predict(found["receipt"], api_name="/withdraw")
+    assert said["status"].startswith("Withdrawn and deleted") and submitted(folder) == []
+    with pytest.raises(AppError, match="No submission that waits for review has this receipt"):
+        client.predict(found["receipt"], api_name="/withdraw")
+    found, _ = only(client.predict(handle_file(field["nucleus"]), **about, api_name="/submit"))
     subprocess.run([*REVIEW, "approve", folder / "submissions", found["id"]], check=True)
     assert submitted(folder) == []
 
@@ -134,7 +156,8 @@ def test_what_was_received_outlives_the_server(tmp_path, field):
     about = {"protein": handle_file(field["protein"]), "sequence": SV40_SIGNAL, "cell_line": "U-2 OS"}
     with serving(tmp_path) as (url, server):
         client = Client(url, verbose=False)
-        (found,), _ = client.predict(handle_file(field["nucleus"]), **about, licence="CC BY 4.0", api_name="/submit")
+        sent = client.predict(handle_file(field["nucleus"]), **about, licence="CC BY 4.0", api_name="/submit")
+        found, _ = only(sent)
         server.kill()
         server.wait()
     assert [row[0] for row in submitted(tmp_path)] == [found["id"]]
@@ -161,21 +184,22 @@ def test_the_snippet_of_the_readme(site, monkeypatch, tmp_path, capsys, field):
 
 def test_the_defaults_are_documented(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/predict", "/predict_batch", "/submit"}
+    assert set(endpoints) == {"/predict", "/predict_batch", "/submit", "/withdraw"}
     for name, endpoint in endpoints.items():
         first, *rest = endpoint["parameters"]
         assert not first["parameter_has_default"] and all(parameter["parameter_has_default"] for parameter in rest)
-        if name != "/submit":
-            assert [parameter["parameter_name"] for parameter in rest] == ["nucleus", "model", "threshold", "samples"]
+        if name.startswith("/predict"):
+            names = ["nucleus", "model", "threshold", "samples", "organism", "um_per_px", "channel", "page"]
+            assert [parameter["parameter_name"] for parameter in rest] == names
 
 
 def test_tools_for_assistants(site):
     """Descriptions that say what a tool is for and what it takes."""
     with urllib.request.urlopen(f"{site}/gradio_api/mcp/schema") as response:
         tools = {tool["name"]: tool for tool in json.load(response)}
-    assert len(tools) == 3
+    assert len(tools) == 4
     for tool in tools.values():
-        assert tool["description"].startswith(("Where in the cell", "Compare microscope images"))
+        assert tool["description"].startswith(("Where in the cell", "Compare microscope images", "Take back images"))
         properties = tool["inputSchema"]["properties"]
         assert all(about.get("description") for about in properties.values())
 
@@ -186,12 +210,13 @@ def test_tools_for_assistants(site):
         ("", "Paste a protein sequence, or choose a file."),
         ("A" * 10_000_000, "The input is longer than 1,000,000 characters: send it in parts."),
         ("".join(f">p{i}\nMKV\n" for i in range(100_000)), "The input is longer than"),
-        (">a\nMKV\n>b\nMKV", "2 proteins: /predict takes one"),
-        ("MK\x00V", "is not an amino-acid code"),
+        (f">a\n{SV40_SIGNAL}\n>b\nMKV", "2 proteins: /predict takes one"),
+        (f"MK\x00V{SV40_SIGNAL}", "is not an amino-acid code"),
+        ("EGFR", "looks like a gene's symbol"),
         (["MKV"], ""),
         ({"text": "MKV"}, ""),
     ],
-    ids=["empty", "10 MB", "100,000 records", "two", "control characters", "list", "object"],
+    ids=["empty", "10 MB", "100,000 records", "two", "control characters", "a symbol", "list", "object"],
 )
 def test_hostile_text(client, text, said):
     with pytest.raises((AppError, ValueError)) as error:
@@ -216,7 +241,7 @@ def test_hostile_files(client, tmp_path):
         (tmp_path / "a.zip").write_text("no ZIP file")
         client.predict(handle_file(tmp_path / "a.zip"), api_name="/submit")
     with pytest.raises(AppError, match="Nucleus and protein are the same image"):
-        client.predict(handle_file(NUCLEUS), sequence=SV40_SIGNAL, cell_line="x", api_name="/submit")
+        client.predict(handle_file(NUCLEUS), sequence=SV40_SIGNAL, cell_line="x", um_per_px=0.2, api_name="/submit")
     assert client.predict(SV40_SIGNAL, api_name="/predict")[0]["localizations"] == ["Nucleus"]
 
 
@@ -257,11 +282,12 @@ def test_from_a_sequence_to_a_picture_for_a_slide(browser, site, tmp_path):
     page.fill("#sequence textarea", f">insulin\n{INSULIN}\n>signal\n{SV40_SIGNAL}")
     page.click("#predict")
     expect(page.locator("#overlay img")).to_be_visible(timeout=60_000)
-    expect(page.locator("#status")).to_contain_text("2 of 2 done.")
-    expect(page.locator("#title")).to_contain_text("insulin")
-    expect(page.locator("#title")).to_contain_text("Extracellular")
-    page.locator("#results").get_by_text("signal", exact=True).last.click()
-    expect(page.locator("#title")).to_contain_text("Nucleus")
+    expect(page.locator("#status")).to_contain_text("2 proteins: done.")
+    expect(page.locator("#answer h3")).to_have_text("insulin")
+    expect(page.locator("#answer .verdict")).to_contain_text("extracellular (0.")
+    page.locator("#results").get_by_role("button", name="signal", exact=True).click()
+    expect(page.locator("#answer h3")).to_have_text("signal")
+    expect(page.locator("#answer .verdict")).to_contain_text("nucleus (0.")
     expect(page.locator("#zip")).to_be_visible(timeout=30_000)
     with page.expect_download() as download:
         page.click("#zip")
@@ -283,6 +309,7 @@ def test_own_images_beside_the_drawing_and_sent(browser, site, folder, field, tm
     mirrored = [tmp_path / f"{name}.png" for name in field]  # another image than those of the other tests
     for path, source in zip(mirrored, field.values(), strict=True):
         Image.open(source).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    page.locator("#own-um-per-px input").fill("0.206")
     page.set_input_files("#own-nucleus input[type=file]", mirrored[0])
     page.set_input_files("#own-protein input[type=file]", mirrored[1])
     expect(page.get_by_text("protein.png")).to_be_visible()
@@ -299,13 +326,19 @@ def test_own_images_beside_the_drawing_and_sent(browser, site, folder, field, tm
     page.check("#consent input")
     page.click("#submit")
     expect(page.locator("#submit-status")).to_contain_text("Received: nobody else sees it", timeout=60_000)
+    expect(page.locator("#consent input")).not_to_be_checked()  # asked anew
     (new,) = [row for row in submitted(folder) if row not in before]
     assert "U-2 OS" in new
     other, _ = open_page(browser, site)  # another visitor sees nothing of it
     other.get_by_role("tab", name="Submit").click()
     assert new[0] not in other.content() and other.locator("#both img").count() == 0
     other.close()
-    assert elsewhere == []
+    receipt = page.locator("#submit-status").inner_text().split("Your receipt is ")[1].split()[0]
+    page.get_by_role("button", name="Withdraw or correct").click()
+    page.fill("#receipt textarea, #receipt input", receipt)
+    page.click("#withdraw")
+    expect(page.locator("#submit-status")).to_contain_text("Withdrawn and deleted")
+    assert new not in submitted(folder) and elsewhere == []
     page.close()
 
 
@@ -328,43 +361,143 @@ def test_the_cross_assay_and_a_sorted_table(browser, site):
     page.get_by_text("cross-assay: all of them on one nucleus").click()
     page.click("#predict")
     expect(page.locator("#assay img")).to_have_count(5, timeout=60_000)
-    cells = page.locator('#results [data-testid^=cell-][data-testid$="-0"]')
-    assert cells.all_inner_texts() == ["O24646", "P46060", "P00890", "P08684", "P04004"]
-    header = page.locator("#results [data-testid=header-0]")
-    header.hover()
-    header.locator("button").click()
-    page.get_by_role("menuitem", name="Sort ascending").click()
-    expect(cells).to_have_text(["O24646", "P00890", "P04004", "P08684", "P46060"])
-    cells.nth(1).click()
-    expect(page.locator("#title")).to_contain_text("P00890")  # the row that is shown there, not the one by number
+    ids = page.locator("#results tbody th")
+    expect(ids).to_have_text(["O24646", "P46060", "P00890", "P08684", "P04004"])
+    page.locator("#results").get_by_role("button", name="protein", exact=True).click()
+    expect(ids).to_have_text(["O24646", "P00890", "P04004", "P08684", "P46060"])
+    page.fill("#results .filter", "extracellular")
+    expect(page.locator("#results .count")).to_have_text("1 of 5")
+    page.locator("#results tbody button:visible").click()
+    expect(page.locator("#answer h3")).to_have_text("P04004")
     page.close()
 
 
 def test_an_example_is_one_click_away(browser, site):
     page, _ = open_page(browser, site)
-    page.get_by_text("nuclear: HY5").click()
+    page.get_by_text("nucleus: HY5").click()
     proteins = dict(read_fasta(ROOT / "examples" / "proteins.fasta"))
-    expect(page.locator("#sequence textarea")).to_have_value(f">O24646 nuclear: HY5\n{proteins['O24646']}")
+    expect(page.locator("#sequence textarea")).to_have_value(f">O24646 Nucleus: HY5\n{proteins['O24646']}")
     page.close()
 
 
-def test_a_mistake_is_said_and_nothing_else_happens(browser, site):
+def test_a_mistake_is_said_and_nothing_of_the_last_answer_is_left(browser, site):
     page, _ = open_page(browser, site)
-    page.fill("#sequence textarea", "MKV<b>1</b>")
+    page.fill("#sequence textarea", f">last\n{SV40_SIGNAL}")
     page.click("#predict")
-    expect(page.get_by_text("is not an amino-acid code")).to_be_visible(timeout=20_000)
-    assert page.locator("#overlay img").count() == 0
+    expect(page.locator("#zip")).to_be_visible(timeout=60_000)
+    for text, said in ((f"{SV40_SIGNAL}<b>1</b>", "is not an amino-acid code"), ("EGFR", "looks like a gene's symbol")):
+        page.fill("#sequence textarea", text)
+        page.click("#predict")
+        expect(page.locator("#status")).to_contain_text(said, timeout=20_000)
+        assert page.locator("#overlay img").count() == 0 and page.locator("#answer").inner_text().strip() == ""
+        assert not page.locator("#zip").is_visible() and not page.locator("#stop").is_visible()
+    expect(page.locator("#status [role=alert]")).to_have_count(1)
     page.close()
 
 
-def test_html_in_a_name_stays_text(browser, site):
+def test_compartments_without_a_picture_and_bad_records_beside_good_ones(browser, site):
     page, _ = open_page(browser, site)
-    page.fill("#sequence textarea", f"><img/src=x/onerror=document.title='hacked'>\n{SV40_SIGNAL}")
+    page.get_by_role("button", name="Options").click()
+    page.locator("#model input").click()
+    page.get_by_role("option", name="DeepLoc: compartments", exact=True).click()
+    page.fill("#sequence textarea", f">good\n{SV40_SIGNAL}\n>bad\nMK1V\n>short\nMKV")
     page.click("#predict")
-    expect(page.locator("#overlay img")).to_be_visible(timeout=60_000)
+    expect(page.locator("#answer .verdict")).to_contain_text("nucleus (0.", timeout=60_000)
+    expect(page.locator("#status")).to_contain_text("2 left out")
+    expect(page.locator("#status")).to_contain_text("short has 3 residues")
+    assert page.locator("#overlay").count() == 0
+    page.close()
+
+
+def test_a_second_click_on_predict_and_stop(browser, site):
+    """The later input is answered, whatever came before it; after a stop there are files of what was done."""
+    page, _ = open_page(browser, site)
+    long = "".join(f">p{i}\n{INSULIN * 9}\n" for i in range(40))
+    page.fill("#sequence textarea", long)
+    page.click("#predict")
+    expect(page.locator("#status")).to_contain_text("40 proteins", timeout=30_000)
+    page.fill("#sequence textarea", f">later\n{SV40_SIGNAL}")
+    page.click("#predict")
+    expect(page.locator("#answer h3")).to_have_text("later", timeout=30_000)
+    expect(page.locator("#status")).to_contain_text("later: done.")
+    page.fill("#sequence textarea", long)
+    page.click("#predict")
+    expect(page.locator("#status")).to_contain_text("of 40 done", timeout=30_000)
+    page.click("#stop")
+    expect(page.locator("#status")).to_contain_text("Stopped after")
+    expect(page.locator("#zip")).to_be_visible()
+    assert not page.locator("#stop").is_visible() and "p0" in page.locator("#answer").inner_text()
+    page.close()
+
+
+def test_markup_in_a_name_stays_text_and_calls_nobody(browser, site):
+    page, elsewhere = open_page(browser, site)
+    for name in ("<img/src=//evil.example/x/onerror=document.title='hacked'>", "![x](http://evil.example/y)"):
+        page.fill("#sequence textarea", f">{name}\n{SV40_SIGNAL}\n>{name}\n{SV40_SIGNAL}")
+        page.click("#predict")
+        expect(page.locator("#overlay img")).to_be_visible(timeout=60_000)
+        expect(page.locator("#answer h3")).to_have_text(name)
     page.wait_for_timeout(500)
-    assert page.title() == "openGPS" and page.locator("#title img").count() == 0
+    assert page.title() == "openGPS" and page.locator("#answer img").count() == 0 and elsewhere == []
+    blocked = "fetch('http://127.0.0.1:9/').then(() => 'sent', (error) => error.name)"
+    assert page.evaluate(blocked) == "TypeError"  # by the policy: see the headers
     page.close()
+
+
+def test_headers_and_pages_that_are_off(site):
+    with urllib.request.urlopen(site) as response:
+        headers = response.headers
+    assert "connect-src" not in headers["content-security-policy"]
+    assert headers["content-security-policy"].startswith("default-src 'self'; ")
+    assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+    for path in ("/monitoring", "/gradio_api/monitoring"):
+        try:
+            with urllib.request.urlopen(f"{site}{path}") as response:
+                said = response.read(2000).decode(errors="replace")
+        except urllib.error.HTTPError as error:
+            said = str(error)
+        assert "analytics" not in said.lower() or "disabled" in said.lower()
+
+
+def test_no_input_in_the_log(client, site, folder):
+    secret = "MSECRETPEPTIDEWHICHNQBQDYMAYSEE"
+    for wrong in ([secret], {"text": secret}, f"{secret}1{secret}"):
+        with pytest.raises((AppError, ValueError)):
+            client.predict(wrong, api_name="/predict")
+    body = json.dumps({"data": [secret]}).encode()  # too few arguments
+    request = urllib.request.Request(
+        f"{site}/gradio_api/call/predict_batch", body, {"content-type": "application/json"}
+    )
+    with contextlib.suppress(urllib.error.HTTPError):
+        event = json.load(urllib.request.urlopen(request))["event_id"]
+        urllib.request.urlopen(f"{site}/gradio_api/call/predict_batch/{event}").read()
+    assert secret not in (folder / "log").read_text()
+
+
+def test_an_address_that_asks_again(browser, site):
+    page = browser.new_page()
+    page.goto(f"{site}/?id=P08684")
+    expect(page.locator("#sequence textarea")).to_have_value("P08684", timeout=30_000)
+    expect(page.locator("#status")).to_contain_text("P08684 looks like a UniProt accession", timeout=30_000)
+    page.close()
+
+
+def test_a_batch_stops_when_the_client_goes(site, client, tmp_path):
+    """A short protein is answered at once after somebody left a large batch behind."""
+    (tmp_path / "large.fasta").write_text("".join(f">p{i}\n{INSULIN * 16}\n" for i in range(100)))
+    code = (
+        "import sys; from gradio_client import Client, handle_file;"
+        "Client(sys.argv[1], verbose=False).predict(handle_file(sys.argv[2]), api_name='/predict_batch')"
+    )
+    batch = subprocess.Popen([sys.executable, "-c", code, site, tmp_path / "large.fasta"], stderr=subprocess.DEVNULL)
+    time.sleep(8)
+    batch.kill()
+    batch.wait()
+    time.sleep(12)  # the server looks whether clients are there every 10 seconds
+    (tmp_path / "later.fasta").write_text("".join(f">p{i}\n{INSULIN}\n" for i in range(8)))
+    start = time.monotonic()
+    found, _ = client.predict(handle_file(tmp_path / "later.fasta"), api_name="/predict_batch")  # in the same lane
+    assert len(found["proteins"]) == 8 and time.monotonic() - start < 15
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -384,5 +517,9 @@ def test_by_keyboard(browser, site):
     page.keyboard.insert_text(SV40_SIGNAL)
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    expect(page.locator("#title")).to_contain_text("Nucleus", timeout=60_000)
+    expect(page.locator("#answer .verdict")).to_contain_text("nucleus (0.", timeout=60_000)
+    expect(page.locator("#answer h3")).to_be_focused()
+    line = page.locator("#answer .line").first
+    line.focus()
+    assert "Residues 1 to 31: MPKKKRKV" in line.get_attribute("aria-label")
     page.close()

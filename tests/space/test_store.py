@@ -1,6 +1,7 @@
 """Submissions in a folder and on our own Hub: kept, reviewed, approved, and then data like any other."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -31,9 +32,11 @@ def other(submission: Submission, **changes) -> Submission:
     return dataclasses.replace(submission, protein=submission.protein[::-1], **changes)
 
 
-def test_a_submission_is_its_pixels(submission):
-    assert dataclasses.replace(submission, gene="other", sequence="MKV").id == submission.id
-    assert other(submission).id != submission.id
+def test_a_submission_is_its_pixels_and_what_is_said_of_them(submission):
+    assert dataclasses.replace(submission, credit="other").id == submission.id
+    assert other(submission).images_id != submission.images_id
+    mended = dataclasses.replace(submission, sequence="MKVMKVMKVMKV")  # a wrong first claim doesn't keep it out
+    assert mended.id != submission.id and mended.images_id == submission.images_id
 
 
 def test_rows_have_the_features_of_crops(table, submission):
@@ -116,8 +119,10 @@ def test_a_disk_that_is_full_and_a_kill_leave_nothing(tmp_path, submission, tabl
         store.add(submission.id, table)
     assert list((tmp_path / "pending").iterdir()) == []
     (tmp_path / "pending" / "x.partial").write_bytes(b"half")
+    (tmp_path / "pending" / "y.partial").write_bytes(b"of another process that is at it")
+    os.utime(tmp_path / "pending" / "x.partial", (0, 0))
     store.clean()
-    assert list((tmp_path / "pending").iterdir()) == []
+    assert [path.name for path in (tmp_path / "pending").iterdir()] == ["y.partial"]
 
 
 def test_what_the_command_refuses(tmp_path, run_script):

@@ -7,8 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 import submit
+import tifffile
 from PIL import Image
-from service import InputError
+from reading import InputError
 from store import FolderStore
 
 from protloc.microscopy import simulate
@@ -20,7 +21,8 @@ ROW = f"n.tif,p.tif,{SV40_SIGNAL},U-2 OS"
 
 def tiff(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.round(image / image.max() * 60_000).astype(np.uint16)).save(buffer, "TIFF")
+    pixels = np.round(image / image.max() * 60_000).astype(np.uint16)
+    tifffile.imwrite(buffer, pixels, imagej=True, resolution=(1 / 0.206,) * 2, metadata={"unit": "um"})
     return buffer.getvalue()
 
 
@@ -59,10 +61,41 @@ def test_a_batch_is_compared_and_kept_once(tmp_path, images, monkeypatch):
     )  # a nuclear protein, drawn so
     assert second["status"] == "Refused: There is no file 'my images/gone.tif' in the ZIP file."
     assert fourth["status"].startswith("Refused: There is no location 'Mars'")
-    assert first["status"] == submit.RECEIVED and store.pending() == [first["id"]] == [third["id"]]
-    assert third["status"].startswith("These images were sent before: they are kept once")
+    assert first["status"] == submit.RECEIVED and {*store.pending()} == {first["id"], third["id"]}
+    assert third["status"] == f"{submit.RECEIVED} {submit.ONCE_MORE}" and third["id"][:16] == first["id"][:16]
     again = list(submit.examine(submit.read_archive(path), keep=True))
-    assert again[0]["status"] == third["status"] and len(store.pending()) == 1
+    assert again[0]["status"].startswith("These images were sent before: they are kept once")
+    assert len(store.pending()) == 2 and "receipt" not in again[0]
+
+    with pytest.raises(InputError, match="No submission that waits for review has this receipt"):
+        submit.withdraw(f"{first['id']}-{third['receipt'].partition('-')[2]}")
+    with pytest.raises(InputError, match="No submission"):
+        submit.withdraw("../../etc/passwd-x")
+    assert submit.withdraw(first["receipt"]).startswith("Withdrawn and deleted")
+    assert store.pending() == [third["id"]]
+
+
+def test_a_manifest_from_windows(tmp_path, images):
+    row = ROW.replace("n.tif", "a\\n.tif").replace("p.tif", "a\\p.tif")
+    files = {f"a/{name}": content for name, content in images.items()}
+    assert "Submission" in told(pack(tmp_path / "a.zip", files | {"Manifest.csv": f"{COLUMNS}\n{row}"}))[0]
+
+
+def test_swapped_images_are_suspected_aloud(images):
+    flat = np.zeros((240, 240), np.float32)
+    flat[100, 100] = 1
+    given = {"sequence": SV40_SIGNAL, "cell_line": "U-2 OS", "um_per_px": 0.206}
+    submission = submit.read_submission(given, io.BytesIO(tiff(flat)), io.BytesIO(images["n.tif"]))
+    with pytest.raises(InputError, match="are the two images swapped"):
+        submit.compare(submission)
+
+
+def test_a_visitors_share_of_the_store(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(submit, "open_store", lambda: FolderStore(tmp_path / "kept"))
+    monkeypatch.setattr(submit, "MAX_VISITOR_BYTES", 10)
+    path = pack(tmp_path / "a.zip", images | {"manifest.csv": f"{COLUMNS}\n{ROW}"})
+    (found,) = submit.examine(submit.read_archive(path), keep=True, visitor="a")
+    assert found["status"].startswith("Refused: Your share of the room")
 
 
 def test_two_channels_of_one_file(images):
@@ -75,6 +108,9 @@ def test_two_channels_of_one_file(images):
     ):
         submit.read_submission(given, stack, stack)
     given |= {"nucleus_page": 0, "protein_page": 0}
+    with pytest.raises(InputError, match="does not say how large its pixels are"):
+        submit.read_submission(given | {"protein_page": 1}, stack, stack)
+    given["um_per_px"] = 0.206
     submission = submit.read_submission(given | {"protein_page": 1}, stack, stack)
     assert np.array_equal(submission.protein, np.asarray(planes[1], dtype=np.float32))
     with pytest.raises(InputError, match="Nucleus and protein are the same image"):

@@ -1,0 +1,287 @@
+"""The tab Predict: sequences in, an answer to each, and files to take home."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import housekeeping
+import lanes
+import lookup
+import pictures
+import service
+import verdict
+from reading import InputError
+
+from protloc.sequences import read_fasta
+
+EXAMPLES = Path(__file__).with_name("examples.fasta")
+BATCH = "cross-assay: all of them on one nucleus"
+SCRIPT = Path(__file__).with_name("results.js")
+FAULT = "Something went wrong on our side, not with your input: please try again."
+CONCURRENCY = 40  # requests of a kind that wait for a turn or compute, beside those that `lanes` orders
+runs: dict[str, int] = {}  # the latest run of each page
+numbers = itertools.count(1)
+Row = dict[str, Any]
+
+
+def examples() -> dict[str, tuple[str, str, str]]:
+    """Header, sequence and known compartment of each example, by the name that its button has."""
+    found = {}
+    for header, sequence in read_fasta(EXAMPLES, full_header=True):
+        known, _, gene = header.partition(" ")[2].partition(": ")
+        found[f"{known.lower()}: {gene}"] = (header, sequence, known)
+    return found
+
+
+KNOWN = {sequence: known for _, sequence, known in examples().values()}
+
+
+def number(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def read_image(image: str | None, channel: str, page: float | None, um_per_px: float | None) -> service.Nucleus | None:
+    return service.read_nucleus(image, None if channel == "grey" else channel, number(page), um_per_px or None)
+
+
+class Page:
+    """What the outputs of a run show; what is not named stays as it is."""
+
+    names = (
+        "rows",
+        "chosen",
+        "status",
+        "start",
+        "stop",
+        "results",
+        "answer",
+        "figures",
+        "assay",
+        "after",
+        "csv",
+        "zip",
+    )
+
+    @classmethod
+    def show(cls, **values: Any) -> list[Any]:
+        return [values.get(name, gr.skip()) for name in cls.names]
+
+    @classmethod
+    def empty(cls, said: str, running: bool, **values: Any) -> list[Any]:
+        """Nothing of an earlier run is left."""
+        blank: dict[str, Any] = {name: "" for name in ("results", "answer", "figures", "assay")}
+        blank |= {"rows": [], "chosen": None, "status": said, "after": gr.Group(visible=False)}
+        blank |= {name: gr.DownloadButton(visible=False) for name in ("csv", "zip")}
+        blank |= {"start": gr.Button("Predict anew" if running else "Predict"), "stop": gr.Button(visible=running)}
+        return cls.show(**blank | values)
+
+
+async def run(*values: Any) -> AsyncIterator[list[Any]]:
+    """All that happens after a click on Predict, to its end, whatever that is."""
+    text, file, image, channel, page, um_per_px, point, model, organism, use_threshold, threshold, samples, gain = (
+        values
+    )
+    page_id, visitor = lanes.current_page(), lanes.current_visitor()
+    latest = runs[page_id] = next(numbers)
+    yield Page.empty(verdict.status("Reading the input ..."), running=True)
+    rows: list[Row] = []
+    skipped: list[str] = []
+    try:
+        in_thread = asyncio.to_thread
+        proteins, skipped = await in_thread(lookup.read, text, file)
+        nucleus = await in_thread(read_image, image, channel, page, um_per_px)
+        if nucleus is not None:
+            nucleus = nucleus._replace(pixels=service.cut(nucleus.pixels, *(point or (None, None))))
+        limit = threshold if use_threshold else None
+        job = await in_thread(service.prepare, proteins, nucleus, model, limit, samples, organism)
+        title = proteins[0][0] if len(proteins) == 1 else f"{len(proteins)} proteins"
+        yield Page.show(status=verdict.status(f"{title}: waiting for a turn ...", skipped))
+        async with lanes.job(visitor, job.cost(proteins)) as lane:
+            for protein in proteins:
+                found = await lane.run(visitor, service.answer, protein, job)
+                if runs.get(page_id) != latest:
+                    return  # Predict was clicked again: that run has the page now
+                rows = [*rows, found]
+                said = verdict.status(f"{title}: {len(rows)} of {len(proteins)} done.", skipped)
+                if len(rows) == 1:
+                    chosen = found["protein_id"]
+                    yield Page.show(status=said, rows=rows, chosen=chosen, **details(rows, chosen, gain, latest))
+                else:
+                    yield Page.show(status=said, rows=rows, results=verdict.table(rows, rows[0]["protein_id"]))
+        yield ending(rows, gain, verdict.status(f"{title}: done.", skipped))
+    except InputError as error:
+        yield Page.empty(verdict.status(str(error), error=True), running=False)
+    except (asyncio.CancelledError, GeneratorExit, lanes.ClientGone):
+        raise
+    except Exception:
+        housekeeping.print_places()
+        yield Page.empty(verdict.status(FAULT, error=True), running=False)
+
+
+def details(rows: list[Row], chosen: str | None, gain: float, run: Any = "") -> dict[str, Any]:
+    """What is shown of the chosen protein, of the first by default."""
+    if not rows:
+        return {}
+    found = next((row for row in rows if row["protein_id"] == chosen), rows[0])
+    return {
+        "results": verdict.table(rows, found["protein_id"]),
+        "answer": verdict.answer(found, KNOWN.get(found["sequence"], ""), str(run)),
+        "figures": pictures.figures(found, gain),
+        "after": gr.Group(visible="image" in found),
+    }
+
+
+def ending(rows: list[Row], gain: float, said: str) -> list[Any]:
+    """The page after a run's end: what was done can be taken home."""
+    shown: dict[str, Any] = {"status": said, "start": gr.Button("Predict"), "stop": gr.Button(visible=False)}
+    if rows:
+        folder = housekeeping.new_folder()
+        (folder / "predictions.csv").write_text(pictures.write_csv(rows), encoding="utf-8")
+        pictures.write_archive(rows, folder / "openGPS.zip")
+        for name, file in (("csv", "predictions.csv"), ("zip", "openGPS.zip")):
+            shown[name] = gr.DownloadButton(value=str(folder / file), visible=True)
+        shown["assay"] = pictures.side_by_side(rows, gain)
+    return Page.show(**shown)
+
+
+def stopped(rows: list[Row], gain: float) -> list[Any]:
+    runs[lanes.current_page()] = next(numbers)
+    return ending(rows, gain, verdict.status(f"Stopped after {len(rows)}."))
+
+
+def choose(rows: list[Row], gain: float, event: gr.EventData) -> list[Any]:
+    chosen = str(getattr(event, "protein_id", ""))
+    return Page.show(chosen=chosen, **details(rows, chosen, gain, f"chosen {chosen}"))
+
+
+def brighten(rows: list[Row], chosen: str | None, gain: float) -> list[Any]:
+    shown = details(rows, chosen, gain)
+    return Page.show(assay=pictures.side_by_side(rows, gain), **{n: v for n, v in shown.items() if n == "figures"})
+
+
+def preview(image: str | None, channel: str, page: float | None, um_per_px: float | None) -> tuple[Any, None, str]:
+    """The uploaded image at the scale that is drawn at, to click on where it is larger; and what is assumed of it."""
+    if not image:
+        return gr.Image(visible=False), None, ""
+    try:
+        nucleus = read_image(image, channel, page, um_per_px)
+    except InputError as error:
+        return gr.Image(visible=False), None, verdict.status(str(error), error=True)
+    assert nucleus is not None
+    shown = pictures.grey(nucleus.pixels - nucleus.pixels.min())
+    height, width = nucleus.pixels.shape
+    said = f"{nucleus.scale} {width} x {height} pixels of 0.206 µm"
+    said += f"; click where to draw: a square of {service.CROP}." if max(height, width) > service.CROP else "."
+    return gr.Image(shown, visible=True), None, verdict.status(said)
+
+
+def choose_point(event: gr.SelectData) -> tuple[list[int], str]:
+    x, y = event.index
+    return [x, y], verdict.status(f"The square of {service.CROP} pixels around ({x}, {y}) will be drawn on.")
+
+
+def asked(request: gr.Request) -> Any:
+    """The text that an address like `?id=P08684` asks for; without one, what is there stays."""
+    return str(request.query_params.get("id", ""))[:200] or gr.skip()
+
+
+def build() -> None:
+    """The tab's content, inside of a `gr.Tab`."""
+    hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    rows, point, chosen = gr.State([]), gr.State(None), gr.State(None)
+    with gr.Row():
+        with gr.Column(scale=2, min_width=320):
+            text = gr.Textbox(
+                label="Protein sequence, FASTA or UniProt accessions",
+                lines=6,
+                max_lines=12,
+                placeholder="MALWMRLLPLLALLALWGPDPAAAFVNQHLCGSHLVEALYLVCGERGFFYTPKT...",
+                elem_id="sequence",
+            )
+            with gr.Row():
+                start = gr.Button("Predict", variant="primary", elem_id="predict")
+                stop = gr.Button("Stop", visible=False, elem_id="stop")
+            organism = gr.Radio(
+                list(service.ORGANISMS),
+                value="any",
+                label="Organism",
+                info="Animals and fungi have no plastids: there the model must not name them.",
+                elem_id="organism",
+            )
+            shown_examples = {name: f">{header}\n{sequence}" for name, (header, sequence, _) in examples().items()}
+            shown_examples[BATCH] = "\n".join(shown_examples.values())
+            gr.Examples(
+                [[fasta] for fasta in shown_examples.values()],
+                text,
+                label="Examples: click one",
+                example_labels=list(shown_examples),
+            )
+            with gr.Accordion("A file of proteins", open=False):
+                file = gr.File(
+                    label="FASTA, CSV, TSV, UniProt or GenBank text, also .gz",
+                    type="filepath",
+                    height=120,
+                    elem_id="proteins",
+                )
+            with gr.Accordion("Your own nucleus", open=False):
+                image = gr.File(
+                    label="PNG, JPEG or TIFF, 8 or 16 bit", type="filepath", height=120, elem_id="nucleus-file"
+                )
+                channel = gr.Radio(["grey", "red", "green", "blue"], value="grey", label="Channel of the nucleus")
+                page = gr.Number(None, label="Page, where a file has several, from 0", precision=0, minimum=0)
+                um_per_px = gr.Number(
+                    None,
+                    label="Size of a pixel in micrometres",
+                    info="Empty: what the file says.",
+                    elem_id="um-per-px",
+                )
+                shown = gr.Image(
+                    format="png", visible=False, interactive=False, label="Where to draw", show_label=False, buttons=[]
+                )
+                where = gr.HTML(elem_id="where")
+            with gr.Accordion("Options", open=False):
+                model = gr.Dropdown(service.MODELS, value=service.DEFAULT_MODEL, label="Model", elem_id="model")
+                own = gr.Checkbox(False, label="One threshold for all compartments, in place of the model's own")
+                threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold")
+                samples = gr.Slider(1, service.MAX_SAMPLES, 1, step=1, label="Pictures a protein (diffusion models)")
+        with gr.Column(scale=3, min_width=320):
+            status = gr.HTML(elem_id="status")
+            results = gr.HTML(elem_id="results", js_on_load=SCRIPT.read_text(encoding="utf-8"))
+            answer = gr.HTML(elem_id="answer", js_on_load=SCRIPT.read_text(encoding="utf-8"))
+            figures = gr.HTML(elem_id="figures")
+            with gr.Group(visible=False) as after:
+                gain = gr.Slider(0.5, 4, 1, step=0.1, label="Brightness of the protein")
+            assay = gr.HTML(elem_id="assay")
+            with gr.Row():
+                as_csv = gr.DownloadButton("Table (CSV)", visible=False, elem_id="csv")
+                as_zip = gr.DownloadButton("All of it (ZIP)", visible=False, elem_id="zip")
+
+    outputs = [rows, chosen, status, start, stop, results, answer, figures, assay, after, as_csv, as_zip]
+    inputs = [text, file, image, channel, page, um_per_px, point, model, organism, own, threshold, samples, gain]
+    limit: dict[str, Any] = {"concurrency_limit": None, "trigger_mode": "multiple"}
+    going = start.click(run, inputs, outputs, **limit, **hidden)
+    stop.click(stopped, [rows, gain], outputs, cancels=[going], **hidden)
+    results.select(choose, [rows, gain], outputs, **hidden)
+    gain.release(brighten, [rows, chosen, gain], outputs, **hidden)
+    for component in (image, channel, page, um_per_px):
+        component.change(preview, [image, channel, page, um_per_px], [shown, point, where], **hidden)
+    shown.select(choose_point, None, [point, where], **hidden)
+    root = gr.context.Context.root_block
+    assert root is not None
+    asking = root.load(asked, None, text, **hidden)
+    asking.then(
+        None,
+        text,
+        None,
+        js="() => { if (new URL(location).searchParams.get('id')) document.querySelector('#predict').click(); }",
+        **hidden,
+    )
+    root.unload(left)
+
+
+def left() -> None:
+    """A page was closed."""
+    runs.pop(lanes.current_page(), None)
