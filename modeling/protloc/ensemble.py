@@ -27,8 +27,8 @@ class DeepLocEnsemble(nn.Module):
         super().__init__()
         self.members: Any = nn.ModuleList(members)
         configs = [member.config for member in members]
-        shared = "id2label", "problem_type", "input_features", "max_length", "length_policy", "tree", "signals"
-        for name in (*shared, "vocab_size", "spaced_residues"):
+        shared = "id2label", "problem_type", "input_features", "max_length", "length_policy", "membrane"
+        for name in (*shared, "tree", "signals", "vocab_size", "spaced_residues"):
             values = [getattr(config, name) for config in configs]
             different = next((value for value in values if value != values[0]), None)
             if different is not None:

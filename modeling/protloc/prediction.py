@@ -42,9 +42,9 @@ def check_heads(model: str | Path, config: DeepLocConfig, signals: bool, tree: b
 
 def columns(config: DeepLocConfig, signals: bool = False, tree: bool = False) -> list[str]:
     """The columns of a prediction, in order."""
-    head = ["protein_id", "length", "truncated", "localizations", "membrane", "membrane_probability"]
     return (
-        head
+        ["protein_id", "length", "truncated", "localizations"]
+        + ["membrane", "membrane_probability"] * config.membrane
         + list(config.id2label.values())
         + (["signals", *(f"signal_{name}" for name in SORTING_SIGNALS)] if signals else [])
         + ([f"tree_{name}" for name in SORTING_TREE] if tree else [])
@@ -92,8 +92,8 @@ def predict(
 
     Yields:
         `dict`: `protein_id`, `length` (residues), `truncated` (whether the length policy left residues out),
-        `localizations` (joined by `|`, most probable first), `membrane` (`"membrane"` or `"soluble"`),
-        `membrane_probability`, and one probability a label, under its name. With `signals`: `signals` (of probability
+        `localizations` (joined by `|`, most probable first), `membrane` (`"membrane"` or `"soluble"`) and
+        `membrane_probability` of models that tell them, and one probability a label, under its name. With `signals`: `signals` (of probability
         0.5 or more, joined by `|`) and `signal_<name>`. With `tree`: `tree_<decision>`, the probability of its first
         side. `warning` says why the text may be no protein (`sequence_warning`), empty otherwise. With `attention`:
         `sequence`, and `attention`, the weight `(length,)` of each residue.
@@ -106,7 +106,9 @@ def predict(
         model, _ = load_model()
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL, trust_remote_code=False)
-    heads = ["logits", "membrane_logits"] + ["signal_logits"] * signals + ["tree_logits"] * tree
+    heads = (
+        ["logits"] + ["membrane_logits"] * model.config.membrane + ["signal_logits"] * signals + ["tree_logits"] * tree
+    )
     iterator = pairs(records)
     while chunk := list(itertools.islice(iterator, _CHUNK)):
         prepared = [_prepared(model, *record) for record in chunk]
@@ -204,7 +206,8 @@ def _inputs(batch, chunk, prepared, model, tokenizer, profiles) -> dict[str, tor
 
 def _row(protein_id: str, length: int, windows: list, model, heads: dict[str, torch.Tensor]) -> Row:
     names = list(model.config.id2label.values())
-    logits, membrane_logits = heads["logits"][None], heads["membrane_logits"][None]
+    logits = heads["logits"][None]
+    membrane_logits = heads["membrane_logits"][None] if "membrane_logits" in heads else None
     localizations, membrane = model.decide(logits, membrane_logits)
     scores = model.probabilities(logits)[0].tolist()
     chosen = sorted(localizations[0].nonzero().flatten().tolist(), key=lambda label: -scores[label])
@@ -213,10 +216,11 @@ def _row(protein_id: str, length: int, windows: list, model, heads: dict[str, to
         "length": length,
         "truncated": sum(piece.stop - piece.start for window in windows for piece in window) < length,
         "localizations": "|".join(names[label] for label in chosen),
-        "membrane": MEMBRANE[int(membrane[0])],
-        "membrane_probability": round(membrane_logits.sigmoid().item(), 6),
-        **{name: round(score, 6) for name, score in zip(names, scores, strict=True)},
     }
+    if membrane_logits is not None:
+        row["membrane"] = MEMBRANE[int(membrane[0])]
+        row["membrane_probability"] = round(membrane_logits.sigmoid().item(), 6)
+    row |= {name: round(score, 6) for name, score in zip(names, scores, strict=True)}
     if "signal_logits" in heads:
         scores = dict(zip(SORTING_SIGNALS, heads["signal_logits"].sigmoid().tolist(), strict=True))
         row["signals"] = "|".join(sorted((name for name in scores if scores[name] >= 0.5), key=lambda n: -scores[n]))

@@ -64,6 +64,9 @@ AT_LEAST = {
 }
 # Fields with a value for each label
 BY_LABEL = ["thresholds", "calibration_scale", "calibration_bias", "positive_weights", "class_weights"]
+# What the tables of predictions call their other columns
+RESERVED = ["protein_id", "length", "truncated", "localizations", "membrane", "membrane_probability"]
+RESERVED += ["signals", "warning", "image", "nucleus_found"]
 LENGTH_POLICIES = ["middle", "end", "window", "error"]
 
 
@@ -110,6 +113,7 @@ class DeepLocConfig(PreTrainedConfig):
         length_policy (`str`): What happens to longer sequences: `"middle"` cuts residues out of the middle (both ends
             carry the sorting signals), `"end"` cuts the end off, `"window"` averages over overlapping windows,
             `"error"` refuses them.
+        membrane (`bool`): Membrane or soluble, from a head of its own.
         tree (`bool`): Nine decisions along the sorting pathways. In a single-label model their products are the ten
             probabilities; in a multi-label model they are trained beside the ten labels.
         signals (`bool`): Nine sorting signals, whose positions also teach the attention where to look.
@@ -180,7 +184,8 @@ class DeepLocConfig(PreTrainedConfig):
     max_length: int = 1000
     length_policy: str = "middle"
 
-    # heads beside localization and membrane
+    # heads beside localization
+    membrane: bool = True
     tree: bool = False
     signals: bool = False
 
@@ -222,7 +227,8 @@ class DeepLocConfig(PreTrainedConfig):
     def from_dict(cls, config_dict, **kwargs):
         """
         As always. With other labels or another problem type, what was fitted to the old ones is left out: thresholds,
-        calibration, weights of labels, and the sorting tree where the labels are not the ten compartments.
+        calibration, weights of labels, and, where the labels are not the ten compartments, the sorting tree and a
+        companion.
         """
         old = list((config_dict.get("id2label") or dict(enumerate(COMPARTMENTS))).values())
         new = old
@@ -240,6 +246,9 @@ class DeepLocConfig(PreTrainedConfig):
             if config_dict.get("tree") and new != COMPARTMENTS:
                 logger.warning("the sorting tree knows DeepLoc's ten compartments only: the new model has none")
                 config_dict["tree"] = False
+            if config_dict.get("companion_config") and new != old:
+                logger.warning("the companion knows the old labels only: the new model has none")
+                config_dict["companion_config"] = None
         return super().from_dict(config_dict, **kwargs)
 
     def validate_architecture(self):
@@ -266,7 +275,12 @@ class DeepLocConfig(PreTrainedConfig):
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if self.fixed_length and self.input_features != "embedding":
             raise ValueError(f"fixed_length needs input_features 'embedding', got {self.input_features!r}")
-        if self.tree and list(self.id2label.values()) != COMPARTMENTS:
+        names = list(self.id2label.values())
+        wrong = next((name for name in names if names.count(name) > 1 or str(name).lower() in RESERVED), None)
+        if wrong is not None:
+            reason = "is there twice" if names.count(wrong) > 1 else "is a column of its own in a table of predictions"
+            raise ValueError(f"the label {wrong!r} {reason}: give it another name")
+        if self.tree and names != COMPARTMENTS:
             raise ValueError("tree needs the ten DeepLoc compartments as labels")
         if self.problem_type == "regression":
             raise ValueError("problem_type must be single_label_classification or multi_label_classification")

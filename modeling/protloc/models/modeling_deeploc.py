@@ -48,11 +48,12 @@ class DeepLocClassifierOutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `()`, *optional*): The weighted sum of the losses whose labels are given.
         logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Calibrated; a sigmoid (multi-label) or softmax
             (single-label) makes them probabilities.
-        membrane_logits (`torch.FloatTensor` of shape `(batch,)`): Calibrated; a sigmoid makes them the probability of
-            a membrane protein.
+        membrane_logits (`torch.FloatTensor` of shape `(batch,)`, *optional*): Calibrated; a sigmoid makes them the
+            probability of a membrane protein; if the configuration has this head, as `membrane`.
         localizations (`torch.BoolTensor` of shape `(batch, num_labels)`): Labels that reach their threshold, or the
             most probable one where none does, as in the single-label case.
-        membrane (`torch.BoolTensor` of shape `(batch,)`): Whether the membrane probability reaches its threshold.
+        membrane (`torch.BoolTensor` of shape `(batch,)`, *optional*): Whether the membrane probability reaches its
+            threshold.
         tree_logits (`torch.FloatTensor` of shape `(batch, 9)`, *optional*): Decisions of the sorting tree, in the order
             of `SORTING_TREE`, if the configuration has one.
         signal_logits (`torch.FloatTensor` of shape `(batch, 9)`, *optional*): Sorting signals, in the order of
@@ -300,7 +301,8 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         self.tree_only = config.tree and config.problem_type == "single_label_classification"
         if not self.tree_only:
             self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.membrane_head = nn.Linear(config.hidden_size, 1)
+        if config.membrane:
+            self.membrane_head = nn.Linear(config.hidden_size, 1)
         if config.tree:
             self.tree_head = nn.Linear(config.hidden_size, len(SORTING_TREE))
         if config.signals:
@@ -347,7 +349,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         Raises:
             ValueError: If the other has other labels or heads, or no embedding of residues.
         """
-        for name in ("id2label", "problem_type", "max_length", "length_policy", "tree", "signals"):
+        for name in ("id2label", "problem_type", "max_length", "length_policy", "membrane", "tree", "signals"):
             own, other = getattr(self.config, name), getattr(companion.config, name)
             if own != other:
                 raise ValueError(f"a model and its companion must agree: {name} is {own!r} and {other!r}")
@@ -428,13 +430,17 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         multi_label = self.config.problem_type == "multi_label_classification"
         return logits.sigmoid() if multi_label else logits.softmax(dim=-1)
 
-    def decide(self, logits: torch.Tensor, membrane_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def decide(
+        self, logits: torch.Tensor, membrane_logits: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`localizations` and `membrane`, as in [`DeepLocClassifierOutput`], for calibrated logits."""
         most_probable = F.one_hot(logits.argmax(dim=-1), self.config.num_labels).bool()
         localizations = most_probable
         if self.config.problem_type == "multi_label_classification":
             localizations = self.probabilities(logits) >= logits.new_tensor(self.config.thresholds)
             localizations = localizations | (most_probable & ~localizations.any(dim=-1, keepdim=True))
+        if membrane_logits is None:
+            return localizations, None
         return localizations, membrane_logits.sigmoid() >= self.config.membrane_threshold
 
     @can_return_tuple
@@ -472,24 +478,23 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         logits: Any
         losses: list[Any] = []
         # Probabilities are formed in float32 whatever the weights' type.
-        tree_logits: Any = self.tree_head(outputs.pooler_output).float() if config.tree else None
-        signal_logits: Any = self.signal_head(outputs.pooler_output).float() if config.signals else None
-        if self.tree_only:
-            logits = tree_log_probabilities(tree_logits)
-        else:
-            logits = self.classifier(outputs.pooler_output).float()
-        membrane_logits: Any = self.membrane_head(outputs.pooler_output).squeeze(-1).float()
+        pooled = outputs.pooler_output
+        tree_logits: Any = self.tree_head(pooled).float() if config.tree else None
+        signal_logits: Any = self.signal_head(pooled).float() if config.signals else None
+        membrane_logits: Any = self.membrane_head(pooled).squeeze(-1).float() if config.membrane else None
+        logits = tree_log_probabilities(tree_logits) if self.tree_only else self.classifier(pooled).float()
         attentions = outputs.attentions
         if self.companion is not None:
             tokens: Any = input_ids
             other: Any = self.ask_companion(tokens)
             attentions = other.attentions
             logits = (logits + other.logits) / 2
-            membrane_logits = (membrane_logits + other.membrane_logits) / 2
+            membrane_logits = (membrane_logits + other.membrane_logits) / 2 if config.membrane else None
             tree_logits = (tree_logits + other.tree_logits) / 2 if config.tree else None
             signal_logits = (signal_logits + other.signal_logits) / 2 if config.signals else None
         logits = logits * logits.new_tensor(config.calibration_scale) + logits.new_tensor(config.calibration_bias)
-        membrane_logits = membrane_logits * config.membrane_calibration_scale + config.membrane_calibration_bias
+        if config.membrane:
+            membrane_logits = membrane_logits * config.membrane_calibration_scale + config.membrane_calibration_bias
 
         if labels is not None:
             losses.append(localization_loss(logits, labels, config))
@@ -513,7 +518,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             tree_logits=tree_logits,
             signal_logits=signal_logits,
             attentions=attentions,
-            pooler_output=outputs.pooler_output,
+            pooler_output=pooled,
         )
 
 

@@ -34,7 +34,7 @@ class ProteinLocalizationPipeline(ChunkPipeline):
 
     - `localizations` (`list[str]`): the labels that reach their threshold, most probable first;
     - `scores` (`dict[str, float]`): the calibrated probability of every label;
-    - `membrane` (`float`): the probability of a membrane protein;
+    - `membrane` (`float` or `None`): the probability of a membrane protein, of models that tell it;
     - `attention` (`list[float]` or `None`): the weight of each residue in the summary that the heads see, summing to
       1; 0 for residues of a long protein that the length policy left out.
 
@@ -100,11 +100,9 @@ class ProteinLocalizationPipeline(ChunkPipeline):
         residues = inputs["attention_mask"].bool()
         if "input_ids" in inputs:
             residues = self.model.residue_mask(inputs["input_ids"], residues)
-        heads = {name: outputs[name] for name in ("signal_logits", "tree_logits") if name in outputs}
+        names = ("logits", "membrane_logits", "signal_logits", "tree_logits")
         return {
-            "logits": outputs.logits,
-            "membrane_logits": outputs.membrane_logits,
-            **heads,
+            **{name: outputs[name] for name in names if name in outputs},
             "attention": outputs.attentions[:, -1],  # the last step's context is what the heads read
             "residues": residues,
             "length": inputs["length"],
@@ -121,14 +119,14 @@ class ProteinLocalizationPipeline(ChunkPipeline):
             for output in outputs
         ]
         merged = self.model.merge_windows(int(outputs[0]["length"]), windows, answers)
-        logits, membrane_logits = merged["logits"], merged["membrane_logits"]
-        localizations, _ = self.model.decide(logits[None], membrane_logits[None])
+        logits = merged["logits"]
+        localizations, _ = self.model.decide(logits[None], None)
         scores = self.model.probabilities(logits[None])[0].tolist()
         chosen = localizations[0].nonzero().flatten().tolist()
         result = {
             "localizations": [config.id2label[i] for i in sorted(chosen, key=lambda i: -scores[i])],
             "scores": {config.id2label[i]: score for i, score in enumerate(scores)},
-            "membrane": membrane_logits.sigmoid().item(),
+            "membrane": merged["membrane_logits"].sigmoid().item() if config.membrane else None,
             "attention": merged["attention"].tolist() if return_attention else None,
         }
         if config.signals:
