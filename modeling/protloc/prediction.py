@@ -93,8 +93,9 @@ def predict(
     Yields:
         `dict`: `protein_id`, `length` (residues), `truncated` (whether the length policy left residues out),
         `localizations` (joined by `|`, most probable first), `membrane` (`"membrane"` or `"soluble"`) and
-        `membrane_probability` of models that tell them, and one probability a label, under its name. With `signals`: `signals` (of probability
-        0.5 or more, joined by `|`) and `signal_<name>`. With `tree`: `tree_<decision>`, the probability of its first
+        `membrane_probability` of models that tell them, and one probability a label, under its name. With `signals`:
+        `signals` (of probability 0.5 or more, joined by `|`) and `signal_<name>`. With `tree`: `tree_<decision>`, the
+        probability of its first
         side. `warning` says why the text may be no protein (`sequence_warning`), empty otherwise. With `attention`:
         `sequence`, and `attention`, the weight `(length,)` of each residue.
 

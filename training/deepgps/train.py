@@ -106,6 +106,7 @@ class TrainingConfig:
     # Running
     mixed_precision: str = "auto"  # bf16 where the hardware has it natively, else no
     workers: int = 0  # processes that load crops
+    log_with: str = "tensorboard"  # or another tracker of Accelerate that is installed
     checkpoint_steps: int = 200
     checkpoints_kept: int = 2
     resume: bool = False

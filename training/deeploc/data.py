@@ -23,7 +23,7 @@ from training.common.splits import check_apart
 
 
 def load_proteins(
-    dataset: str, name: str, train_split: str, validation_split: str, validation_partition: int | None
+    dataset: str, name: str | None, train_split: str, validation_split: str, validation_partition: int | None
 ) -> tuple[Dataset, Dataset]:
     """
     Training and validation proteins.
@@ -103,8 +103,9 @@ def encode(
                     "protein": number,
                     "length": sum(piece.stop - piece.start for piece in window),
                     "target": target,
-                    "membrane": batch["membrane"][k],
                 }
+                if config.membrane:
+                    row["membrane"] = batch["membrane"][k]
                 if regions is not None and embeddings is not None:
                     states = embeddings[window_text(sequence, window)].unsqueeze(0)
                     weights = regions.weights(torch.ones(states.shape[:2], dtype=torch.bool))
@@ -153,9 +154,10 @@ def collate(
 
     batch = {
         "labels": torch.tensor([row["target"] for row in rows]),  # (B, 10) or (B,)
-        "membrane_targets": torch.tensor([row["membrane"] for row in rows]),  # (B,)
         "protein": torch.tensor([row["protein"] for row in rows]),  # (B,)
     }
+    if "membrane" in rows[0]:
+        batch["membrane_targets"] = torch.tensor([row["membrane"] for row in rows])  # (B,)
     if "input_ids" in rows[0]:
         batch["input_ids"] = padded("input_ids", pad_token_id)  # (B, L)
     if "regions" in rows[0]:

@@ -38,15 +38,19 @@ LENGTHS = [0, 200, 500, 1000, 2000, 10**9]  # bounds of the groups by length
 
 
 def predict_proteins(model, tokenizer, proteins, max_tokens_per_batch: int, profiles: Path | None) -> dict[str, Any]:
-    """Labels, predictions and probabilities (n, 10), and the membrane ones (n,), as arrays."""
+    """Labels, predictions and probabilities (n, classes), and the membrane ones (n,) if it tells them, as arrays."""
     names = list(model.config.id2label.values())
     records = zip(proteins["id"], proteins["sequence"], strict=True)
     source = profile_source(proteins, profiles)
     rows = list(predict(records, model, tokenizer, max_tokens_per_batch, profiles=source))
-    return {
+    arrays = {
         "labels": np.array([[int(i in indices) for i in range(len(names))] for indices in proteins["labels"]]),
         "predictions": np.array([[int(name in row["localizations"].split("|")) for name in names] for row in rows]),
         "probabilities": np.array([[row[name] for name in names] for row in rows]),
+    }
+    if not model.config.membrane:
+        return arrays
+    return arrays | {
         "membrane_labels": np.array(proteins["membrane"]),
         "membrane_predictions": np.array([int(row["membrane"] == MEMBRANE[1]) for row in rows]),
         "membrane_probabilities": np.array([row["membrane_probability"] for row in rows]),
@@ -59,7 +63,7 @@ def scores(arrays: dict[str, Any], names: list[str]) -> dict[str, Any]:
     result = {
         "localization": LocalizationMetric().compute(references=arrays["labels"], **localization, classes=names),
     }
-    known = arrays["membrane_labels"] >= 0
+    known = arrays.get("membrane_labels", np.array([])) >= 0
     if known.any():
         result["membrane"] = MembraneMetric().compute(
             references=arrays["membrane_labels"][known],
@@ -108,7 +112,7 @@ def evaluate_model(model, tokenizer, proteins, max_tokens_per_batch: int, profil
         plots.save(plots.confusion(labels, probabilities, names), figures / "confusion.png")
         plots.save(plots.reliability(labels, probabilities, names), figures / "reliability.png")
         plots.save(plots.ranking_curves(labels, probabilities, names), figures / "curves.png")
-        known = arrays["membrane_labels"] >= 0
+        known = arrays.get("membrane_labels", np.array([])) >= 0
         if known.any():
             matrix = plots.membrane_matrix(arrays["membrane_labels"][known], arrays["membrane_predictions"][known])
             plots.save(matrix, figures / "membrane.png")

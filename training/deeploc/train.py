@@ -9,6 +9,8 @@ Train DeepLoc.
     # many GPUs, another width, from a data set on the Hub
     accelerate launch --multi_gpu -m training.deeploc.train training/configs/deeploc.yaml \
         dataset=OWNER/NAME model.lstm_size=512 output_dir=runs/wide
+    # your own proteins and compartments, from the shipped weights (docs/finetune.md)
+    accelerate launch --cpu -m training.deeploc.train training/configs/finetune.yaml dataset=my.csv output_dir=runs/mine
     # resume after a stop
     accelerate launch -m training.deeploc.train training/configs/deeploc.yaml resume=true
 
@@ -17,6 +19,7 @@ checkpoints to resume from, TensorBoard logs, and at the end the model with cali
 """
 
 import itertools
+import json
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,17 +27,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from omegaconf import MISSING
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, get_scheduler, pipeline
+from transformers import get_scheduler, pipeline
 
-from protloc import ASSETS, DeepLocConfig, DeepLocForSequenceClassification
+from protloc import DeepLocConfig, DeepLocForSequenceClassification
 from protloc.batching import TokenBudgetBatchSampler, token_budget_batches
-from protloc.embedding import ResidueEmbeddings, weights_digest
-from protloc.loading import LOAD_ERRORS, load_config, load_model, model_path, one_line
+from protloc.embedding import ResidueEmbeddings
+from protloc.loading import load_model, one_line
 from protloc.taxonomy import COMPARTMENTS
-from training.common.backbones import set_backbone_training
 from training.common.loop import Batch, Loop, Place, check_finite, rounded, start_accelerator, steps_per_epoch
 from training.common.publish import check_push, publish
 from training.common.settings import (
@@ -57,23 +61,34 @@ from training.deeploc.data import (
     teacher_probabilities,
     window_lengths,
 )
+from training.deeploc.initial import build_model, embed_frozen, read_embeddings, reads_frozen
+from training.deeploc.own_evaluation import evaluate_own, few_labels
+from training.deeploc.own_proteins import OwnProteins, has_compartments, read_own_proteins
 from training.deeploc.validation import fit_decisions, predict_logits, validation_scores
 
 
 @dataclass
 class TrainingConfig:
     # Data
-    dataset: str = MISSING  # a folder or a Hub repository that `load_dataset` reads
+    dataset: str = MISSING  # a folder or a Hub repository that `load_dataset` reads, or a table of one's own proteins
     output_dir: str = MISSING
-    dataset_config: str = "deeploc2"
+    dataset_config: str | None = "deeploc2"
     train_split: str = "train"
     validation_split: str = "validation"  # early stopping, calibration and thresholds; neither trained on nor tested
     validation_partition: int | None = None  # of the training split: this homology partition validates instead
     profiles: str | None = None  # folder of <id>.pssm files, for a data set without profiles
     limit: int | None = None  # proteins of each split, for a quick try
+    # Data with labels of one's own: see own_proteins.py
+    columns: dict[str, str] = field(default_factory=dict)  # their names in the data: columns.labels=Localisation
+    label_names: list[str] = field(default_factory=list)  # what the labels 0, 1, ... stand for
+    label_separator: str | None = None  # between the labels of a protein; `;` and `|` by default
+    min_proteins: int = 2  # of a label; rarer ones are left out
+    validation_share: float = 0.2  # of each label's proteins, where the data name no split
+    cluster_identity: float = 0.3  # from which proteins stand on one side of that split, by MMseqs2
+    min_validation_proteins: int = 1  # with and without a label, for a calibration and a threshold of its own
     # Model
     model: dict[str, Any] = field(default_factory=dict)  # fields of DeepLocConfig
-    initial_weights: str | None = None  # a DeepLoc of this shape, by folder or Hub name, to start from
+    initial_weights: str | None = None  # a DeepLoc to start from, with its configuration: deeploc, a folder, a Hub name
     backbone: str | None = None  # folder or Hub name of a transformers encoder, or unirep
     embeddings: str | None = None  # folder of `protloc embed`, read in place of the frozen backbone
     companion: str | None = None  # a trained DeepLoc whose logits are averaged with those of a model on UniRep
@@ -100,6 +115,7 @@ class TrainingConfig:
     early_stopping_patience: int = 5  # epochs without a better macro AUPRC on the validation split
     # Running
     mixed_precision: str = "auto"  # bf16 where the hardware has it natively, else no
+    log_with: str = "tensorboard"  # or another tracker of Accelerate that is installed
     checkpoint_steps: int = 200
     checkpoints_kept: int = 2
     resume: bool = False
@@ -108,6 +124,8 @@ class TrainingConfig:
     seed: int = 0
 
 
+OWN_SETTINGS = ["columns", "label_names", "label_separator", "min_proteins", "validation_share", "cluster_identity"]
+OWN_SETTINGS += ["validation_partition", "seed"]
 CHOICES = {
     "class_balance": ["sqrt", "effective_number", "none"],
     "optimizer": ["adamw", "adam", "sgd"],
@@ -122,55 +140,12 @@ def read_config() -> TrainingConfig:
         stop("backbone and initial_weights both name weights to begin with: give one of them")
     if config.embeddings and (not config.backbone or config.backbone_training != "frozen"):
         stop("embeddings are what a frozen backbone gives: name it with backbone, and leave backbone_training=frozen")
+    for name in ("validation_share", "cluster_identity"):
+        if not 0 < getattr(config, name) < 1:
+            stop(f"{name} must be above 0 and below 1, got {getattr(config, name)}")
     check_output_dir(config)
     check_push(config.push_to_hub)
     return config
-
-
-def read_embeddings(config: TrainingConfig) -> ResidueEmbeddings | None:
-    """The residue embeddings to train on."""
-    if config.embeddings is None:
-        return None
-    try:
-        embeddings = ResidueEmbeddings(config.embeddings)
-    except ValueError as error:
-        stop(one_line(error))
-    if embeddings.mean:
-        stop(f"{config.embeddings} holds one embedding a protein: write one a residue, protloc embed without --mean")
-    return embeddings
-
-
-def build_model(
-    config: TrainingConfig, embeddings: ResidueEmbeddings | None
-) -> tuple[DeepLocForSequenceClassification, PreTrainedTokenizerBase]:
-    """The untrained model and its tokenizer; a projection of the embeddings is part of it, and stays as it is."""
-    try:
-        model_config = DeepLocConfig(**config.model)
-    except (*LOAD_ERRORS, TypeError) as error:
-        stop(f"model: {one_line(error)}")
-    try:
-        if config.backbone is None:
-            if config.initial_weights is None:
-                model = DeepLocForSequenceClassification(model_config)
-            else:
-                load_config(config.initial_weights)  # another kind of model would give none of its weights
-                model = DeepLocForSequenceClassification.from_pretrained(config.initial_weights, config=model_config)
-            return model.float(), AutoTokenizer.from_pretrained(ASSETS / "deeploc", trust_remote_code=False)
-        backbone, chosen = model_path(config.backbone), dict(config.model)
-        projection = embeddings.projection if embeddings else None
-        if projection is not None:
-            chosen["projection_size"] = len(projection["bias"])
-        model = DeepLocForSequenceClassification.from_backbone_pretrained(backbone, **chosen)
-        tokenizer = AutoTokenizer.from_pretrained(backbone, trust_remote_code=False)
-    except (*LOAD_ERRORS, TypeError) as error:
-        stop(f"cannot build on {(config.backbone or config.initial_weights)!r}: {one_line(error)}")
-    if embeddings and embeddings.weights != weights_digest(model.deeploc.backbone):
-        stop(f"{config.embeddings} holds embeddings of other weights than {config.backbone}'s: see protloc embed")
-    set_backbone_training(model.deeploc, config.backbone_training, config.lora_rank)
-    if projection is not None:
-        model.deeploc.projection.load_state_dict(projection)
-        model.deeploc.projection.requires_grad_(False)
-    return model, tokenizer
 
 
 def build_optimizer(config: TrainingConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -182,15 +157,25 @@ def build_optimizer(config: TrainingConfig, model: torch.nn.Module) -> torch.opt
     return kind(trained, lr=rate, weight_decay=decay)
 
 
-def load_data(config: TrainingConfig) -> tuple[Dataset, Dataset]:
-    """Training and validation proteins, not yet encoded."""
-    source = config.dataset, config.dataset_config, config.train_split, config.validation_split
+def load_data(config: TrainingConfig, accelerator: Accelerator) -> tuple[Dataset, Dataset, OwnProteins | None]:
+    """Training and validation proteins, not yet encoded; and all about them where they have labels of their own."""
+    own = None
     try:
-        train_set, validation_set = load_proteins(*source, config.validation_partition)
+        if has_compartments(config.dataset, config.dataset_config):
+            source = config.dataset, config.dataset_config, config.train_split, config.validation_split
+            train_set, validation_set = load_proteins(*source, config.validation_partition)
+        else:
+            if accelerator.is_main_process:  # one split for all processes
+                chosen = {name: getattr(config, name) for name in OWN_SETTINGS}
+                own = read_own_proteins(config.dataset, config.dataset_config, **chosen)
+            [own] = broadcast_object_list([own])
+            train_set, validation_set = own.parts["train"], own.parts["validation"]
+            accelerator.print("\n".join([*own.notes, own.rule, json.dumps(own.counts())]))
     except (ValueError, OSError) as error:
-        stop(f"cannot read {config.dataset!r}, {config.dataset_config!r}: {one_line(error)}")
+        named = [repr(name) for name in (config.dataset, config.dataset_config) if name is not None]
+        stop(f"cannot read {', '.join(named)}: {one_line(error)}")
     limit = config.limit or max(len(train_set), len(validation_set))
-    return train_set.take(min(limit, len(train_set))), validation_set.take(min(limit, len(validation_set)))
+    return train_set.take(min(limit, len(train_set))), validation_set.take(min(limit, len(validation_set))), own
 
 
 def balance_classes(config: TrainingConfig, model_config: DeepLocConfig, targets: np.ndarray) -> None:
@@ -231,13 +216,19 @@ def main() -> None:
 
     # Model and data
     embeddings = read_embeddings(config)
-    model, tokenizer = build_model(config, embeddings)
+    train_proteins, validation_proteins, own = load_data(config, accelerator)
+    model, tokenizer = build_model(config, embeddings, own)
     model_config = model.config
-    if list(model_config.id2label.values()) != COMPARTMENTS:
+    if own is None and list(model_config.id2label.values()) != COMPARTMENTS:
         stop("model.id2label must be the ten DeepLoc compartments")
-    train_proteins, validation_proteins = load_data(config)
     probabilities = None
     try:
+        if reads_frozen(config, model_config):
+            folder = Path(config.output_dir) / "embeddings"
+            if accelerator.is_main_process:
+                embed_frozen(model, tokenizer, [*train_proteins["sequence"], *validation_proteins["sequence"]], folder)
+            accelerator.wait_for_everyone()
+            embeddings = ResidueEmbeddings(folder)
         if config.teachers:
             cache = Path(config.output_dir) / "teachers.npy"
             probabilities = torch.tensor(
@@ -291,7 +282,7 @@ def main() -> None:
     def validate() -> dict[str, float]:
         logits, *others = predict_logits(accelerator, loop.judged, loop.validation_loader)
         check_finite("the largest logit of the validation split", logits.abs().max().item())
-        return validation_scores(logits, *others)
+        return validation_scores(list(model_config.id2label.values()), logits, *others)
 
     loop.run(backward, validate, f"{len(validation_proteins)} validation proteins")
 
@@ -299,12 +290,20 @@ def main() -> None:
     best = loop.best_model(DeepLocForSequenceClassification)
     if config.companion:
         best.add_companion(load_model(config.companion, accelerator.device.type, "float32")[0])
-    fit_decisions(best.config, *predict_logits(accelerator, best, loop.validation_loader))
+    found = predict_logits(accelerator, best, loop.validation_loader)
+    few = fit_decisions(best.config, *found, min_proteins=config.min_validation_proteins)
+    remark = few_labels(few, best.config, config.min_validation_proteins)
+    if remark:
+        accelerator.print(f"warning: {remark}")
     if accelerator.is_main_process:
         locator = pipeline("protein-localization", model=best, tokenizer=tokenizer)
         locator.save_pretrained(config.output_dir, state_dict=rounded(best))
         report = loop.report("training.deeploc.train", proteins=len(train_proteins))
-        publish(config, "deeploc", report, best, [config.dataset], config.backbone or config.initial_weights)
+        start, evaluation = config.initial_weights or config.backbone, None
+        if own is not None:
+            report |= {"rule": own.rule, "remarks": [*own.notes, *([remark] if remark else [])], "counts": own.counts()}
+            evaluation = evaluate_own(best, tokenizer, own, Path(config.output_dir))
+        publish(config, "deeploc", report, best, [config.dataset], start, evaluation)
     accelerator.end_training()
 
 

@@ -8,49 +8,75 @@ from tqdm import tqdm
 
 from protloc import DeepLocConfig
 from protloc.metrics import LocalizationMetric, MembraneMetric, fit_calibration, fit_threshold
-from protloc.taxonomy import COMPARTMENTS
 
 
 @torch.no_grad()
-def predict_logits(accelerator: Accelerator, model, loader) -> tuple[torch.Tensor, ...]:
-    """Logits (n, 10), membrane logits (n,), labels and membrane labels of a split, on every process."""
+def predict_logits(
+    accelerator: Accelerator, model, loader
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    Logits (n, classes), membrane logits (n,), labels and membrane labels of a split, on every process; the membrane
+    logits of a model without them are 0.
+    """
     training = model.training
     model.eval()
     results = []
     for batch in tqdm(loader, desc="Validating", leave=False, disable=not accelerator.is_local_main_process):
-        protein, *labels = (batch.pop(name) for name in ("protein", "labels", "membrane_targets"))
+        protein, labels = batch.pop("protein"), batch.pop("labels")
+        membrane_targets = batch.pop("membrane_targets", torch.full_like(protein, -1))
         with accelerator.autocast():
             outputs = model(**{name: batch[name] for name in batch if not name.startswith("signal")})
-        results.append((protein, outputs.logits, outputs.membrane_logits, *labels))
+        membrane_logits = torch.zeros(len(protein)) if outputs.membrane_logits is None else outputs.membrane_logits
+        results.append((protein, outputs.logits, membrane_logits, labels, membrane_targets))
     model.train(training)
     gathered = gather_object([tuple(tensor.cpu() for tensor in result) for result in results])
-    protein, logits, membrane_logits, *labels = (torch.cat(part) for part in zip(*gathered, strict=True))
+    parts = (torch.cat(part) for part in zip(*gathered, strict=True))
+    protein, logits, membrane_logits, labels, membrane_targets = parts
     # Windows of one protein are averaged.
     number, counts = protein.unique(return_inverse=True, return_counts=True)[1:]
     first = torch.zeros(len(counts), dtype=torch.long).scatter_(0, number, torch.arange(len(number)))
     logits = torch.zeros(len(counts), logits.shape[1]).index_add_(0, number, logits) / counts[:, None]
     membrane_logits = torch.zeros(len(counts)).index_add_(0, number, membrane_logits) / counts
-    return logits, membrane_logits, labels[0][first], labels[1][first]
+    return logits, membrane_logits, labels[first], membrane_targets[first]
 
 
-def fit_decisions(model_config: DeepLocConfig, logits, membrane_logits, labels, membrane_targets) -> None:
-    """Fit calibration and MCC thresholds on raw logits of the validation split, into the configuration."""
-    model_config.calibration_scale, model_config.calibration_bias = fit_calibration(logits, labels)
-    calibrated = logits * torch.tensor(model_config.calibration_scale) + torch.tensor(model_config.calibration_bias)
+def fit_decisions(
+    model_config: DeepLocConfig, logits, membrane_logits, labels, membrane_targets, min_proteins: int = 1
+) -> list[str]:
+    """
+    Fit calibration and MCC thresholds on raw logits of the validation split, into the configuration.
+
+    Returns:
+        `list[str]`: Labels that fewer than `min_proteins` proteins have, or lack: several labels a protein, these alone
+        are left without calibration and with the threshold 0.5, and one label a protein, none is calibrated.
+    """
+    classes = logits.shape[1]
+    flags = labels.int() if labels.ndim == 2 else torch.nn.functional.one_hot(labels, classes)
+    positives = flags.sum(dim=0)
+    few = torch.minimum(positives, len(flags) - positives) < min_proteins  # (classes,)
     if labels.ndim == 2:
-        probabilities = calibrated.sigmoid().numpy()
-        model_config.thresholds = [fit_threshold(labels[:, i], probabilities[:, i]) for i in range(labels.shape[1])]
+        fitted = fit_calibration(logits, labels)
+        scales = [1.0 if few[i] else fitted[0][i] for i in range(classes)]
+        biases = [0.0 if few[i] else fitted[1][i] for i in range(classes)]
+        probabilities = (logits * torch.tensor(scales) + torch.tensor(biases)).sigmoid().numpy()
+        thresholds = [fit_threshold(labels[:, i], probabilities[:, i]) for i in range(classes)]
+        model_config.thresholds = [0.5 if few[i] else thresholds[i] for i in range(classes)]
+        model_config.calibration_scale, model_config.calibration_bias = scales, biases
+    elif not few.any():
+        model_config.calibration_scale, model_config.calibration_bias = fit_calibration(logits, labels)
 
     known = membrane_targets >= 0
-    if known.any():
+    share = membrane_targets[known].float().sum()
+    if torch.minimum(share, known.sum() - share) >= min_proteins:
         membrane_logits, membrane_targets = membrane_logits[known].unsqueeze(1), membrane_targets[known].unsqueeze(1)
         (scale,), (bias,) = fit_calibration(membrane_logits, membrane_targets)
         model_config.membrane_calibration_scale, model_config.membrane_calibration_bias = scale, bias
         probabilities = (membrane_logits * scale + bias).sigmoid().numpy()
         model_config.membrane_threshold = fit_threshold(membrane_targets[:, 0], probabilities[:, 0])
+    return [model_config.id2label[i] for i in range(classes) if few[i]]
 
 
-def validation_scores(logits, membrane_logits, labels, membrane_targets) -> dict[str, float]:
+def validation_scores(names: list[str], logits, membrane_logits, labels, membrane_targets) -> dict[str, float]:
     """What is logged after each epoch: at the threshold 0.5, before any calibration."""
     if labels.ndim == 2:
         probabilities, references = logits.sigmoid().numpy(), labels.int().numpy()
@@ -59,7 +85,7 @@ def validation_scores(logits, membrane_logits, labels, membrane_targets) -> dict
         probabilities = logits.softmax(dim=-1).numpy()
         references, predictions = (np.eye(logits.shape[1], dtype=int)[i] for i in (labels, logits.argmax(dim=-1)))
     result = LocalizationMetric().compute(
-        references=references, predictions=predictions, probabilities=probabilities, classes=COMPARTMENTS
+        references=references, predictions=predictions, probabilities=probabilities, classes=names
     )
     scores = {
         "macro_auprc": result["average"]["macro"]["auprc"],

@@ -349,14 +349,18 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         Raises:
             ValueError: If the other has other labels or heads, or no embedding of residues.
         """
-        for name in ("id2label", "problem_type", "max_length", "length_policy", "membrane", "tree", "signals"):
-            own, other = getattr(self.config, name), getattr(companion.config, name)
-            if own != other:
-                raise ValueError(f"a model and its companion must agree: {name} is {own!r} and {other!r}")
-        if companion.config.vocab_size != len(VOCABULARY):
-            raise ValueError("a companion has its own embedding of residues, not a backbone")
+        self.check_companion(companion.config)
         self.config.companion_config = companion.config.to_dict()
         self.companion = companion
+
+    def check_companion(self, config: DeepLocConfig) -> None:
+        """What `add_companion` raises of a companion with this configuration."""
+        for name in ("id2label", "problem_type", "max_length", "length_policy", "membrane", "tree", "signals"):
+            own, other = getattr(self.config, name), getattr(config, name)
+            if own != other:
+                raise ValueError(f"a model and its companion must agree: {name} is {own!r} and {other!r}")
+        if config.vocab_size != len(VOCABULARY):
+            raise ValueError("a companion has its own embedding of residues, not a backbone")
 
     def ask_companion(self, input_ids: torch.Tensor) -> DeepLocClassifierOutput:
         """What the companion says of UniRep's tokens `(batch, length)`."""

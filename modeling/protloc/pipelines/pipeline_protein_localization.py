@@ -100,9 +100,9 @@ class ProteinLocalizationPipeline(ChunkPipeline):
         residues = inputs["attention_mask"].bool()
         if "input_ids" in inputs:
             residues = self.model.residue_mask(inputs["input_ids"], residues)
-        names = ("logits", "membrane_logits", "signal_logits", "tree_logits")
+        heads = ("logits", "membrane_logits", "signal_logits", "tree_logits")
         return {
-            **{name: outputs[name] for name in names if name in outputs},
+            **{name: outputs[name] for name in heads if name in outputs},
             "attention": outputs.attentions[:, -1],  # the last step's context is what the heads read
             "residues": residues,
             "length": inputs["length"],
