@@ -126,3 +126,25 @@ def test_eight_bits_and_autocast(fitted_dir):
     torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
     quantized = quantize_dynamic(model, {torch.nn.LSTM, torch.nn.Linear}, dtype=torch.qint8)
     torch.testing.assert_close(quantized(**inputs(tokenizer)).logits.sigmoid(), expected, rtol=0, atol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{"tree": True, "signals": True}, {"membrane": False, "pooling": "light_attention"}])
+def test_onnx_gives_what_torch_gives(run_script, tokenizer, tmp_path, fields):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = tiny_deeploc(**fields)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    out = tmp_path / "model.onnx"
+    code, _, err = run_script("training.common.export", "--model", tmp_path / "model", "--onnx", out)
+    assert code == 0, err
+    session = onnxruntime.InferenceSession(out)
+    assert [output.name for output in session.get_outputs()][1] == (
+        "membrane_logits" if "tree" in fields else "attentions"
+    )
+    for sequences in (["MKTAYIAKQRQISF", "MSLLT", "MK"], ["MPKKKRKV" * 4]):
+        batch = tokenizer(sequences, padding=True, return_tensors="pt")
+        found = session.run(["logits"], {name: batch[name].numpy() for name in ("input_ids", "attention_mask")})
+        with torch.no_grad():
+            expected = model(batch["input_ids"], batch["attention_mask"]).logits
+        np.testing.assert_allclose(found[0], expected, atol=1e-5)

@@ -73,8 +73,8 @@ class DeepLocEncoder(nn.Module):
         with maybe_autocast(hidden.device.type, enabled=False):
             forward_states, _ = self.forward_lstm(hidden)
             # Whole rows at once: `gather` would look each number up.
-            backward_states, _ = self.backward_lstm(hidden.flatten(0, 1).index_select(0, rows).view_as(hidden))
-        backward_states = backward_states.flatten(0, 1).index_select(0, rows).view_as(forward_states)
+            backward_states, _ = self.backward_lstm(hidden.flatten(0, 1).index_select(0, rows).view(batch, length, -1))
+        backward_states = backward_states.flatten(0, 1).index_select(0, rows).view(batch, length, -1)
         states = torch.cat([forward_states, backward_states], dim=-1) * mask.unsqueeze(-1)  # (B, L, 2H)
         return states.to(dtype)
 
