@@ -85,7 +85,7 @@ def test_a_table_as_a_laboratory_has_it(tmp_path):
     own = read(path, columns={"sequence": "Protein seq"})
     assert own.labels == LABELS and not own.single_label
     said = " ".join(own.notes)
-    assert "1 rows without a label" in said and "2 rows repeat the sequence" in said
+    assert "1 row(s) without a label were left out, the first in line 44" in said and "2 row(s) repeat" in said
     assert "such as Y1" in said and "`nuclues` (1)" in said
     parts = [row for part in own.parts.values() for row in part]
     found = {row["id"]: [own.labels[i] for i in row["labels"]] for row in parts}

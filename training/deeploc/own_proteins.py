@@ -235,12 +235,14 @@ def merge(rows: Iterator[Row], notes: list[str]) -> list[Row]:
             joined.append(first.id)
             first.labels = first.labels | row.labels
     if unlabelled:
-        notes.append(f"{len(unlabelled)} rows without a label were left out, the first is {unlabelled[0]}.")
+        notes.append(
+            f"{len(unlabelled)} row(s) without a label were left out, the first in {unlabelled[0].rsplit(', ', 1)[1]}."
+        )
     if repeated:
-        notes.append(f"{repeated} rows repeat the sequence of another row and were merged with it.")
+        notes.append(f"{repeated} row(s) repeat the sequence of another row and were merged with it.")
     if joined:
         notes.append(
-            f"{len(set(joined))} sequences have other labels in each of their rows, such as {joined[0]}: they were "
+            f"{len(set(joined))} sequence(s) have other labels in each of their rows, such as {joined[0]}: they were "
             "given all of these."
         )
     if warned.count:
