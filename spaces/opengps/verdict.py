@@ -13,7 +13,7 @@ from typing import Any
 
 from reading import ACCESSION
 
-from protloc.taxonomy import MEMBRANE, SORTING_SIGNALS, SORTING_TREE
+from protloc.taxonomy import COMPARTMENTS, MEMBRANE, SORTING_SIGNALS, SORTING_TREE
 
 # What `python -m benchmarks.confidence` measured of the shipped DeepLoc: how often each word was right
 CONFIDENCE = json.loads(Path(__file__).with_name("confidence.json").read_text())
@@ -67,8 +67,9 @@ def verdict(row: Row) -> str:
         for name in named(row)
     ]
     parts = [" and ".join(said) or "no compartment reaches the threshold"]
-    parts.append(f"{row['membrane']} ({membrane_certainty(row):.2f})")
-    if row["membrane"] == MEMBRANE[1]:
+    if "membrane" in row:
+        parts.append(membrane(row))
+    if row.get("membrane") == MEMBRANE[1]:
         sure = words(row["membrane_probability"], row["membrane_threshold"])
         parts[-1] = f"membrane ({row['membrane_probability']:.2f}, {sure})"
     parts += signals(row)
@@ -84,9 +85,12 @@ def verdict(row: Row) -> str:
     return f"{row['protein_id']}: {' · '.join(parts)}"
 
 
-def membrane_certainty(row: Row) -> float:
+def membrane(row: Row) -> str:
+    """`soluble (0.97)`, or nothing of a model that doesn't tell."""
+    if "membrane" not in row:
+        return ""
     probability = float(row["membrane_probability"])
-    return probability if row["membrane"] == MEMBRANE[1] else 1 - probability
+    return f"{row['membrane']} ({probability if row['membrane'] == MEMBRANE[1] else 1 - probability:.2f})"
 
 
 def backing(row: Row) -> str:
@@ -126,7 +130,7 @@ def answer(row: Row, known: str = "", run: str = "") -> str:
         said += "The prediction is right.</p>" if right else "The prediction is wrong here, as it sometimes is.</p>"
     if row["warning"]:
         said += f'<p class="warn">Careful: {text(row["warning"])}.</p>'
-    if any(named(row)):
+    if any(named(row)) and set(row["thresholds"]) == set(COMPARTMENTS):  # of other labels nothing was measured
         said += f'<p class="note">{text(backing(row))}.</p>'
     if accurate := row.get("accurate"):
         said += side_by_side(row, accurate)
@@ -153,7 +157,7 @@ def links(protein_id: str) -> str:
 def side_by_side(fast: Row, accurate: Row) -> str:
     rows = "".join(
         f"<tr><th scope=row>{title}</th><td>{text(', '.join(named(row)) or 'none')}</td>"
-        f"<td>{row['membrane']} ({membrane_certainty(row):.2f})</td>"
+        f"<td>{membrane(row)}</td>"
         f"<td>{text(', '.join(signals(row)) or 'none')}</td></tr>"
         for title, row in (("fast: DeepLoc", fast), ("accurate: DeepLoc on UniRep", accurate))
     )
@@ -260,10 +264,15 @@ def probabilities(row: Row) -> str:
         "<h4>Probabilities</h4><table><caption>Compartments; a mark at the threshold, those above it in bold</caption>"
         "<thead><tr><th scope=col>compartment</th><th scope=col></th><th scope=col>probability</th>"
         f"<th scope=col>threshold</th></tr></thead><tbody>{lines}"
-        f'<tr class="{"named" if row["membrane"] == MEMBRANE[1] else ""}"><th scope=row>membrane</th><td class="bar">'
-        f'<span style="--p:{row["membrane_probability"]:.3f};--t:{row["membrane_threshold"]:.3f}"></span></td>'
-        f"<td>{row['membrane_probability']:.2f}</td><td>{row['membrane_threshold']:.2f}</td></tr></tbody></table>"
     )
+    if "membrane" in row:
+        kind = "named" if row["membrane"] == MEMBRANE[1] else ""
+        found += (
+            f'<tr class="{kind}"><th scope=row>membrane</th><td class="bar">'
+            f'<span style="--p:{row["membrane_probability"]:.3f};--t:{row["membrane_threshold"]:.3f}"></span></td>'
+            f"<td>{row['membrane_probability']:.2f}</td><td>{row['membrane_threshold']:.2f}</td></tr>"
+        )
+    found += "</tbody></table>"
     if "signals" in row:
         cells = "".join(
             f'<tr class="{"named" if name in row["signals"].split("|") else ""}"><th scope=row>{name}</th>'
@@ -335,7 +344,7 @@ def table(rows: list[Row], chosen: str) -> str:
             str(row["length"]),
             ", ".join(named(row)) or "none",
             top,
-            row["membrane"],
+            row.get("membrane", ""),
             ", ".join(row.get("signals", "").split("|")),
         ]
         if with_picture:

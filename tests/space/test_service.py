@@ -25,7 +25,7 @@ from protloc.drawing import save_image
 from protloc.loading import load_model
 from protloc.prediction import columns, model_digest
 from protloc.sequences import read_fasta
-from tests.helpers import ROOT
+from tests.helpers import ROOT, tiny_deeploc
 from training.common.cards import INSULIN, SV40_SIGNAL
 
 NUCLEUS = ROOT / "examples" / "nucleus.tif"
@@ -239,6 +239,17 @@ def test_a_verdict_in_words(insulin):
     assert "signal peptide 1-24 (0.93)" in verdict.verdict(with_segments)
     page = verdict.answer(with_segments)
     assert page.count('class="s"') + page.count('class="h s"') == 24 and "signal peptide 1-24, probability 0.93" in page
+
+
+def test_a_model_of_other_labels_without_membrane(tokenizer):
+    model = tiny_deeploc(id2label={0: "bud", 1: "vacuole"}, membrane=False)
+    models = service.Models((model, tokenizer), None, None, "mine")
+    found = service.answer(("x", INSULIN), service.Job(models, None, "", None, 1, "fungus"))
+    assert "membrane" not in verdict.verdict(found) and "membrane" not in verdict.probabilities(found)
+    assert "was right for" not in verdict.answer(found)
+    (row,) = csv.DictReader(io.StringIO(pictures.write_csv([found])))
+    assert float(row["bud"]) + float(row["vacuole"]) > 0 and "membrane_probability" not in row
+    assert "vacuole" in verdict.table([found, found], "x")
 
 
 def test_words_are_backed_by_a_measurement_of_this_model():
