@@ -43,6 +43,13 @@ def channel(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
 
 
+def window(text: str) -> tuple[int, int]:
+    start, _, end = text.partition("-")
+    if not (start.isdecimal() and end.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not START-END, such as 1-30")
+    return int(start), int(end)
+
+
 def output_path(text: str) -> Path:
     path = Path(text)
     if not path.name.endswith(FORMATS):
@@ -165,6 +172,28 @@ def build_parser() -> argparse.ArgumentParser:
         help="what draws: Hub name or folder of a deepGPS (default: the shipped one)",
     )
     add_prediction_options(predict)
+
+    variants = commands.add_parser(
+        "variants",
+        help="what variants of proteins change in the prediction",
+        description="Predict each protein and its variants, one row each, with the difference of every probability.",
+    )
+    variants.add_argument("fasta", metavar="FASTA", help="the reference proteins; - for standard input")
+    variants.add_argument(
+        "variants",
+        nargs="?",
+        type=Path,
+        metavar="VARIANTS",
+        help="a list such as R175H, p.Arg213Ter, F508del, R175H+P72R of one protein, or a table of protein_id, variant",
+    )
+    variants.add_argument(
+        "--scan", type=window, metavar="START-END", help="all single substitutions of these residues, counted from 1"
+    )
+    variants.add_argument("--model", metavar="ID_OR_DIR", help="Hub name or folder (default: the shipped model)")
+    variants.add_argument(
+        "-o", "--output", type=output_path, metavar="OUT", help="as for predict (default: CSV to the terminal)"
+    )
+    variants.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto)")
 
     shards = commands.add_parser(
         "predict-shards",
@@ -316,6 +345,8 @@ def run_command() -> None:
     args = parser.parse_args()
     if args.command == "predict" and args.resume and args.output is None:
         parser.error("--resume needs -o OUT, the file to resume")
+    if args.command == "variants" and args.variants is None and args.scan is None:
+        parser.error("variants needs a file of VARIANTS, or --scan START-END")
     if args.command == "predict" and args.nucleus and args.output is None:
         parser.error("--nucleus needs -o OUT: the images are written beside it")
     if args.command == "predict" and args.no_figures and args.attention is None:

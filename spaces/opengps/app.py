@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 import api
+import compare_tab
 import gradio as gr
 import help_tab
 import housekeeping
@@ -41,6 +42,8 @@ def build() -> gr.Blocks:
         gr.Markdown(INTRO)
         with gr.Tab("Predict"):
             predict_tab.build()
+        with gr.Tab("Compare"):
+            compare_tab.build()
         with gr.Tab("Submit"):
             submit_tab.build()
         with gr.Tab("Help"):

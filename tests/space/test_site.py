@@ -33,6 +33,7 @@ from training.common.cards import INSULIN, SV40_SIGNAL
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NUCLEUS = ROOT / "examples" / "nucleus.tif"
+DESCRIBED = ("Where in the cell", "What variants of a protein", "Compare microscope images", "Take back images")
 REVIEW = [sys.executable, ROOT / "spaces" / "opengps" / "review.py"]
 
 
@@ -117,6 +118,18 @@ def test_a_file_for_a_program(client):
         assert len([name for name in files.namelist() if name.endswith(".tif")]) == 12
 
 
+def test_variants_for_a_program(client):
+    found = client.predict(INSULIN, "L13R+L14R, p.Met1Val", "5-6", api_name="/compare")
+    assert [row["variant"] for row in found["variants"]] == ["L13R+L14R", "p.Met1Val"] and len(found["scan"]) == 38
+    first = found["variants"][0]
+    difference = first["Extracellular"] - found["reference"]["Extracellular"]
+    assert first["delta_Extracellular"] == pytest.approx(difference, abs=1e-5) and "gained" in first
+    with pytest.raises(AppError, match="R175H: the protein has 110 residues"):
+        client.predict(INSULIN, "R175H", api_name="/compare")
+    with pytest.raises(AppError, match="L4H: residue 4 is W, not L"):
+        client.predict(INSULIN, "L4H", api_name="/compare")
+
+
 def submitted(folder) -> list[list[str]]:
     """What a maintainer is shown: a row for each pending submission."""
     command = [*REVIEW, "list", folder / "submissions"]
@@ -184,7 +197,7 @@ def test_the_snippet_of_the_readme(site, monkeypatch, tmp_path, capsys, field):
 
 def test_the_defaults_are_documented(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/predict", "/predict_batch", "/submit", "/withdraw"}
+    assert set(endpoints) == {"/predict", "/predict_batch", "/compare", "/submit", "/withdraw"}
     for name, endpoint in endpoints.items():
         first, *rest = endpoint["parameters"]
         assert not first["parameter_has_default"] and all(parameter["parameter_has_default"] for parameter in rest)
@@ -197,9 +210,9 @@ def test_tools_for_assistants(site):
     """Descriptions that say what a tool is for and what it takes."""
     with urllib.request.urlopen(f"{site}/gradio_api/mcp/schema") as response:
         tools = {tool["name"]: tool for tool in json.load(response)}
-    assert len(tools) == 4
+    assert len(tools) == 5
     for tool in tools.values():
-        assert tool["description"].startswith(("Where in the cell", "Compare microscope images", "Take back images"))
+        assert tool["description"].startswith(DESCRIBED)
         properties = tool["inputSchema"]["properties"]
         assert all(about.get("description") for about in properties.values())
 
@@ -472,6 +485,24 @@ def test_no_input_in_the_log(client, site, folder):
         event = json.load(urllib.request.urlopen(request))["event_id"]
         urllib.request.urlopen(f"{site}/gradio_api/call/predict_batch/{event}").read()
     assert secret not in (folder / "log").read_text()
+
+
+def test_a_variant_beside_its_reference(browser, site):
+    page, _ = open_page(browser, site)
+    page.get_by_role("tab", name="Compare").click()
+    page.fill("#reference textarea", f">ins\n{INSULIN}")
+    page.fill("#changes textarea", "L13R+L14R")
+    page.fill("#scan-from input", "5")
+    page.fill("#scan-to input", "6")
+    page.click("#compare-variants")
+    expect(page.locator("#compared figure")).to_have_count(2, timeout=60_000)
+    expect(page.locator("#compared tbody th")).to_have_text(["reference", "L13R+L14R"])
+    assert page.locator("#compared rect").count() == 38
+    page.fill("#changes textarea", "L4H")
+    page.click("#compare-variants")
+    expect(page.locator("#compare-status")).to_contain_text("L4H: residue 4 is W, not L", timeout=20_000)
+    expect(page.locator("#compared h3")).to_have_count(0)
+    page.close()
 
 
 def test_an_address_that_asks_again(browser, site):

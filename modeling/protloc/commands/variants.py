@@ -1,0 +1,92 @@
+"""`protloc variants`: what variants change in a prediction, one row a variant."""
+
+import argparse
+import csv
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..files import atomic_path
+from ..loading import DEFAULT_MODEL, load_model
+from ..prediction import Row, write_csv, write_table
+from ..sequences import read_sequences
+from ..variants import change, columns, compare, read_variants, scan
+from . import progress_bars
+
+
+def run(args: argparse.Namespace) -> int:
+    logging.basicConfig(format="protloc: %(message)s")
+    progress_bars()
+    proteins = dict(read_sequences([args.fasta]))
+    asked: dict[str, list[str]] = {name: [] for name in proteins}
+    if args.variants:
+        for name, variant in read_file(args.variants, list(proteins)):
+            asked[name].append(variant)
+    if args.scan:
+        for name, sequence in proteins.items():
+            asked[name] += scan(sequence, *args.scan)
+    # All is checked before anything is predicted.
+    changed = {
+        name: [(variant, changed_or_named(name, proteins[name], variant)) for variant in dict.fromkeys(variants)]
+        for name, variants in asked.items()
+        if variants
+    }
+    model, tokenizer = load_model(args.model or DEFAULT_MODEL, args.device)
+    names = columns(model.config)
+
+    def rows() -> Iterator[Row]:
+        for name, variants in changed.items():
+            for row in compare(name, proteins[name], variants, model, tokenizer):
+                yield {column: row[column] for column in names}
+
+    if args.output:
+        with atomic_path(args.output) as partial:
+            write_table(rows(), partial, args.output.name, names)
+    else:
+        write_csv(rows(), sys.stdout, names, flush=True)
+    return 0
+
+
+def after_interrupt(args: argparse.Namespace) -> str:
+    return ""
+
+
+def changed_or_named(name: str, sequence: str, variant: str) -> str:
+    try:
+        return change(sequence, variant)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def read_file(path: Path, names: list[str]) -> Iterator[tuple[str, str]]:
+    """
+    Ids and variants: a table with the columns `protein_id` and `variant`, or a list of variants of the one protein.
+
+    Raises:
+        ValueError: For a variant of a protein that the FASTA file lacks, an empty file, a list for several proteins.
+    """
+    text = path.read_text(encoding="utf-8-sig")
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    fields = [field.strip().lower() for field in header.split(delimiter)]
+    if not text.strip():
+        raise ValueError(f"{path} holds no variants")
+    if "variant" in fields and "protein_id" in fields:
+        for number, row in enumerate(csv.reader(text.splitlines()[1:], delimiter=delimiter), start=2):
+            if not any(row):
+                continue
+            if len(row) != len(fields):
+                raise ValueError(f"{path}, line {number}: {len(row)} cells where the header has {len(fields)}")
+            name, variant = (row[fields.index(field)].strip() for field in ("protein_id", "variant"))
+            if name not in names:
+                raise ValueError(f"{path}, line {number}: the sequences have no protein {name!r}")
+            yield name, variant
+        return
+    if len(names) != 1:
+        raise ValueError(
+            f"{path} is a list of variants, and there are {len(names)} proteins: give a table with the columns "
+            "protein_id and variant"
+        )
+    for variant in read_variants(text):
+        yield names[0], variant

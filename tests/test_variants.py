@@ -1,0 +1,80 @@
+"""Variants: their short form, the command's table, and what it refuses."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+
+from protloc.loading import DEFAULT_MODEL, load_config
+from protloc.prediction import predict
+from protloc.variants import change, columns, compare, read_variants, scan
+from tests.helpers import ROOT
+from training.common.cards import INSULIN
+
+
+@pytest.mark.parametrize(
+    ("variant", "changed"),
+    [
+        ("M1V", f"V{INSULIN[1:]}"),
+        ("p.Ala2Arg", f"MR{INSULIN[2:]}"),
+        ("p.(L3del)", f"MA{INSULIN[3:]}"),
+        ("W4*", "MAL"),
+        ("Met5Ter", "MALW"),
+        ("M1V+L3P", f"VAP{INSULIN[3:]}"),
+    ],
+)
+def test_variants_in_short_form(variant, changed):
+    assert change(INSULIN, variant) == changed
+
+
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [
+        ("R175H", "R175H: the protein has 110 residues"),
+        ("R4H", "R4H: residue 4 is W, not R"),
+        ("W4Z", "W4Z: Z is no amino acid"),
+        ("W4W", "W4W changes nothing"),
+        ("M1*", "nothing of the protein is left"),
+        ("c.12A>G", "is no variant: write R175H"),
+    ],
+)
+def test_what_is_no_variant_of_the_protein(variant, said):
+    with pytest.raises(ValueError) as error:
+        change(INSULIN, variant)
+    assert said in str(error.value)
+
+
+def test_a_window_and_a_list():
+    assert len(scan(INSULIN, 1, 3)) == 57 and scan(INSULIN, 2, 2)[0] == "A2C"
+    with pytest.raises(ValueError, match="a window from 100 to 111 is not inside of a protein of 110"):
+        scan(INSULIN, 100, 111)
+    assert read_variants("R175H, G12D;\nR175H") == ["R175H", "G12D"]
+
+
+def test_differences_are_those_of_two_predictions():
+    mutant = change(INSULIN, "L13R+L14R")
+    reference, row = compare("ins", INSULIN, [("L13R+L14R", mutant)])
+    (alone,) = predict([("x", mutant)])
+    assert row["Extracellular"] == pytest.approx(alone["Extracellular"], abs=0.01)
+    assert row["delta_Extracellular"] == pytest.approx(row["Extracellular"] - reference["Extracellular"], abs=1e-5)
+    assert reference["variant"] == "" and reference["delta_Extracellular"] == 0 and row["variant"] == "L13R+L14R"
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path):
+    (tmp_path / "p.fasta").write_text(f">ins\n{INSULIN}\n")
+    (tmp_path / "v.txt").write_text("L13R\nW4*\n")
+    command = [sys.executable, "-m", "protloc", "variants", tmp_path / "p.fasta"]
+    options = {"capture_output": True, "text": True, "cwd": ROOT}
+    done = subprocess.run([*command, tmp_path / "v.txt", "--scan", "1-1", "-o", tmp_path / "t.csv"], **options)
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "t.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"] for row in rows[:3]] == ["", "L13R", "W4*"] and len(rows) == 3 + 19
+    assert rows[2]["length"] == "3" and "under 10 residues" in rows[2]["warning"]
+    assert [*rows[0]] == columns(load_config(DEFAULT_MODEL))
+    (tmp_path / "t.tsv").write_text("protein_id\tvariant\nins\tR13L\n")
+    done = subprocess.run([*command, tmp_path / "t.tsv", "-o", tmp_path / "no.csv"], **options)
+    assert done.returncode == 2 and not (tmp_path / "no.csv").exists()
+    assert done.stderr.splitlines()[-1] == "protloc: ins: R13L: residue 13 is L, not R"
