@@ -6,17 +6,20 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from omegaconf import OmegaConf
 
 from protloc import DeepGPSConfig, DeepLocConfig
+from protloc.files import lock
 from protloc.loading import load_ensemble
 from protloc.prediction import predict
 from tests.helpers import ROOT
-from training.common.settings import load_yaml
+from training.common.settings import choose_precision, load_yaml
 from training.deepgps.train import TrainingConfig as DeepGPSTraining
 from training.deeploc.train import TrainingConfig
 
+TOY = str(ROOT / "training" / "configs" / "toy.yaml")
 CONFIGS = sorted((ROOT / "training" / "configs").glob("*.yaml"))
 TINY = {
     "model": {
@@ -175,3 +178,33 @@ def test_search_resumes(tiny_dataset, tmp_path):
     best = json.loads((out / "best.json").read_text())
     assert set(best["fields"]) == set(space) and best["macro_auprc"] > 0
     assert sorted(path.name for path in out.glob("trial_*")) == ["trial_0", "trial_2"]
+
+
+def test_a_folder_has_one_run_at_a_time(run_script, tmp_path):
+    with lock(tmp_path / "run.lock", tmp_path / "run"):
+        code, _, err = run_script("training.deeploc.train", TOY, f"output_dir={tmp_path / 'run'}", "dataset=nowhere")
+    assert code == 2 and "run is being written by process" in err
+    code, _, err = run_script("training.deeploc.train", TOY, f"output_dir={tmp_path / 'run'}", "dataset=nowhere")
+    assert code == 2 and "cannot read 'nowhere'" in err
+
+
+def test_a_tracker_that_is_not_installed_is_named(run_script, tmp_path):
+    settings = [f"output_dir={tmp_path / 'run'}", "log_with=nothing"]
+    code, _, err = run_script("training.deeploc.train", TOY, *settings)
+    assert code == 2 and "log_with=nothing: this tracker is not installed; there are tensorboard" in err
+
+
+def test_what_accelerate_was_launched_with_is_honoured(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert choose_precision("auto") == "fp16" and choose_precision("no") == "no"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "asked"), [("--cpu", "several"), ("--multi_gpu", "2")])
+def test_accelerate_starts_as_many_processes_as_it_was_asked_for(tmp_path, kind, asked):
+    if kind == "--multi_gpu" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    command = [sys.executable, "-m", "accelerate.commands.launch", kind, "--num_processes", "2"]
+    command += ["-m", "training.deeploc.train", TOY, f"output_dir={tmp_path / 'run'}"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert f"{asked} processes were asked for, and 1 trains" in result.stderr and not (tmp_path / "run").exists()
