@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint bench ship ship-deepgps deeploc1
+.PHONY: demo test compat lint bench ship ship-deepgps deeploc1
 
 # Every target starts from a bare clone. constraints.txt holds the torch that everything here was run with.
 .venv/.installed: pyproject.toml constraints.txt
@@ -14,6 +14,13 @@ demo: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/pytest -q
+
+# The quick tests with the newest release of every dependency, in an environment of their own, which is made anew.
+compat:
+	rm -rf .venv-compat
+	$(PYTHON) -m venv .venv-compat
+	.venv-compat/bin/pip install -q --upgrade --upgrade-strategy eager -e '.[train,test]'
+	.venv-compat/bin/pytest -q
 
 # A Space runs flat: its modules have no package, so that each has a run of its own.
 MYPY = MYPYPATH=../../modeling ../../$(BIN)/mypy --config-file ../../pyproject.toml

@@ -131,6 +131,24 @@ def test_eight_bits_and_autocast(fitted_dir):
     torch.testing.assert_close(quantized(**inputs(tokenizer)).logits.sigmoid(), expected, rtol=0, atol=0.05)
 
 
+def test_embeddings_and_states_as_tools_ask_for_them(tokenizer):
+    """Captum gives `inputs_embeds`, others ask for `hidden_states`, or for a tuple."""
+    model = tiny_deeploc(tree=True, signals=True)
+    batch = inputs(tokenizer)
+    outputs = model(**batch, output_hidden_states=True)
+    assert outputs.hidden_states[0].shape == (*batch["input_ids"].shape, 16)
+    embedded = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_()
+    found = model(inputs_embeds=embedded, attention_mask=batch["attention_mask"])
+    torch.testing.assert_close(found.logits, outputs.logits)
+    torch.testing.assert_close(found.attentions, outputs.attentions)
+    found.logits[:, 1].sum().backward()
+    assert embedded.grad[batch["attention_mask"].bool()].abs().sum(dim=-1).min() > 0
+    found = model(**batch, return_dict=False)
+    assert isinstance(found, tuple) and torch.equal(found[0], outputs.logits)
+    with pytest.raises(ValueError, match="inputs_embeds needs a model with an embedding of residues of its own"):
+        tiny_deeploc(input_features="profile")(inputs_embeds=embedded)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"tree": True, "signals": True}, {"membrane": False, "pooling": "light_attention"}])
 def test_onnx_gives_what_torch_gives(tokenizer, tmp_path, fields):

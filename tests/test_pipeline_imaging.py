@@ -29,26 +29,27 @@ def imaging(processor, **overrides) -> ProteinImagingPipeline:
 
 
 def test_processor(processor):
-    inputs = processor(sequence=["mkt-ayi*", "MK"], nucleus=NUCLEUS, structure=[CLOUD, CLOUD])
+    inputs = processor(text=["mkt-ayi*", "MK"], images=NUCLEUS, structure=[CLOUD, CLOUD])
     assert {name: tuple(tensor.shape) for name, tensor in inputs.items()} == {
         "nucleus": (2, 1, 18, 21),
         "input_ids": (2, 8),
         "attention_mask": (2, 8),
         "structure": (2, 20, 6),
     }
-    assert processor(sequence="MK")["nucleus"].shape == (1, 1, 208, 208)
-    assert "input_ids" not in processor(structure=CLOUD, nucleus=NUCLEUS)
+    assert processor(text="MK")["nucleus"].shape == (1, 1, 208, 208)
+    assert "input_ids" not in processor(structure=CLOUD, images=NUCLEUS)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({}, "give a sequence, a structure, or both"),
-        ({"sequence": "MK7"}, "'7' at position 3"),
-        ({"sequence": ["MK", "MKT"], "structure": CLOUD}, "2 sequences and 1 structures"),
-        ({"sequence": "MK", "nucleus": [NUCLEUS] * 2}, "1 proteins and 2 nuclei"),
-        ({"sequence": "MK", "nucleus": np.zeros((20, 20))}, "the image is empty"),
-        ({"sequence": "MK", "nucleus": "none.png"}, "none.png: there is no such file"),
+        ({"text": "MK7"}, "'7' at position 3"),
+        ({"text": ["MK", "MKT"], "structure": CLOUD}, "2 sequences and 1 structures"),
+        ({"text": "MK", "images": [NUCLEUS] * 2}, "1 proteins and 2 nuclei"),
+        ({"text": "MK", "images": np.zeros((20, 20))}, "the image is empty"),
+        ({"text": "MK", "images": "none.png"}, "none.png: there is no such file"),
+        ({"text": "MK", "return_tensors": "np"}, "return_tensors must be 'pt'"),
     ],
 )
 def test_bad_input(processor, arguments, message):
@@ -120,7 +121,7 @@ def test_as_a_diffusers_pipeline(processor, run_script, tmp_path):
     images = draw()
     assert images.shape == (4, 18, 21, 1) and images.min() >= 0 and images.max() <= 1
     model = AutoModel.from_pretrained(tmp_path / "model").eval()
-    inputs = processor(sequence=[SEQUENCE, "MKT"], nucleus=NUCLEUS)
+    inputs = processor(text=[SEQUENCE, "MKT"], images=NUCLEUS)
     generation = {"num_samples": 2, "num_inference_steps": 3, "generator": torch.Generator().manual_seed(0)}
     expected = model.generate(**inputs, **generation).samples.flatten(0, 1)
     np.testing.assert_allclose(images[..., 0], expected[:, 0], atol=1e-6)

@@ -141,7 +141,7 @@ found["classes"] = pipeline("text-classification", model="owner/deeploc", top_k=
 found["localization"] = pipeline(model="owner/deeploc", **options)(proteins)
 processor = AutoProcessor.from_pretrained("owner/deepgps", **options)
 drawer = AutoModel.from_pretrained("owner/deepgps", **options)
-inputs = processor(sequence=proteins[0], nucleus=nucleus)
+inputs = processor(text=proteins[0], images=nucleus)
 found["label_logits"] = drawer.generate(**inputs).logits.tolist()
 drawn = pipeline(model="owner/deepgps", **options)({"sequence": proteins[0], "nucleus": nucleus})
 found["image"] = np.asarray(drawn.pop("image")).tolist()

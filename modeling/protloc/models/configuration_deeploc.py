@@ -143,6 +143,7 @@ class DeepLocConfig(PreTrainedConfig):
         "signal_logits",
         "attentions",
         "pooler_output",
+        "hidden_states",
     ]
 
     # tokens

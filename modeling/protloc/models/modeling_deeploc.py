@@ -60,6 +60,7 @@ class DeepLocClassifierOutput(ModelOutput):
             `SORTING_SIGNALS`, if the configuration has them.
         attentions (`torch.FloatTensor` of shape `(batch, decoder_steps, length)`): As in [`DeepLocModelOutput`].
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): As in [`DeepLocModelOutput`].
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*): `last_hidden_state` of [`DeepLocModelOutput`] alone.
     """
 
     loss: torch.FloatTensor | None = None
@@ -71,6 +72,7 @@ class DeepLocClassifierOutput(ModelOutput):
     signal_logits: torch.FloatTensor | None = None
     attentions: torch.FloatTensor | None = None
     pooler_output: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor] | None = None
 
 
 def without_heads(backbone: Any) -> Any:
@@ -185,9 +187,12 @@ class DeepLocModel(DeepLocPreTrainedModel):
         attention_mask: torch.Tensor | None,
         profiles: torch.Tensor | None = None,
         residue_embeddings: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """States `(batch, length, size)` before the attention decoder, and the mask of what it may look at."""
         config = self.config
+        if inputs_embeds is not None:
+            return self._encode_embedded(inputs_embeds, attention_mask)
         if config.input_features == "backbone":
             return self._encode_with_backbone(input_ids, attention_mask, residue_embeddings)
         inputs: Any = profiles if config.input_features == "profile" else input_ids
@@ -213,6 +218,17 @@ class DeepLocModel(DeepLocPreTrainedModel):
     def _recur(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The recurrent states `(batch, length, 2 * lstm_size)` of what the convolutions found."""
         return self.dropout(self.encoder(hidden, mask)) if self.encoder is not None else hidden
+
+    def _encode_embedded(
+        self, hidden: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `encode`, from the embeddings of tokens, of which the first and the last of a protein are no residues."""
+        if self.config.input_features in ("backbone", "profile") or self.config.fixed_length:
+            raise ValueError("inputs_embeds needs a model with an embedding of residues of its own")
+        mask = hidden.new_ones(hidden.shape[:2]).bool() if attention_mask is None else attention_mask.bool()
+        numbers = mask.cumsum(dim=-1)
+        states = self._recur(self.dropout(self.convolutions(hidden, mask)), mask)
+        return states, mask & (numbers > 1) & (numbers < numbers[:, -1:])
 
     def _encode_with_backbone(
         self,
@@ -250,6 +266,7 @@ class DeepLocModel(DeepLocPreTrainedModel):
         profiles: torch.FloatTensor | None = None,
         residue_embeddings: torch.FloatTensor | None = None,
         region_embeddings: torch.FloatTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
         **kwargs,
     ) -> DeepLocModelOutput:
         """
@@ -265,6 +282,8 @@ class DeepLocModel(DeepLocPreTrainedModel):
                 writes them; `attention_mask` is then of residues too.
             region_embeddings (`torch.FloatTensor` of shape `(batch, regions, size)`): In place of `residue_embeddings`,
                 for pooling `"regions"` without convolutions and recurrence: their means over the regions.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, length, embedding_size)`): In place of `input_ids`:
+                what `get_input_embeddings()` gives for them.
 
         Returns:
             [`DeepLocModelOutput`]
@@ -281,7 +300,7 @@ class DeepLocModel(DeepLocPreTrainedModel):
             if not (mask.is_meta or torch.compiler.is_compiling()) and not mask[:, 0].all():
                 raise ValueError("a sequence begins with padding: pad on the right (padding_side='right')")
         states: Any
-        states, residue_mask = self.encode(input_ids, attention_mask, profiles, residue_embeddings)
+        states, residue_mask = self.encode(input_ids, attention_mask, profiles, residue_embeddings, inputs_embeds)
         context, attentions = self.decoder(states, residue_mask)
         pooled = self.dropout(F.relu(self.dense(context)))
         if self.config.fixed_length and input_ids is not None:  # as long as the input again
@@ -455,16 +474,18 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         profiles: torch.FloatTensor | None = None,
         residue_embeddings: torch.FloatTensor | None = None,
         region_embeddings: torch.FloatTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
         membrane_targets: torch.Tensor | None = None,
         signal_targets: torch.Tensor | None = None,
         signal_positions: torch.Tensor | None = None,
+        output_hidden_states: bool = False,
         **kwargs,
     ) -> DeepLocClassifierOutput:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`), attention_mask, profiles, residue_embeddings,
-                region_embeddings: As in [`DeepLocModel`].
+                region_embeddings, inputs_embeds: As in [`DeepLocModel`].
             labels (`torch.Tensor`, *optional*): 0 / 1 of shape `(batch, num_labels)`, or class indices of shape
                 `(batch,)` for `single_label_classification`.
             membrane_targets (`torch.Tensor` of shape `(batch,)`, *optional*): 1 membrane, 0 soluble, -1 unknown
@@ -472,12 +493,14 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             signal_targets (`torch.Tensor` of shape `(batch, 9)`, *optional*): 1 where the protein has the sorting
                 signal, 0 where not, -1 where unknown.
             signal_positions (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 at residues of a known signal.
+            output_hidden_states (`bool`): Give `hidden_states` too.
 
         Returns:
             [`DeepLocClassifierOutput`]
         """
         config = self.config
-        outputs = self.deeploc(input_ids, attention_mask, profiles, residue_embeddings, region_embeddings)
+        inputs = input_ids, attention_mask, profiles, residue_embeddings, region_embeddings, inputs_embeds
+        outputs = self.deeploc(*inputs)
         # `Any` for mypy, which tells torch.FloatTensor from torch.Tensor.
         logits: Any
         losses: list[Any] = []
@@ -523,6 +546,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             signal_logits=signal_logits,
             attentions=attentions,
             pooler_output=pooled,
+            hidden_states=(outputs.last_hidden_state,) if output_hidden_states else None,
         )
 
 

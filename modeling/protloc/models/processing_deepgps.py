@@ -23,20 +23,23 @@ class DeepGPSProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        sequence: Any = None,
-        nucleus: Any = None,
+        text: Any = None,
+        images: Any = None,
         structure: np.ndarray | list[np.ndarray] | None = None,
+        return_tensors: str | None = "pt",
         channel: str | int | None = None,
         page: int | None = None,
         project: str | None = None,
     ) -> BatchFeature:
         """
         Args:
-            sequence (`str` or `list[str]`, *optional*): One-letter codes; lower case, gaps and a trailing `*` are fine.
-                Any iterable of them is taken, and Biopython's `Seq` and `SeqRecord`.
-            nucleus (*optional*): An image (PIL, array, path, bytes or data URL), of OpenCell's 0.206 um a pixel, as the
-                model learnt them; one for all proteins or a list with one for each; the default where it is `None`.
+            text (`str` or `list[str]`, *optional*): Sequences: one-letter codes; lower case, gaps and a trailing `*`
+                are fine. Any iterable of them is taken, and Biopython's `Seq` and `SeqRecord`.
+            images (*optional*): Nuclei: an image (PIL, array, path, bytes or data URL), of OpenCell's 0.206 um a pixel,
+                as the model learnt them; one for all proteins or a list with one for each; the default where it is
+                `None`.
             structure (*optional*): A point cloud `(points, 6)`, as `protloc.structures.point_cloud` gives, or a list.
+            return_tensors (`str`): `"pt"`, for torch, is the only one; `None` means it too.
             channel, page, project: Of the nucleus's file, as for `read_image`.
 
         Returns:
@@ -46,14 +49,16 @@ class DeepGPSProcessor(ProcessorMixin):
         Raises:
             ValueError: For a text that is no sequence, a bad image, and lists of different lengths.
         """
-        sequences = [] if sequence is None else sequence_items(sequence)
+        if return_tensors not in ("pt", None):
+            raise ValueError(f"deepGPS reads torch tensors: return_tensors must be 'pt', got {return_tensors!r}")
+        sequences = [] if text is None else sequence_items(text)
         clouds = [structure] if isinstance(structure, np.ndarray) else list(structure or [])
         if sequences and clouds and len(sequences) != len(clouds):
             raise ValueError(f"{len(sequences)} sequences and {len(clouds)} structures: give one for each protein")
         proteins = max(len(sequences), len(clouds))
         if proteins == 0:
             raise ValueError("give a sequence, a structure, or both")
-        nuclei = list(nucleus) if isinstance(nucleus, (list, tuple)) else [nucleus] * proteins
+        nuclei = list(images) if isinstance(images, (list, tuple)) else [images] * proteins
         if len(nuclei) != proteins:
             raise ValueError(f"{proteins} proteins and {len(nuclei)} nuclei: give one for all, or one for each")
 

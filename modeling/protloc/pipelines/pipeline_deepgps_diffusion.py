@@ -42,7 +42,7 @@ class DeepGPSDiffusionPipeline(DiffusionPipeline):
             num_inference_steps, guidance_scale, generator: As for [`DeepGPSModel.generate`].
             output_type (`str`): `"pil"`, or `"np"` for an array `(images, H, W, 1)` in [0, 1].
         """
-        inputs = self.processor(sequence=sequence, nucleus=nucleus, structure=structure).to(self.model.device)
+        inputs = self.processor(text=sequence, images=nucleus, structure=structure).to(self.model.device)
         outputs = self.model.generate(
             **inputs,
             num_samples=num_images_per_prompt,

@@ -46,8 +46,8 @@ class ProteinImagingPipeline(Pipeline):
 
     def preprocess(self, protein: dict[str, Any], **reading) -> dict[str, Any]:
         inputs = self.processor(
-            sequence=protein.get("sequence"),
-            nucleus=protein.get("nucleus"),
+            text=protein.get("sequence"),
+            images=protein.get("nucleus"),
             structure=protein.get("structure"),
             **reading,
         )
