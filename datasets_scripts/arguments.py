@@ -1,6 +1,7 @@
 """Arguments that the build scripts share, the folder they write, and the push of what they built to the Hub."""
 
 import argparse
+import itertools
 import math
 import re
 import sys
@@ -25,6 +26,13 @@ def share(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
     return value
+
+
+def size_category(rows: int) -> str:
+    """What the Hub's filter calls the size of a data set, such as `10K<n<100K`."""
+    bounds = [(1_000, "1K"), (10_000, "10K"), (100_000, "100K"), (1_000_000, "1M")]
+    names = ["n<1K", *(f"{low}<n<{high}" for (_, low), (_, high) in itertools.pairwise(bounds)), "n>1M"]
+    return names[sum(rows >= bound for bound, _ in bounds)]
 
 
 def repository(text: str) -> str:

@@ -30,7 +30,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, check_out, push
+from datasets_scripts.arguments import add_push_arguments, check_out, push, size_category
 from protloc.files import replaced_folder
 from protloc.profiles import protein_profile
 from protloc.sequences import clean_sequence, read_fasta
@@ -271,10 +271,12 @@ def write(configs: Configs, excluded: Counter, out: Path, repo_id: str) -> None:
         license=["cc-by-4.0", "cc-by-sa-4.0"],
         task_categories=["text-classification"],
         task_ids=["multi-label-classification"],
+        size_categories=[size_category(sum(len(rows) for splits in configs.values() for rows in splits.values()))],
         tags=["biology", "protein", "subcellular-localization"],
         configs=[
             {
                 "config_name": name,
+                **({"default": True} if name == next(iter(configs)) else {}),
                 # `load_dataset` caches a local folder by its name and this metadata alone: with a digest of the content
                 # in it, a folder that was built anew is read anew.
                 "description": f"{DESCRIPTIONS[name]} Content {digest(splits)}.",

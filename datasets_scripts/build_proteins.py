@@ -19,7 +19,7 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, check_out, push
+from datasets_scripts.arguments import add_push_arguments, check_out, push, size_category
 from datasets_scripts.build_deeploc import read_deeploc2
 from datasets_scripts.build_opencell import major_localizations, read_annotations
 from datasets_scripts.crop_cards import digest
@@ -143,6 +143,7 @@ def write(rows: dict[str, list[dict]], out: Path) -> None:
         pretty_name="Proteins with one localization",
         license="other",
         task_categories=["text-classification"],
+        size_categories=[size_category(sum(len(table) for table in tables.values()))],
         tags=["biology", "protein", "subcellular-localization"],
         configs=[
             {

@@ -73,6 +73,7 @@ def test_build(build, sources, tmp_path):
     assert load_dataset(out, "deeploc1_single", split="train")["id"] == ["A3", "A4"]
 
     card = (tmp_path / "out" / "README.md").read_text()
+    assert "size_categories:\n- n<1K\n" in card and load_dataset(out).keys() == {"train", "validation"}  # the default
     assert "| proteins | 60 | 20 |" in card and "| homology partitions | 0, 1, 2 | 3 |" in card
     streamed = load_dataset(out, "deeploc2", split="train", streaming=True)
     assert next(iter(streamed)) == first

@@ -51,7 +51,7 @@ def test_a_model_arrives_whole_in_one_commit(trained, hub):
     }  # fmt: skip
     assert files["model.safetensors"] == (trained / "model.safetensors").read_bytes()
     assert b"`owner/deeploc`" in files["README.md"]
-    assert files["requirements.txt"] == b"numpy>=2.0\ntorch>=2.13\ntransformers>=5.23\n"
+    assert files["requirements.txt"] == b"numpy>=2.0\npillow>=11.0\ntorch>=2.13\ntransformers>=5.23\n"
 
 
 def test_nothing_pickled_is_pushed(trained, hub):

@@ -26,8 +26,8 @@ from . import CARD_REPO, EVAL_RESULTS, EVALUATION, PICKLES, files_below, read_ca
 
 HANDLER = Path(__file__).parents[1] / "endpoints" / "handler.py"
 # What `requirements.txt` of a model repository names: all that its remote code and handler import
-REMOTE_CODE_NEEDS = {"deeploc": ["numpy", "torch", "transformers"]}
-REMOTE_CODE_NEEDS["deepgps"] = [*REMOTE_CODE_NEEDS["deeploc"], "diffusers", "imagecodecs", "pillow", "tifffile"]
+REMOTE_CODE_NEEDS = {"deeploc": ["numpy", "pillow", "torch", "transformers"]}
+REMOTE_CODE_NEEDS["deepgps"] = [*REMOTE_CODE_NEEDS["deeploc"], "diffusers", "imagecodecs", "tifffile"]
 
 
 def stage_model(
