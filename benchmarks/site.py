@@ -3,10 +3,12 @@ How the site answers, alone and with many people: `python -m benchmarks.site`.
 
 Starts `spaces/opengps/app.py`, measures the first paint in Chromium (where there is one) and one protein of 500
 residues, then lets users (each asks for a protein, waits for the answer, and asks again) work for a while: requests
-answered and lost, median and 95th percentile of their time, and the server's memory before and after.
+answered and lost, median and 95th percentile of their time, and the server's memory before and after. With `--large 4`,
+four others send 25 proteins of 500 residues meanwhile, again and again.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import socket
@@ -19,7 +21,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from gradio_client import Client
+from gradio_client import Client, handle_file
 from playwright.sync_api import sync_playwright
 
 from protloc.sequences import read_fasta
@@ -64,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=50, help="at the same time (default: 50)")
     parser.add_argument("--seconds", type=float, default=60, help="(default: 60)")
+    parser.add_argument("--large", type=int, default=0, help="clients that send large batches meanwhile (default: 0)")
     args = parser.parse_args()
     proteins = [sequence for _, sequence in read_fasta(ROOT / "examples" / "proteins.fasta")]
     longest = max(proteins, key=len)
@@ -109,6 +112,17 @@ def main() -> None:
                     except Exception as error:
                         lost.append(error)
 
+            batch = Path(folder) / "batch.fasta"
+            batch.write_text("".join(f">p{number}\n{long}\n" for number in range(25)))
+
+            def send_batches(_: int) -> None:
+                client = Client(url, verbose=False)
+                while time.monotonic() < end:
+                    with contextlib.suppress(Exception):  # the server ends before the last ones are done
+                        client.predict(handle_file(batch), api_name="/predict_batch")
+
+            for number in range(args.large):
+                threading.Thread(target=send_batches, args=[number], daemon=True).start()
             users = [threading.Thread(target=use, args=[number]) for number in range(args.users)]
             for user in users:
                 user.start()
@@ -126,6 +140,8 @@ def main() -> None:
     )
     for error in lost[:3]:
         print(f"lost: {type(error).__name__}: {error}", file=sys.stderr)
+    sys.stdout.flush()
+    os._exit(0)  # not waiting for batches that nobody answers any more
 
 
 if __name__ == "__main__":

@@ -30,8 +30,7 @@ watch("value", () => {
   if (!title || title.dataset.run === answered) return;
   answered = title.dataset.run;
   title.focus({ preventScroll: true });
-  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   if (title.getBoundingClientRect().top > innerHeight / 2 || title.getBoundingClientRect().top < 0) {
-    title.scrollIntoView({ behavior: still ? "auto" : "smooth", block: "start" });
+    title.scrollIntoView({ block: "start" });
   }
 });
