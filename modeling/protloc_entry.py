@@ -76,8 +76,13 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> None:
         help="for proteins longer than the model reads: cut the middle or the end out, average over windows, or refuse "
         "(default: the model's, middle)",
     )
-    parser.add_argument("--signals", action="store_true", help="add the nine sorting signals of DeepLoc 2.0")
+    parser.add_argument(
+        "--signals", action="store_true", help="add nine sorting signals, and where in the protein each begins and ends"
+    )
     parser.add_argument("--tree", action="store_true", help="add the nine decisions along the sorting pathways")
+    parser.add_argument(
+        "--ids", action="store_true", help="add the compartments' Gene Ontology and UniProt identifiers"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: auto)")
     parser.add_argument(
         "--dtype",
@@ -130,6 +135,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     predict.add_argument(
         "--attention", type=Path, metavar="DIR", help="a figure and a table of the attention along each protein"
+    )
+    predict.add_argument(
+        "--gff3", type=Path, metavar="FILE", help="with --signals and -o: write where the signals are as GFF3 too"
     )
     predict.add_argument(
         "--no-figures",
@@ -349,6 +357,8 @@ def run_command() -> None:
         parser.error("variants needs a file of VARIANTS, or --scan START-END")
     if args.command == "predict" and args.nucleus and args.output is None:
         parser.error("--nucleus needs -o OUT: the images are written beside it")
+    if args.command == "predict" and args.gff3 and not (args.signals and args.output):
+        parser.error("--gff3 needs --signals and -o OUT: the segments are those of the table")
     if args.command == "predict" and args.no_figures and args.attention is None:
         parser.error("--no-figures needs --attention DIR")
     if args.command == "predict" and not args.nucleus:

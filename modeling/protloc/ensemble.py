@@ -14,7 +14,7 @@ class DeepLocEnsemble(nn.Module):
     """
     Models that answer together, such as those of a cross-validation over homology partitions.
 
-    Calibrated logits, decisions, signals and attention are means over the members, and so are the thresholds.
+    Calibrated logits, decisions, signals, segments and attention are means over the members, and so are the thresholds.
 
     Args:
         members (`Sequence[DeepLocForSequenceClassification]`): Models that read the same inputs.
@@ -28,7 +28,7 @@ class DeepLocEnsemble(nn.Module):
         self.members: Any = nn.ModuleList(members)
         configs = [member.config for member in members]
         shared = "id2label", "problem_type", "input_features", "max_length", "length_policy", "membrane"
-        for name in (*shared, "tree", "signals", "vocab_size", "spaced_residues"):
+        for name in (*shared, "tree", "signals", "residue_signals", "vocab_size", "spaced_residues"):
             values = [getattr(config, name) for config in configs]
             different = next((value for value in values if value != values[0]), None)
             if different is not None:
@@ -79,5 +79,6 @@ class DeepLocEnsemble(nn.Module):
             membrane=decisions[1],
             tree_logits=mean("tree_logits"),
             signal_logits=mean("signal_logits"),
+            residue_signal_logits=mean("residue_signal_logits"),
             attentions=mean("attentions")[:, -1:],
         )

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -22,9 +23,10 @@ from .files import atomic_path, disk_errors, same_settings
 from .loading import DEFAULT_MODEL, load_model
 from .models.configuration_deeploc import DeepLocConfig
 from .models.protein_sequence import clean_sequence, sequence_text, shortened, tokenize, window_text
+from .models.segments_deeploc import find_segments
 from .profiles import check_profile, protein_profile
 from .sequences import sequence_warning
-from .taxonomy import MEMBRANE, SORTING_SIGNALS, SORTING_TREE
+from .taxonomy import IDENTIFIERS, MEMBRANE, SEQUENCE_ONTOLOGY, SORTING_SIGNALS, SORTING_TREE
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +42,36 @@ def check_heads(model: str | Path, config: DeepLocConfig, signals: bool, tree: b
             raise ValueError(f"--{wanted} needs a model trained with model.{wanted}=true; {model} is not")
 
 
-def columns(config: DeepLocConfig, signals: bool = False, tree: bool = False) -> list[str]:
+def finds_segments(config: DeepLocConfig) -> bool:
+    """Whether a model of this configuration, or its companion, knows where sorting signals begin and end."""
+    return config.residue_signals or bool((config.companion_config or {}).get("residue_signals"))
+
+
+def segments_text(segments: list[dict[str, Any]]) -> str:
+    """Segments as tables hold them: `SP:1-24:0.98|TM:40-60:0.9`, with the mean probability."""
+    return "|".join(f"{part['type']}:{part['start']}-{part['end']}:{part['probability']:.4g}" for part in segments)
+
+
+def table_rows(rows: Iterable[Row], ids: bool = False) -> Iterator[Row]:
+    """The rows of `predict` as tables hold them; with `ids`, with `go` and `uniprot_sl` of each localization."""
+    for row in rows:
+        if "segments" in row:
+            row["segments"] = segments_text(row["segments"])
+        if ids:
+            found = [IDENTIFIERS.get(name, ("", "")) for name in row["localizations"].split("|")]
+            row["go"], row["uniprot_sl"] = ("|".join(names) for names in zip(*found, strict=True))
+        yield row
+
+
+def columns(config: DeepLocConfig, signals: bool = False, tree: bool = False, ids: bool = False) -> list[str]:
     """The columns of a prediction, in order."""
+    segments = ["segments"] if finds_segments(config) else []
     return (
         ["protein_id", "length", "truncated", "localizations"]
+        + ["go", "uniprot_sl"] * ids
         + ["membrane", "membrane_probability"] * config.membrane
         + list(config.id2label.values())
-        + (["signals", *(f"signal_{name}" for name in SORTING_SIGNALS)] if signals else [])
+        + (["signals", *segments, *(f"signal_{name}" for name in SORTING_SIGNALS)] if signals else [])
         + ([f"tree_{name}" for name in SORTING_TREE] if tree else [])
         + ["warning"]
     )
@@ -94,9 +119,9 @@ def predict(
         `dict`: `protein_id`, `length` (residues), `truncated` (whether the length policy left residues out),
         `localizations` (joined by `|`, most probable first), `membrane` (`"membrane"` or `"soluble"`) and
         `membrane_probability` of models that tell them, and one probability a label, under its name. With `signals`:
-        `signals` (of probability 0.5 or more, joined by `|`) and `signal_<name>`. With `tree`: `tree_<decision>`, the
-        probability of its first
-        side. `warning` says why the text may be no protein (`sequence_warning`), empty otherwise. With `attention`:
+        `signals` (of probability 0.5 or more, joined by `|`), `signal_<name>` and, of models that know where they are,
+        `segments`, as `find_segments` gives them. With `tree`: `tree_<decision>`, the probability of its first side.
+        `warning` says why the text may be no protein (`sequence_warning`), empty otherwise. With `attention`:
         `sequence`, and `attention`, the weight `(length,)` of each residue.
 
     Raises:
@@ -107,6 +132,7 @@ def predict(
         model, _ = load_model()
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL, trust_remote_code=False)
+    segments = signals and finds_segments(model.config)
     heads = (
         ["logits"] + ["membrane_logits"] * model.config.membrane + ["signal_logits"] * signals + ["tree_logits"] * tree
     )
@@ -140,11 +166,14 @@ def predict(
                 continue
             for place, k in enumerate(batches.pop(0)):
                 found[k] = {head: outputs[head][place].cpu() for head in heads}
-                if attention:
+                if attention or segments:
                     residues = inputs["attention_mask"][place : place + 1].bool()
                     if "input_ids" in inputs:
                         residues = model.residue_mask(inputs["input_ids"][place : place + 1], residues)
+                if attention:
                     found[k]["attention"] = outputs.attentions[place, -1][residues[0]].float().cpu()
+                if segments:
+                    found[k]["residue_signals"] = outputs.residue_signal_logits[place][residues[0]].softmax(dim=-1)
         outputs_of = iter(found)
         for (protein_id, text), (whole, several) in zip(chunk, prepared, strict=True):
             merged = model.merge_windows(len(whole), several, list(itertools.islice(outputs_of, len(several))))
@@ -225,6 +254,8 @@ def _row(protein_id: str, length: int, windows: list, model, heads: dict[str, to
     if "signal_logits" in heads:
         scores = dict(zip(SORTING_SIGNALS, heads["signal_logits"].sigmoid().tolist(), strict=True))
         row["signals"] = "|".join(sorted((name for name in scores if scores[name] >= 0.5), key=lambda n: -scores[n]))
+        if "residue_signals" in heads:
+            row["segments"] = find_segments(heads["residue_signals"])
         row |= {f"signal_{name}": round(score, 6) for name, score in scores.items()}
     if "tree_logits" in heads:
         scores = dict(zip(SORTING_TREE, heads["tree_logits"].sigmoid().tolist(), strict=True))
@@ -381,6 +412,32 @@ def write_csv(rows: Iterable[Row], file: IO[str], names: list[str], delimiter: s
         writer.writerow(row)
         if flush:
             file.flush()
+
+
+def write_gff3(rows: Iterable[Row], path: Path) -> None:
+    """
+    Write the segments of a table's rows as GFF3 (Sequence Ontology, version 3 of the format), whole or not at all.
+
+    Args:
+        rows: Of `read_table`, with `segments` as text.
+        path (`Path`)
+    """
+    with (
+        disk_errors(path, "make room and start again"),
+        atomic_path(path) as partial,
+        open(partial, "w", encoding="utf-8", newline="\n") as file,
+    ):
+        file.write("##gff-version 3\n")
+        for row in rows:
+            # Identifiers as the format wants them: no spaces and no control characters
+            name = quote(row["protein_id"], safe=".:^*$@!+_?-|")
+            file.write(f"##sequence-region {name} 1 {row['length']}\n")
+            for part in filter(None, row["segments"].split("|")):
+                kind, place, probability = part.split(":")
+                start, end = place.split("-")
+                note = f"Note={SORTING_SIGNALS[kind]}"
+                fields = [name, "protloc", SEQUENCE_ONTOLOGY[kind], start, end, probability, ".", ".", note]
+                file.write("\t".join(fields) + "\n")
 
 
 def write_parquet(rows: Iterator[Row], path: Path) -> None:

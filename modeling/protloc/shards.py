@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from .files import atomic_path, disk_errors, lock, same_settings
 from .loading import load_model
-from .prediction import Row, check_heads, columns, model_digest, predict
+from .prediction import Row, check_heads, columns, model_digest, predict, table_rows
 from .sequences import (
     Record,
     SequenceError,
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 RUN, INDEX = "run.json", "index.json"
 _MOST_SHARDS = 100_000  # five digits: the order of the names is that of the shards
-_TEXT = {"protein_id", "localizations", "membrane", "signals", "warning"}
+_TEXT = {"protein_id", "localizations", "go", "uniprot_sl", "membrane", "signals", "segments", "warning"}
 _WAY_OUT = "make room and start again: what is missing is predicted"
 
 
@@ -81,6 +81,7 @@ class Job:
     length_policy: str | None = None
     signals: bool = False
     tree: bool = False
+    ids: bool = False
     max_tokens_per_batch: int = 16_384
 
 
@@ -124,7 +125,7 @@ class Worker:
         check_heads(job.model, config, job.signals, job.tree)
         if config.input_features == "profile":
             raise ValueError(f"{job.model} reads profiles: only protloc predict has --profiles")
-        self.columns = columns(config, job.signals, job.tree)
+        self.columns = columns(config, job.signals, job.tree, job.ids)
 
     def begin(self) -> None:
         """
@@ -177,7 +178,7 @@ class Worker:
         longest = config.max_length if config.length_policy == "error" else None
         records = check_records(read_shard(shard), shard.name, set(), on_error, longest, raw=True)
         options = self.model, self.tokenizer, self.job.max_tokens_per_batch
-        rows = list(predict(records, *options, signals=self.job.signals, tree=self.job.tree))
+        rows = list(table_rows(predict(records, *options, signals=self.job.signals, tree=self.job.tree), self.job.ids))
         if errors:
             with disk_errors(listed, _WAY_OUT), open(listed, "w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file, lineterminator="\n")

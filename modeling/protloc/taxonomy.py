@@ -5,6 +5,33 @@ from .models.configuration_deeploc import COMPARTMENTS, SORTING_SIGNALS, SORTING
 # Labels of DeepLoc 1.0 that stand for two compartments at once.
 COMBINED_LABELS = {"Cytoplasm-Nucleus": ["Cytoplasm", "Nucleus"]}
 
+# Gene Ontology, and UniProt's controlled vocabulary of subcellular locations. Yeast and plants have a vacuole where
+# animals have lysosomes: the label's GO term is the one that both are below.
+IDENTIFIERS = {
+    "Cytoplasm": ("GO:0005737", "SL-0086"),
+    "Nucleus": ("GO:0005634", "SL-0191"),
+    "Extracellular": ("GO:0005576", "SL-0243"),
+    "Cell membrane": ("GO:0005886", "SL-0039"),
+    "Mitochondrion": ("GO:0005739", "SL-0173"),
+    "Plastid": ("GO:0009536", "SL-0209"),
+    "Endoplasmic reticulum": ("GO:0005783", "SL-0095"),
+    "Lysosome/Vacuole": ("GO:0005773", "SL-0272"),
+    "Golgi apparatus": ("GO:0005794", "SL-0132"),
+    "Peroxisome": ("GO:0005777", "SL-0204"),
+}
+# Sequence Ontology's terms for the segments of sorting signals
+SEQUENCE_ONTOLOGY = {
+    "SP": "signal_peptide",
+    "TM": "transmembrane_polypeptide_region",
+    "MT": "transit_peptide",
+    "CH": "transit_peptide",
+    "TH": "transit_peptide",
+    "NLS": "nuclear_localization_signal",
+    "NES": "nuclear_export_signal",
+    "PTS": "peptide_localization_signal",
+    "GPI": "peptide_localization_signal",
+}
+
 KINGDOMS = ["Metazoa", "Fungi", "Viridiplantae", "Other"]
 MEMBRANE = ["soluble", "membrane"]
 
@@ -183,6 +210,7 @@ __all__ = [
     "COMPARTMENTS",
     "HPA_LOCATIONS",
     "HPA_SPELLINGS",
+    "IDENTIFIERS",
     "IMAGE_CLASSES",
     "IMAGE_CLASS_OF",
     "KAGGLE_2018_LOCATIONS",
@@ -190,6 +218,7 @@ __all__ = [
     "KINGDOMS",
     "MEMBRANE",
     "OPENCELL_CATEGORIES",
+    "SEQUENCE_ONTOLOGY",
     "SORTING_SIGNALS",
     "SORTING_TREE",
     "image_class",

@@ -52,6 +52,8 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
     models = args.ensemble or [args.model or DEFAULT_MODEL]
     config = load_config(models[0])
     prediction.check_heads(models[0], config, args.signals, args.tree)
+    if args.gff3 and not prediction.finds_segments(config):
+        raise ValueError(f"--gff3 needs a model that knows where signals are; {models[0]} does not")
     if args.profiles and config.input_features != "profile":
         raise ValueError(f"{models[0]} does not read profiles: leave --profiles out")
     if config.input_features == "profile" and not args.profiles:
@@ -60,10 +62,12 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
     longest = config.max_length if policy == "error" else None
 
     skip = args.on_error == "skip"
-    columns = prediction.columns(config, args.signals, args.tree) + (IMAGE_COLUMNS if args.nucleus else [])
+    columns = prediction.columns(config, args.signals, args.tree, args.ids) + (IMAGE_COLUMNS if args.nucleus else [])
     if out and not left:
         records = read(inputs, (lambda error: None) if skip else None, longest, args.profiles)
         prediction.check_complete(out, (protein_id for protein_id, _ in records), columns)
+        if args.gff3:
+            prediction.write_gff3(prediction.read_table(out), args.gff3)
         print(f"protloc: {out} is complete, nothing to resume; it does not say which model made it", file=sys.stderr)
         return 0
 
@@ -117,6 +121,7 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
         tree=args.tree,
         attention=args.attention is not None,
     )
+    predicted = prediction.table_rows(predicted, args.ids)
     if args.attention:
         args.attention.mkdir(parents=True, exist_ok=True)
         predicted = save_attention(predicted, args.attention, not args.no_figures)
@@ -131,6 +136,8 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
     if out:
         digests = (prediction.record_digest(*record, args.profiles) for record in finished)
         prediction.write_rows(rows, digests, out, settings)
+        if args.gff3:
+            prediction.write_gff3(prediction.read_table(out), args.gff3)
     else:
         prediction.write_csv(rows, sys.stdout, settings["columns"], flush=True)
     return 0

@@ -24,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
         length_policy=args.length_policy,
         signals=args.signals,
         tree=args.tree,
+        ids=args.ids,
         max_tokens_per_batch=args.max_tokens_per_batch,
     )
     if args.ray:

@@ -58,7 +58,7 @@ AT_LEAST = {
     ),
     1: (
         *("vocab_size", "embedding_size", "conv_widths", "conv_filters", "second_conv_width", "attention_size"),
-        *("light_attention_width", "region_sizes"),
+        *("light_attention_width", "region_sizes", "residue_head_size"),
         *("decoder_size", "decoder_steps", "hidden_size", "max_length"),
     ),
 }
@@ -117,6 +117,9 @@ class DeepLocConfig(PreTrainedConfig):
         tree (`bool`): Nine decisions along the sorting pathways. In a single-label model their products are the ten
             probabilities; in a multi-label model they are trained beside the ten labels.
         signals (`bool`): Nine sorting signals, whose positions also teach the attention where to look.
+        residue_signals (`bool`): The same signals residue by residue: where they begin and end. Needs token ids of the
+            model's own vocabulary; a model on UniRep has them of its companion.
+        residue_head_size (`int`): Channels of that head.
         thresholds (`list[float]`, *optional*): Probability from which each label counts as predicted, 0.5 by default.
         membrane_threshold (`float`): The same for the membrane head.
         calibration_scale, calibration_bias (`list[float]`, *optional*): Per-class calibration; the logits returned are
@@ -141,6 +144,7 @@ class DeepLocConfig(PreTrainedConfig):
         "membrane",
         "tree_logits",
         "signal_logits",
+        "residue_signal_logits",
         "attentions",
         "pooler_output",
         "hidden_states",
@@ -189,6 +193,8 @@ class DeepLocConfig(PreTrainedConfig):
     membrane: bool = True
     tree: bool = False
     signals: bool = False
+    residue_signals: bool = False
+    residue_head_size: int = 96
 
     # from logits to labels; fitted after training
     thresholds: list[float] | None = None
@@ -270,6 +276,8 @@ class DeepLocConfig(PreTrainedConfig):
             raise ValueError("input_features 'backbone' and backbone_config go together: give both or neither")
         if self.projection_size and self.input_features != "backbone":
             raise ValueError(f"projection_size needs input_features 'backbone', got {self.input_features!r}")
+        if self.residue_signals and (self.input_features in ("profile", "backbone") or self.fixed_length):
+            raise ValueError("residue_signals needs a model of token ids: no backbone, no profiles, no fixed_length")
         if self.companion_config and getattr(self.backbone_config, "model_type", None) != "unirep":
             raise ValueError("companion_config needs a UniRep as backbone")
         if not 0 <= self.dropout < 1:

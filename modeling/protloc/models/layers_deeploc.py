@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.utils.generic import maybe_autocast
 
-from .configuration_deeploc import DeepLocConfig
+from .configuration_deeploc import SORTING_SIGNALS, DeepLocConfig
 from .residue_features import residue_table
 
 
@@ -181,3 +181,29 @@ POOLING: dict[str, Any] = {
     "light_attention": DeepLocLightAttention,
     "regions": DeepLocRegions,
 }
+
+
+class DeepLocResidueHead(nn.Module):
+    """
+    Which sorting signal each residue belongs to, if any: the encoder's states beside the residue itself, and residual
+    convolutions that widen, since states of the encoder blur where a signal ends.
+    """
+
+    def __init__(self, config: DeepLocConfig, encoder_size: int):
+        super().__init__()
+        size, width = config.residue_head_size, 9
+        self.states = nn.Linear(encoder_size, size)
+        self.residues = nn.Embedding(config.vocab_size, size, padding_idx=config.pad_token_id)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(size, size, width, padding=width // 2 * dilation, dilation=dilation) for dilation in (1, 2, 4)
+        )
+        self.signals = nn.Linear(size, 1 + len(SORTING_SIGNALS))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, states: torch.Tensor, input_ids: torch.Tensor, residue_mask: torch.Tensor) -> torch.Tensor:
+        """Logits `(batch, length, 10)`: of no signal, and of each in the order of `SORTING_SIGNALS`."""
+        mask = residue_mask.unsqueeze(1)  # (B, 1, L)
+        hidden = F.relu(self.states(self.dropout(states)) + self.residues(input_ids)).transpose(1, 2) * mask
+        for convolution in self.convolutions:
+            hidden = hidden + F.relu(convolution(hidden)) * mask
+        return self.signals(self.dropout(hidden.transpose(1, 2)))

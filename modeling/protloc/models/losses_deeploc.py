@@ -80,3 +80,20 @@ def attention_loss(attention: torch.Tensor, positions: torch.Tensor) -> torch.Te
     shares = positions.to(attention) / sizes.clamp(min=1)
     divergence = torch.xlogy(shares, shares) - shares * attention.clamp(min=1e-8).log()
     return divergence.sum() / (sizes > 0).sum().clamp(min=1)
+
+
+def residue_signal_loss(logits: torch.Tensor, possible: torch.Tensor) -> torch.Tensor:
+    """
+    Cross-entropy of each residue's signal, known or narrowed down: the probability of all that it may be should be 1.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch, length, 10)`)
+        possible (`torch.Tensor` of shape `(batch, length)`): Bit 0 is set where the residue may be of no signal, bit
+            `k` where it may be of signal `k`; 0 at special tokens and padding, which don't count.
+    """
+    bits = torch.arange(logits.shape[-1], device=logits.device)
+    allowed = (possible.unsqueeze(-1) >> bits & 1).bool()  # (B, L, 10)
+    counted = possible > 0
+    log_probabilities = logits.float().log_softmax(dim=-1)
+    found = log_probabilities.masked_fill(~allowed, torch.finfo(torch.float32).min).logsumexp(dim=-1)  # (B, L)
+    return -found[counted].sum() / counted.sum().clamp(min=1)

@@ -14,11 +14,19 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_deeploc import SORTING_SIGNALS, SORTING_TREE, DeepLocConfig
 from .configuration_unirep import TOKENS
-from .layers_deeploc import POOLING, DeepLocConvolutions, DeepLocEncoder, ResidueTable
-from .losses_deeploc import attention_loss, known_label_loss, localization_loss, tree_log_probabilities, tree_loss
+from .layers_deeploc import POOLING, DeepLocConvolutions, DeepLocEncoder, DeepLocResidueHead, ResidueTable
+from .losses_deeploc import (
+    attention_loss,
+    known_label_loss,
+    localization_loss,
+    residue_signal_loss,
+    tree_log_probabilities,
+    tree_loss,
+)
 from .modeling_unirep import UniRepModel
 from .protein_sequence import clean_sequence, sequence_items, split_windows, tokenize, window_text
 from .residue_features import RESIDUES, VOCABULARY, residue_table
+from .segments_deeploc import find_segments
 
 
 @dataclass
@@ -58,6 +66,8 @@ class DeepLocClassifierOutput(ModelOutput):
             of `SORTING_TREE`, if the configuration has one.
         signal_logits (`torch.FloatTensor` of shape `(batch, 9)`, *optional*): Sorting signals, in the order of
             `SORTING_SIGNALS`, if the configuration has them.
+        residue_signal_logits (`torch.FloatTensor` of shape `(batch, length, 10)`, *optional*): Of each token: of no
+            signal, and of each in the order of `SORTING_SIGNALS`; a softmax makes them probabilities.
         attentions (`torch.FloatTensor` of shape `(batch, decoder_steps, length)`): As in [`DeepLocModelOutput`].
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): As in [`DeepLocModelOutput`].
         hidden_states (`tuple[torch.FloatTensor]`, *optional*): `last_hidden_state` of [`DeepLocModelOutput`] alone.
@@ -70,6 +80,7 @@ class DeepLocClassifierOutput(ModelOutput):
     membrane: torch.BoolTensor | None = None
     tree_logits: torch.FloatTensor | None = None
     signal_logits: torch.FloatTensor | None = None
+    residue_signal_logits: torch.FloatTensor | None = None
     attentions: torch.FloatTensor | None = None
     pooler_output: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor] | None = None
@@ -326,6 +337,9 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             self.tree_head = nn.Linear(config.hidden_size, len(SORTING_TREE))
         if config.signals:
             self.signal_head = nn.Linear(config.hidden_size, len(SORTING_SIGNALS))
+        if config.residue_signals:
+            states_size = 2 * config.lstm_size or self.deeploc.convolutions.out_channels
+            self.residue_head = DeepLocResidueHead(config, states_size)
         self.companion: Any = None
         if config.companion_config:
             self.companion = DeepLocForSequenceClassification(DeepLocConfig(**config.companion_config))
@@ -391,10 +405,13 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         ids = torch.where(positions == lengths, VOCABULARY.index("<eos>"), ids)  # (B, L + 1)
         outputs = self.companion(ids, (positions <= lengths).long())
         outputs.attentions = outputs.attentions[..., :-1]
+        if outputs.residue_signal_logits is not None:
+            outputs.residue_signal_logits = outputs.residue_signal_logits[:, :-1]
         return outputs
 
     # For the pipeline, which is copied with the weights and imports nothing of ours.
     sequence_items = staticmethod(sequence_items)
+    find_segments = staticmethod(find_segments)
 
     def prepare_sequence(self, text: Any) -> tuple[str, list[list[slice]]]:
         """
@@ -428,22 +445,30 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             length (`int`): The protein's residues.
             windows (`Sequence[list[slice]]`): As `prepare_sequence` gives them.
             outputs (`Sequence[dict[str, torch.Tensor]]`): Of each window, without the batch: `logits (num_labels,)`,
-                `membrane_logits ()` and other heads' logits, and, if wanted, `attention (residues of the window,)`.
+                `membrane_logits ()` and other heads' logits, and, if wanted, `attention (residues of the window,)` and
+                `residue_signals (residues of the window, 10)`, probabilities.
 
         Returns:
-            `dict[str, torch.Tensor]`: The same names, with `attention (length,)`, 0 at residues of no window.
+            `dict[str, torch.Tensor]`: The same names, with `attention (length,)`, 0 at residues of no window, and
+            `residue_signals (length, 10)`, there of no signal.
 
         Raises:
             ValueError: If a number is NaN or infinite.
         """
-        heads = [name for name in outputs[0] if name != "attention"]
+        heads = [name for name in outputs[0] if name not in ("attention", "residue_signals")]
         merged = {name: torch.stack([output[name] for output in outputs]).mean(dim=0) for name in heads}
+        positions = [torch.cat([torch.arange(piece.start, piece.stop) for piece in window]) for window in windows]
         if "attention" in outputs[0]:
-            attention = torch.zeros(length)
-            for window, output in zip(windows, outputs, strict=True):
-                positions = torch.cat([torch.arange(piece.start, piece.stop) for piece in window])
-                attention[positions] += output["attention"].float().cpu() / len(windows)
-            merged["attention"] = attention
+            merged["attention"] = torch.zeros(length)
+            for place, output in zip(positions, outputs, strict=True):
+                merged["attention"][place] += output["attention"].float().cpu() / len(windows)
+        if "residue_signals" in outputs[0]:
+            total, counts = torch.zeros(length, 1 + len(SORTING_SIGNALS)), torch.zeros(length, 1)
+            for place, output in zip(positions, outputs, strict=True):
+                total[place] += output["residue_signals"].float().cpu()
+                counts[place] += 1
+            total[counts[:, 0] == 0, 0] = 1
+            merged["residue_signals"] = total / counts.clamp(min=1)
         if not all(values.isfinite().all() for values in merged.values()):
             raise ValueError("the model answers with NaN or infinite numbers: its weights or its inputs are damaged")
         return merged
@@ -480,6 +505,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         signal_targets: torch.Tensor | None = None,
         signal_positions: torch.Tensor | None = None,
         output_hidden_states: bool = False,
+        residue_signal_targets: torch.Tensor | None = None,
         **kwargs,
     ) -> DeepLocClassifierOutput:
         """
@@ -494,6 +520,8 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
                 signal, 0 where not, -1 where unknown.
             signal_positions (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 at residues of a known signal.
             output_hidden_states (`bool`): Give `hidden_states` too.
+            residue_signal_targets (`torch.Tensor` of shape `(batch, length)`, *optional*): What each residue may be, as
+                in `residue_signal_loss`.
 
         Returns:
             [`DeepLocClassifierOutput`]
@@ -511,10 +539,14 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         membrane_logits: Any = self.membrane_head(pooled).squeeze(-1).float() if config.membrane else None
         logits = tree_log_probabilities(tree_logits) if self.tree_only else self.classifier(pooled).float()
         attentions = outputs.attentions
+        residue_signal_logits: Any = None
+        if config.residue_signals and input_ids is not None:
+            counted = attention_mask.bool() if attention_mask is not None else input_ids != config.pad_token_id
+            residues = self.deeploc.residue_mask(input_ids, counted)  # type: ignore[arg-type]
+            residue_signal_logits = self.residue_head(outputs.last_hidden_state, input_ids, residues).float()
         if self.companion is not None:
-            tokens: Any = input_ids
-            other: Any = self.ask_companion(tokens)
-            attentions = other.attentions
+            other: Any = self.ask_companion(input_ids)  # type: ignore[arg-type]
+            attentions, residue_signal_logits = other.attentions, other.residue_signal_logits
             logits = (logits + other.logits) / 2
             membrane_logits = (membrane_logits + other.membrane_logits) / 2 if config.membrane else None
             tree_logits = (tree_logits + other.tree_logits) / 2 if config.tree else None
@@ -531,6 +563,8 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             losses.append(config.membrane_loss_weight * known_label_loss(membrane_logits, membrane_targets))
         if signal_targets is not None:
             losses.append(config.signal_loss_weight * known_label_loss(signal_logits, signal_targets))
+        if residue_signal_targets is not None:
+            losses.append(residue_signal_loss(residue_signal_logits, residue_signal_targets))
         if signal_positions is not None:
             attention = attentions[:, -1]
             losses.append(config.attention_loss_weight * attention_loss(attention, signal_positions))
@@ -544,6 +578,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             membrane=decisions[1],
             tree_logits=tree_logits,
             signal_logits=signal_logits,
+            residue_signal_logits=residue_signal_logits,
             attentions=attentions,
             pooler_output=pooled,
             hidden_states=(outputs.last_hidden_state,) if output_hidden_states else None,

@@ -38,8 +38,9 @@ class ProteinLocalizationPipeline(ChunkPipeline):
     - `attention` (`list[float]` or `None`): the weight of each residue in the summary that the heads see, summing to
       1; 0 for residues of a long protein that the length policy left out.
 
-    and, from models that have them, `signals` (`dict[str, float]`, the probability of each sorting signal) and `tree`
-    (`dict[str, float]`, the probability of the first side of each decision in the sorting tree).
+    and, from models that have them, `signals` (`dict[str, float]`, the probability of each sorting signal), `segments`
+    (`list[dict]`: `type`, `start`, `end` and `probability` of each, residues counted from 1) and `tree` (`dict[str,
+    float]`, the probability of the first side of each decision in the sorting tree).
 
     What is no protein sequence raises `ValueError`, which names it.
     """
@@ -101,9 +102,12 @@ class ProteinLocalizationPipeline(ChunkPipeline):
         if "input_ids" in inputs:
             residues = self.model.residue_mask(inputs["input_ids"], residues)
         heads = ("logits", "membrane_logits", "signal_logits", "tree_logits")
+        along = {"attention": outputs.attentions[:, -1]}  # the last step's context is what the heads read
+        if "residue_signal_logits" in outputs:
+            along["residue_signals"] = outputs.residue_signal_logits.softmax(dim=-1)
         return {
             **{name: outputs[name] for name in heads if name in outputs},
-            "attention": outputs.attentions[:, -1],  # the last step's context is what the heads read
+            **along,
             "residues": residues,
             "length": inputs["length"],
             "pieces": inputs["pieces"],
@@ -114,8 +118,9 @@ class ProteinLocalizationPipeline(ChunkPipeline):
         config = self.model.config
         heads = [name for name in outputs[0] if name.endswith("logits")]
         windows = [[slice(*piece) for piece in output["pieces"][0]] for output in outputs]
+        along = [name for name in ("attention", "residue_signals") if name in outputs[0]]
         answers = [
-            {name: output[name][0] for name in heads} | {"attention": output["attention"][0][output["residues"][0]]}
+            {name: output[name][0] for name in heads} | {name: output[name][0][output["residues"][0]] for name in along}
             for output in outputs
         ]
         merged = self.model.merge_windows(int(outputs[0]["length"]), windows, answers)
@@ -132,6 +137,8 @@ class ProteinLocalizationPipeline(ChunkPipeline):
         if config.signals:
             signals = merged["signal_logits"].sigmoid().tolist()
             result["signals"] = dict(zip(self.model.signal_names, signals, strict=True))
+        if "residue_signals" in merged:
+            result["segments"] = self.model.find_segments(merged["residue_signals"])
         if config.tree:
             result["tree"] = dict(zip(self.model.tree_names, merged["tree_logits"].sigmoid().tolist(), strict=True))
         return result
