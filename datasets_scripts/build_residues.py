@@ -101,7 +101,10 @@ def read_deeploc(proteins: Path, signals: Path) -> Iterator[Row]:
             "id": row["ACC"],
             "sequence": row["Sequence"].upper(),
             "signals": digits or "0" * len(row["Sequence"]),
-            "annotated": "".join(DIGITS.values()) if digits else ruled_out(compartments, float(row["Membrane"]) == 1),
+            # Of its transmembrane segments DeepLoc 2.0 marks those that sort, and not the others.
+            "annotated": "".join(digit for name, digit in DIGITS.items() if name != "TM")
+            if digits
+            else ruled_out(compartments, float(row["Membrane"]) == 1),
             "source": "signals" if digits else "compartments",
             "partition": int(float(row["Partition"])),
         }

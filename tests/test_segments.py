@@ -137,7 +137,7 @@ def topology(path, count, start):
 
 @pytest.mark.slow
 @needs_mmseqs
-def test_build_train_and_measure(run_script, tmp_path, tokenizer):
+def test_build_train_and_measure(run_script, tmp_path, tokenizer, tiny_dataset):
     deeploc2 = deeploc2_csv(tmp_path / "deeploc2.csv")
     signals = signals_csv(tmp_path / "signals.csv", deeploc2)
     tiny_deeploc(signals=True).save_pretrained(tmp_path / "start")
@@ -153,8 +153,15 @@ def test_build_train_and_measure(run_script, tmp_path, tokenizer):
     train = load_dataset(str(tmp_path / "data"), split="train")
     assert "T1" not in train["id"] and {"topology", "signals", "compartments"} == set(train["source"])
 
-    settings = [f"initial_weights={tmp_path / 'start'}", f"dataset={tmp_path / 'data'}", f"output_dir={tmp_path / 'run'}"]
+    settings = [
+        f"initial_weights={tmp_path / 'start'}",
+        f"dataset={tmp_path / 'data'}",
+        f"output_dir={tmp_path / 'run'}",
+    ]
     options = ["training/configs/residues.yaml", *settings, "epochs=2", "membrane_dataset=null"]
+    refused = [*options[:-1], f"membrane_dataset={tiny_dataset}", "limit=4", "epochs=1", f"output_dir={tmp_path / 'x'}"]
+    code, _, errors = run_script("training.deeploc.residues", *refused, "model.residue_head_size=4")
+    assert code == 2 and "membrane head tells nothing" in errors  # random weights
     code, _, errors = run_script("training.deeploc.residues", *options, "model.residue_head_size=4")
     assert code == 0, errors
     out = tmp_path / "scores.json"

@@ -12,9 +12,11 @@ on the clearest transmembrane segment, as fitted on the validation split of `mem
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, load_dataset
 from omegaconf import MISSING
+from sklearn.linear_model import LogisticRegression
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -138,26 +140,16 @@ def fit_membrane(model: DeepLocForSequenceClassification, tokenizer: Any, protei
             outputs.membrane_logits,
             transmembrane_logits(outputs.residue_signal_logits, residues),
         )
-    labels = torch.tensor(known["membrane"]).float()
-    weights = torch.tensor([1.0, 0.0, 0.0], requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        logits = weights[0] * raw + weights[1] * segments + weights[2]
-        value = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
-        value.backward()
-        return value
-
-    with torch.inference_mode(False), torch.enable_grad():
-        raw, segments, labels = raw.clone(), segments.clone(), labels.clone()
-        optimizer.step(loss)
-    scale, weight, bias = weights.tolist()
-    config.membrane_calibration_scale, config.membrane_segment_weight = scale, weight
-    config.membrane_calibration_bias = bias
-    probabilities = (scale * raw + weight * segments + bias).sigmoid().numpy()
-    config.membrane_threshold = fit_threshold(labels.numpy(), probabilities)
-    accuracy = ((probabilities >= config.membrane_threshold) == labels.numpy()).mean()
+    features, labels = np.stack([raw.numpy(), segments.numpy()], axis=1), np.array(known["membrane"])
+    fitted = LogisticRegression(C=np.inf).fit(features, labels)
+    config.membrane_calibration_scale, config.membrane_segment_weight = fitted.coef_[0].tolist()
+    if config.membrane_calibration_scale <= 0:
+        stop("the membrane head tells nothing of these proteins: give another membrane_dataset, or null")
+    config.membrane_calibration_bias = fitted.intercept_.item()
+    probabilities = fitted.predict_proba(features)[:, 1]
+    config.membrane_threshold = fit_threshold(labels, probabilities)
+    accuracy = ((probabilities >= config.membrane_threshold) == labels).mean()
+    weight = config.membrane_segment_weight
     print(f"membrane: {accuracy:.4f} of {len(labels)} validation proteins, weight of segments {weight:.3f}")
 
 
