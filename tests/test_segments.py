@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 
 from protloc import DeepLocConfig, DeepLocForSequenceClassification
 from protloc.models.losses_deeploc import residue_signal_loss
-from protloc.models.segments_deeploc import find_segments, transmembrane_logits
+from protloc.models.segments_deeploc import find_segments
 from protloc.prediction import predict
 from tests.helpers import deeploc2_csv, signals_csv, tiny_deeploc
 from training.deeploc.residues import possible_signals
@@ -44,15 +44,6 @@ def test_segments_are_runs_that_are_long_enough():
     assert [(part["type"], part["start"], part["end"]) for part in found] == [("SP", 4, 15), ("PTS", 30, 32)]
     assert found[0]["probability"] == pytest.approx(0.91)
     assert find_segments(torch.zeros(0, 10)) == []
-
-
-def test_a_helix_anywhere_speaks_for_a_membrane_protein():
-    logits = torch.stack([residues("0" * 60), residues("0" * 20 + "2" * 20 + "0" * 20), residues("2" * 5 + "0" * 55)])
-    mask = torch.ones(3, 60, dtype=torch.bool)
-    none, helix, short = transmembrane_logits(logits.log(), mask).tolist()
-    assert none < short < helix and helix == pytest.approx(torch.tensor(0.91).logit().item(), abs=0.02)
-    mask[1] = False
-    assert transmembrane_logits(logits.log(), mask)[1] == -10
 
 
 def test_loss_leaves_open_what_a_source_does_not_tell():
@@ -97,7 +88,7 @@ def test_rows_tables_and_gff3(run_script, tmp_path, tokenizer):
 
 
 def test_segments_do_not_depend_on_the_batch(tokenizer):
-    model = tiny_deeploc(signals=True, residue_signals=True, membrane_segment_weight=0.5)
+    model = tiny_deeploc(signals=True, residue_signals=True)
     records = [("a", "MKTAYIAKQR" * 5), ("b", "MALWMRLLPL" * 2), ("c", "MSEPAGDVRQ" * 9)]
     alone = [next(predict([record], model, tokenizer, signals=True)) for record in records]
     together = list(predict(records, model, tokenizer, signals=True))
@@ -137,7 +128,7 @@ def topology(path, count, start):
 
 @pytest.mark.slow
 @needs_mmseqs
-def test_build_train_and_measure(run_script, tmp_path, tokenizer, tiny_dataset):
+def test_build_train_and_measure(run_script, tmp_path, tokenizer):
     deeploc2 = deeploc2_csv(tmp_path / "deeploc2.csv")
     signals = signals_csv(tmp_path / "signals.csv", deeploc2)
     tiny_deeploc(signals=True).save_pretrained(tmp_path / "start")
@@ -158,10 +149,7 @@ def test_build_train_and_measure(run_script, tmp_path, tokenizer, tiny_dataset):
         f"dataset={tmp_path / 'data'}",
         f"output_dir={tmp_path / 'run'}",
     ]
-    options = ["training/configs/residues.yaml", *settings, "epochs=2", "membrane_dataset=null"]
-    refused = [*options[:-1], f"membrane_dataset={tiny_dataset}", "limit=4", "epochs=1", f"output_dir={tmp_path / 'x'}"]
-    code, _, errors = run_script("training.deeploc.residues", *refused, "model.residue_head_size=4")
-    assert code == 2 and "membrane head tells nothing" in errors  # random weights
+    options = ["training/configs/residues.yaml", *settings, "epochs=2"]
     code, _, errors = run_script("training.deeploc.residues", *options, "model.residue_head_size=4")
     assert code == 0, errors
     out = tmp_path / "scores.json"

@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import json
 import uuid
 import zipfile
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image
 from verdict import named, text, verdict
 
-from protloc import crops
+from protloc import crops, prediction
 from protloc.files import safe_name
 
 CITE = "openGPS (protloc); DeepLoc: Almagro Armenteros et al. 2017, doi 10.1093/bioinformatics/btx431"
@@ -121,7 +120,7 @@ def flat(found: dict[str, Any], date: str) -> dict[str, Any]:
     if "image_label" in found:
         row["image_label_probability"] = max(found["image_scores"].values(), default=0)
     if "segments" in found:
-        row["segments"] = json.dumps(found["segments"])
+        row["segments"] = prediction.segments_text(found["segments"])
     if "accurate" in found:
         kept = ("localizations", "membrane", "membrane_probability")
         row |= {f"accurate_{name}": found["accurate"][name] for name in kept}

@@ -1,6 +1,5 @@
 """What the site computes: proteins in, compartments and pictures out, within limits that keep it up for everybody."""
 
-import inspect
 import os
 from collections.abc import Iterator
 from functools import cache, lru_cache
@@ -235,8 +234,6 @@ def localize(protein: tuple[str, str], job: Job, accurate: bool = False) -> dict
     model, tokenizer = job.models.accurate if accurate and job.models.accurate else job.models.localizer
     config = model.config
     heads: dict[str, Any] = {"signals": config.signals, "tree": config.tree, "attention": True}
-    if config.signals and "segments" in inspect.signature(prediction.predict).parameters:
-        heads["segments"] = True
     (row,) = prediction.predict([protein], model, tokenizer, **heads)
     labels = list(config.id2label.values())
     limits = dict(zip(labels, config.thresholds, strict=True))
@@ -248,6 +245,8 @@ def localize(protein: tuple[str, str], job: Job, accurate: bool = False) -> dict
         row |= {f"signal_{name}": 0.0 for name in NO_PLASTID_SIGNALS}
         kept = [name for name in row["signals"].split("|") if name not in NO_PLASTID_SIGNALS]
         row["signals"] = "|".join(kept)
+    if absent and "segments" in row:
+        row["segments"] = [part for part in row["segments"] if part["type"] not in NO_PLASTID_SIGNALS]
     if job.threshold is not None or absent:
         ranked = sorted((name for name in labels if name not in absent), key=lambda name: -row[name])
         chosen = [name for name in ranked if row[name] >= limits[name]]

@@ -5,18 +5,15 @@ Train the head that says where sorting signals begin and end, on a trained DeepL
 
 The first argument is a YAML file with fields of `TrainingConfig`; `field=value` overrides it. `dataset` is what
 `datasets_scripts.build_residues` writes. States of the frozen encoder are computed once and kept in memory (two bytes a
-number: 3.5 GB for 10,000 proteins of the shipped model). `output_dir` receives the whole model; its membrane call draws
-on the clearest transmembrane segment, as fitted on the validation split of `membrane_dataset`. Runs in one process.
+number: 3.5 GB for 10,000 proteins of the shipped model). `output_dir` receives the whole model. Runs in one process.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset, load_dataset
 from omegaconf import MISSING
-from sklearn.linear_model import LogisticRegression
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -25,10 +22,8 @@ from transformers import AutoTokenizer, get_scheduler, pipeline
 from protloc import DeepLocConfig, DeepLocForSequenceClassification
 from protloc.batching import TokenBudgetBatchSampler, token_budget_batches
 from protloc.loading import LOAD_ERRORS, load_config, model_path, one_line
-from protloc.metrics import fit_threshold
 from protloc.models.losses_deeploc import residue_signal_loss
 from protloc.models.protein_sequence import split_windows, tokenize, window_text
-from protloc.models.segments_deeploc import transmembrane_logits
 from protloc.taxonomy import SORTING_SIGNALS
 from training.common.loop import Batch, Loop, Place, rounded, start_accelerator, steps_per_epoch
 from training.common.publish import publish
@@ -39,7 +34,6 @@ from training.deeploc.segments import segment_scores
 @dataclass
 class TrainingConfig:
     dataset: str = MISSING  # of datasets_scripts.build_residues, a folder or a Hub repository
-    membrane_dataset: str | None = None  # of datasets_scripts.build_deeploc: what the membrane call is fitted on
     output_dir: str = MISSING
     initial_weights: str = "deeploc"  # a trained DeepLoc, by folder or Hub name
     model: dict[str, Any] = field(default_factory=dict)  # fields of DeepLocConfig: residue_head_size, dropout
@@ -76,7 +70,7 @@ def build_model(config: TrainingConfig) -> tuple[DeepLocForSequenceClassificatio
     try:
         load_config(config.initial_weights)
         path = model_path(config.initial_weights)
-        fields = {**config.model, "residue_signals": True, "membrane_segment_weight": 0.0}
+        fields = {**config.model, "residue_signals": True}
         model_config = DeepLocConfig.from_pretrained(path, **fields)
         model, loaded = DeepLocForSequenceClassification.from_pretrained(
             path, config=model_config, dtype=torch.float32, output_loading_info=True
@@ -124,35 +118,6 @@ def residue_logits(model: Any, batch: Batch) -> torch.Tensor:
     return model.residue_head(batch["states"].float(), batch["input_ids"], batch["possible"] > 0)
 
 
-@torch.inference_mode()
-def fit_membrane(model: DeepLocForSequenceClassification, tokenizer: Any, proteins: Dataset) -> None:
-    """Fit the membrane's calibration and threshold anew, with the clearest transmembrane segment, into the config."""
-    config = model.config
-    known = proteins.filter(lambda row: row["membrane"] >= 0)
-    config.membrane_calibration_scale, config.membrane_calibration_bias = 1.0, 0.0
-    raw, segments = torch.zeros(len(known)), torch.zeros(len(known))
-    texts = [window_text(text, split_windows(len(text), config.max_length, "middle")[0]) for text in known["sequence"]]
-    for batch in tqdm(token_budget_batches([len(text) for text in texts], 16_384), desc="Membrane", mininterval=5):
-        inputs = tokenize([texts[i] for i in batch], tokenizer)
-        outputs = model(**inputs)
-        residues = model.residue_mask(inputs["input_ids"], inputs["attention_mask"])
-        raw[batch], segments[batch] = (
-            outputs.membrane_logits,
-            transmembrane_logits(outputs.residue_signal_logits, residues),
-        )
-    features, labels = np.stack([raw.numpy(), segments.numpy()], axis=1), np.array(known["membrane"])
-    fitted = LogisticRegression(C=np.inf).fit(features, labels)
-    config.membrane_calibration_scale, config.membrane_segment_weight = fitted.coef_[0].tolist()
-    if config.membrane_calibration_scale <= 0:
-        stop("the membrane head tells nothing of these proteins: give another membrane_dataset, or null")
-    config.membrane_calibration_bias = fitted.intercept_.item()
-    probabilities = fitted.predict_proba(features)[:, 1]
-    config.membrane_threshold = fit_threshold(labels, probabilities)
-    accuracy = ((probabilities >= config.membrane_threshold) == labels).mean()
-    weight = config.membrane_segment_weight
-    print(f"membrane: {accuracy:.4f} of {len(labels)} validation proteins, weight of segments {weight:.3f}")
-
-
 def main() -> None:
     config: TrainingConfig = read_settings(TrainingConfig, __doc__)
     check_settings(config, DeepLocConfig, {})
@@ -163,7 +128,6 @@ def main() -> None:
     model, tokenizer = build_model(config)
     try:
         train_set, validation_set = (load_dataset(config.dataset, split=name) for name in ("train", "validation"))
-        membrane_set = config.membrane_dataset and load_dataset(config.membrane_dataset, "deeploc2", split="validation")
     except (ValueError, OSError) as error:
         stop(f"cannot read the data: {one_line(error)}")
     if config.limit:
@@ -210,8 +174,6 @@ def main() -> None:
     loop.run(backward, validate, f"{len(validation_rows)} validation proteins")
 
     best = loop.best_model(DeepLocForSequenceClassification)
-    if membrane_set:
-        fit_membrane(best, tokenizer, membrane_set)
     locator = pipeline("protein-localization", model=best, tokenizer=tokenizer)
     locator.save_pretrained(config.output_dir, state_dict=rounded(best))
     report = loop.report("training.deeploc.residues", proteins=len(rows))

@@ -1,7 +1,9 @@
 """
 Measure where a DeepLoc finds sorting signals.
 
-    python -m training.deeploc.segments --dataset data/residues --split test --out segments.json
+    python -m training.deeploc.segments --dataset data/residues --split test validation --out segments.json
+    # into the card of a model that has one
+    python -m training.deeploc.segments --model modeling/protloc/assets/deeploc --dataset data/residues --card
 
 A segment is found where one of its kind overlaps it by half of the longer of the two; its end is right within three
 residues. Only signals that a protein's source tells of count; what touches residues of unknown class does not.
@@ -21,7 +23,10 @@ from datasets import Dataset, load_dataset
 from protloc.loading import DEFAULT_MODEL, LOAD_ERRORS, load_model, one_line
 from protloc.models.segments_deeploc import find_segments
 from protloc.prediction import predict
+from protloc.staging import EVALUATION
 from protloc.taxonomy import SORTING_SIGNALS
+from training.common.cards import render_deeploc_card
+from training.deeploc.report import TEMPLATE
 
 OVERLAP, END = 0.5, 3  # of the longer segment; residues
 
@@ -109,9 +114,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or Hub name (default: the shipped model)")
     parser.add_argument("--dataset", required=True, help="of datasets_scripts.build_residues")
-    parser.add_argument("--split", nargs="+", default=["test"])
+    parser.add_argument("--split", nargs="+", default=["test", "validation"])
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, help="write the scores as JSON")
+    parser.add_argument("--card", action="store_true", help="put the scores into the model's evaluation.json and card")
     args = parser.parse_args()
     result: dict[str, Any] = {"model": str(args.model), "dataset": args.dataset}
     try:
@@ -123,6 +129,12 @@ def main() -> None:
             result[split] = by_source(proteins, found)
             for title, scores in result[split].items():
                 print(f"\n{split}, {title}\n\n{table(scores)}")
+        if args.card:
+            path = Path(args.model) / EVALUATION
+            results = json.loads(path.read_text()) | {"segments": {name: result[name] for name in args.split}}
+            card = render_deeploc_card(results, TEMPLATE)
+            path.write_text(json.dumps(results, indent=1) + "\n")
+            card.save(Path(args.model) / "README.md")
         if args.out:
             args.out.write_text(json.dumps(result, indent=1) + "\n")
             print(f"\nall scores in {args.out}", file=sys.stderr)
