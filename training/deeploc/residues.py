@@ -51,6 +51,7 @@ class TrainingConfig:
     mixed_precision: str = "no"
     checkpoint_steps: int = 500
     checkpoints_kept: int = 1
+    log_with: str = "tensorboard"
     resume: bool = False
     push_to_hub: str | None = None
     private: bool = False
@@ -133,13 +134,13 @@ def main() -> None:
     if config.limit:
         train_set, validation_set = (part.take(min(config.limit, len(part))) for part in (train_set, validation_set))
     save_settings(config)
-    model.eval()
+    model.eval().to(accelerator.device)
     rows, validation_rows = (encode(part, model, tokenizer) for part in (train_set, validation_set))
     lengths, validation_lengths = ([len(row["possible"]) for row in part] for part in (rows, validation_rows))
     sampler = TokenBudgetBatchSampler(lengths, config.max_tokens_per_batch, config.seed)
-    train_loader = DataLoader(rows, batch_sampler=sampler, collate_fn=collate)  # type: ignore[arg-type]
+    train_loader: Any = DataLoader(rows, batch_sampler=sampler, collate_fn=collate)  # type: ignore[arg-type]
     batches = token_budget_batches(validation_lengths, 2 * config.max_tokens_per_batch)
-    validation_loader = DataLoader(validation_rows, batch_sampler=batches, collate_fn=collate)  # type: ignore[arg-type]
+    validation_loader: Any = DataLoader(validation_rows, batch_sampler=batches, collate_fn=collate)  # type: ignore[arg-type]
 
     trained = list(model.residue_head.parameters())
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
