@@ -429,6 +429,7 @@ def many_proteins(path, count=20_000):
     return path
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_loses_and_doubles_nothing(tiny_model_dir, tmp_path):
     count = 2500
     fasta, out = many_proteins(tmp_path / "many.fasta", count), tmp_path / "out.csv"

@@ -12,6 +12,7 @@ def known(tiny_proteins):
     return [(row["uniprot_id"], row["source_labels"]) for row in load_dataset(str(tiny_proteins), split="test")]
 
 
+@pytest.mark.slow
 def test_layouts(run_script, tiny_proteins, known, tmp_path):
     # Accessions of the fixture stand for two proteins each; take those of one class.
     names = [accession for accession, label in known if label == "nucleoplasm"]

@@ -112,6 +112,7 @@ def test_evaluation_of_length_policies(run_script, tiny_dataset, tmp_path, token
     assert policies["window"]["localization"]["num_proteins"] == long
 
 
+@pytest.mark.slow
 def test_single_label_training(tmp_path):
     fasta = tmp_path / "deeploc1.fasta"
     names = ["Nucleus-S", "Cytoplasm-S", "Cell.membrane-M", "Cytoplasm-Nucleus-U"]
@@ -210,6 +211,7 @@ def test_bad_evaluation(run_script, tiny_dataset, tmp_path):
         assert code == 2 and last.startswith("training.deeploc.report: ") and "none" in last and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_every_loss_sampling_and_average(tiny_dataset, tmp_path):
     """Tree, signals, focal and class-balanced loss, oversampling, SGD, moving average, windows, a constant rate."""
     train(

@@ -36,7 +36,7 @@ class DeepLocTester:
     prediction_names = ("logits", "membrane_logits", "pooler_output")
     base_prediction_name = "pooler_output"
     whole_graph = True
-    atol = 0.0  # of the same weights elsewhere in memory: products of matrices may depend on that
+    atol = 1e-6  # of the same weights in another process: products depend on memory and on the number of threads
 
     def config(self):
         return DeepLocConfig(**TINY_DEEPLOC)
@@ -70,7 +70,7 @@ class DeepGPSTester:
     prediction_names = ("logits", "protein_image")
     base_prediction_name = "protein_image"
     whole_graph = True
-    atol = 0.0
+    atol = 1e-6
 
     def config(self):
         return DeepGPSConfig(**TINY_DEEPGPS)

@@ -232,7 +232,7 @@ def test_a_verdict_in_words(insulin):
     said = verdict.verdict(insulin)
     assert "extracellular (0." in said and "well above its threshold" in said and " · soluble (" in said
     assert " · read whole · the picture " in said
-    assert "signal peptide (" in said
+    assert "signal peptide 1-2" in said  # to residue 24 by UniProt
     disagrees = verdict.verdict(insulin | {"picture_agrees": False})
     assert f"the picture disagrees: it shows {insulin['image_label']}" in disagrees
     with_segments = insulin | {"segments": [{"type": "SP", "start": 1, "end": 24, "probability": 0.934}]}

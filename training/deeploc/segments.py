@@ -132,6 +132,7 @@ def main() -> None:
         if args.card:
             path = Path(args.model) / EVALUATION
             results = json.loads(path.read_text()) | {"segments": {name: result[name] for name in args.split}}
+            results["parameters"] = model.num_parameters()
             card = render_deeploc_card(results, TEMPLATE)
             path.write_text(json.dumps(results, indent=1) + "\n")
             card.save(Path(args.model) / "README.md")
