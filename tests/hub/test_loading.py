@@ -165,7 +165,7 @@ def test_everything_loads_without_protloc_and_then_offline(pushed, tmp_path):
     with torch.no_grad():
         logits = AutoModelForSequenceClassification.from_pretrained(deeploc)(**inputs).logits
         base = AutoModel.from_pretrained(deeploc)(**inputs).pooler_output
-    inputs = AutoProcessor.from_pretrained(deepgps)(sequence=INSULIN, nucleus=NUCLEUS)
+    inputs = AutoProcessor.from_pretrained(deepgps)(text=INSULIN, images=NUCLEUS)
     drawn = pipeline("protein-imaging")({"sequence": INSULIN, "nucleus": str(NUCLEUS)})
     for image in images:  # of 8 bit
         np.testing.assert_allclose(image, np.asarray(drawn["image"], dtype=int), rtol=0, atol=1)
