@@ -15,6 +15,7 @@ from protloc.models.losses_deeploc import residue_signal_loss
 from protloc.models.segments_deeploc import find_segments
 from protloc.prediction import predict
 from tests.helpers import deeploc2_csv, signals_csv, tiny_deeploc
+from training.deeploc.initial import load_initial
 from training.deeploc.residues import possible_signals
 from training.deeploc.segments import annotated_segments, segment_scores
 
@@ -80,11 +81,24 @@ def test_rows_tables_and_gff3(run_script, tmp_path, tokenizer):
     assert code == 0 and (tmp_path / "again.gff3").read_text() == gff3.read_text()
     code, _, errors = run_script(*command, "--gff3", gff3)
     assert code == 2 and "--gff3 needs --signals" in errors
+    kept = out.read_text()
+    for name in (out, tmp_path / "in.fasta"):  # nothing that is there is written over
+        code, _, errors = run_script(*command, *options[:-1], name, "--resume")
+        assert code == 2 and "to another file" in errors
+    assert out.read_text() == kept and (tmp_path / "in.fasta").read_text().startswith(">P1")
     tiny_deeploc(signals=True).save_pretrained(tmp_path / "none")
     tokenizer.save_pretrained(tmp_path / "none")
     options[1] = tmp_path / "none"
     code, _, errors = run_script(*command, *options[:4], "-o", tmp_path / "x.csv", "--gff3", gff3)
     assert code == 2 and "does not" in errors and not (tmp_path / "x.csv").exists()
+
+
+def test_an_encoder_that_trains_loses_the_head_over_its_states(tmp_path):
+    finding_deeploc().save_pretrained(tmp_path)
+    assert not load_initial(str(tmp_path), {}).config.residue_signals
+    labels = {"num_labels": 2, "id2label": {0: "a", 1: "b"}, "ignore_mismatched_sizes": True}
+    other = DeepLocForSequenceClassification.from_pretrained(tmp_path, **labels)
+    assert not other.config.residue_signals and not hasattr(other, "residue_head")
 
 
 def test_segments_do_not_depend_on_the_batch(tokenizer):
