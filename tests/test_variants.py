@@ -35,6 +35,7 @@ def test_variants_in_short_form(variant, changed):
         ("R4H", "R4H: residue 4 is W, not R"),
         ("W4Z", "W4Z: Z is no amino acid"),
         ("W4W", "W4W changes nothing"),
+        ("W4L+W4R", "residue 4 is changed twice"),
         ("M1*", "nothing of the protein is left"),
         ("c.12A>G", "is no variant: write R175H"),
     ],
@@ -78,3 +79,8 @@ def test_the_command(tmp_path):
     done = subprocess.run([*command, tmp_path / "t.tsv", "-o", tmp_path / "no.csv"], **options)
     assert done.returncode == 2 and not (tmp_path / "no.csv").exists()
     assert done.stderr.splitlines()[-1] == "protloc: ins: R13L: residue 13 is L, not R"
+    (tmp_path / "r.csv").write_text('"protein_id","variant"\n"ins","L13R"\n')  # as R writes tables
+    done = subprocess.run([*command, tmp_path / "r.csv", "-o", tmp_path / "r.csv"], **options)
+    assert done.returncode == 2 and "is an input" in done.stderr
+    done = subprocess.run([*command, tmp_path / "r.csv", "-o", tmp_path / "r.tsv"], **options)
+    assert done.returncode == 0 and len((tmp_path / "r.tsv").read_text().splitlines()) == 3

@@ -31,15 +31,20 @@ def change(sequence: str, variant: str) -> str:
         `str`: The changed sequence.
 
     Raises:
-        ValueError: If it is none, lies outside of the protein, changes nothing, or another residue stands there.
+        ValueError: If it is none, lies outside of the protein, changes nothing or a residue twice, or another residue
+            stands there.
     """
     residues = list(sequence)
+    places: set[int] = set()
     for one in variant.split("+"):
         found = CHANGE.fullmatch(one.strip())
         if not found:
             raise ValueError(f"{one.strip()[:40]!r} is no variant: write R175H, p.Arg175His, R213* or F508del")
         reference, new = (THREE.get(letters, letters.upper()) for letters in (found[1], found[3]))
         place = int(found[2])
+        if place in places:
+            raise ValueError(f"{variant}: residue {place} is changed twice")
+        places.add(place)
         if not 1 <= place <= len(sequence):
             raise ValueError(f"{one.strip()}: the protein has {len(sequence)} residues")
         if sequence[place - 1] != reference:

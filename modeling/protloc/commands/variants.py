@@ -1,7 +1,6 @@
 """`protloc variants`: what variants change in a prediction, one row a variant."""
 
 import argparse
-import csv
 import logging
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from ..files import atomic_path
 from ..loading import DEFAULT_MODEL, load_model
 from ..prediction import Row, write_csv, write_table
 from ..sequences import read_sequences
+from ..tables import read_csv
 from ..variants import change, columns, compare, read_variants, scan
 from . import progress_bars
 
@@ -18,6 +18,8 @@ from . import progress_bars
 def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="protloc: %(message)s")
     progress_bars()
+    if args.output and args.output.absolute() in [Path(name).absolute() for name in (args.fasta, args.variants or "")]:
+        raise ValueError(f"{args.output} is an input: write to another file")
     proteins = dict(read_sequences([args.fasta]))
     asked: dict[str, list[str]] = {name: [] for name in proteins}
     if args.variants:
@@ -67,21 +69,13 @@ def read_file(path: Path, names: list[str]) -> Iterator[tuple[str, str]]:
         ValueError: For a variant of a protein that the FASTA file lacks, an empty file, a list for several proteins.
     """
     text = path.read_text(encoding="utf-8-sig")
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    fields = [field.strip().lower() for field in header.split(delimiter)]
     if not text.strip():
         raise ValueError(f"{path} holds no variants")
-    if "variant" in fields and "protein_id" in fields:
-        for number, row in enumerate(csv.reader(text.splitlines()[1:], delimiter=delimiter), start=2):
-            if not any(row):
-                continue
-            if len(row) != len(fields):
-                raise ValueError(f"{path}, line {number}: {len(row)} cells where the header has {len(fields)}")
-            name, variant = (row[fields.index(field)].strip() for field in ("protein_id", "variant"))
-            if name not in names:
-                raise ValueError(f"{path}, line {number}: the sequences have no protein {name!r}")
-            yield name, variant
+    if "protein_id" in text.partition("\n")[0]:
+        for place, row in read_csv(path, ["protein_id", "variant"]):
+            if row["protein_id"] not in names:
+                raise ValueError(f"{place}: the sequences have no protein {row['protein_id']!r}")
+            yield row["protein_id"], row["variant"]
         return
     if len(names) != 1:
         raise ValueError(
