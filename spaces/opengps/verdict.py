@@ -50,14 +50,13 @@ def named(row: Row) -> list[str]:
 
 
 def signals(row: Row) -> list[str]:
-    """Sorting signals with their places where the model gives them, else with their probability."""
-    if row.get("segments"):
-        return [
-            f"{SORTING_SIGNALS.get(one['type'], one['type'])} {one['start']}-{one['end']} ({one['probability']:.2f})"
-            for one in row["segments"]
-        ]
-    found = [name for name in row.get("signals", "").split("|") if name]
-    return [f"{SORTING_SIGNALS[name]} ({row[f'signal_{name}']:.2f})" for name in found]
+    """Sorting signals with their places where the model finds them, the others with their probability."""
+    segments = row.get("segments", [])
+    placed = {one["type"] for one in segments}
+    called = [name for name in row.get("signals", "").split("|") if name and name not in placed]
+    return [
+        f"{SORTING_SIGNALS[one['type']]} {one['start']}-{one['end']} ({one['probability']:.2f})" for one in segments
+    ] + [f"{SORTING_SIGNALS[name]} ({row[f'signal_{name}']:.2f})" for name in called]
 
 
 def verdict(row: Row) -> str:

@@ -52,6 +52,8 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
     models = args.ensemble or [args.model or DEFAULT_MODEL]
     config = load_config(models[0])
     prediction.check_heads(models[0], config, args.signals, args.tree)
+    if args.gff3 and args.gff3.absolute() in [Path(name).absolute() for name in [*args.inputs, args.output]]:
+        raise ValueError(f"{args.gff3} is an input or the table: write the segments to another file")
     if args.gff3 and not prediction.finds_segments(config):
         raise ValueError(f"--gff3 needs a model that knows where signals are; {models[0]} does not")
     if args.profiles and config.input_features != "profile":
