@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--max-proteins", type=int, help="of each set, for a trial")
     parser.add_argument("--out", type=Path, default=OUT, help="(default: what the page reads)")
     args = parser.parse_args()
-    model, tokenizer = load_model()
+    model, tokenizer = load_model(dtype="float32")  # of any machine the same
     result: dict[str, Any] = {
         "model_digest": model_digest(model),
         "from": {word: None if np.isinf(start) else start for word, start in WORDS.items()},

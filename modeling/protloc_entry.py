@@ -61,6 +61,17 @@ def output_path(text: str) -> Path:
     return path
 
 
+def gff3_path(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in (".gff3", ".gff"):
+        raise argparse.ArgumentTypeError(f"{text!r} must end in .gff3 or .gff")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r} for {text!r}")
+    return path
+
+
 def output_folder(text: str) -> Path:
     path = Path(text)
     if path.exists() and not path.is_dir():
@@ -137,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--attention", type=Path, metavar="DIR", help="a figure and a table of the attention along each protein"
     )
     predict.add_argument(
-        "--gff3", type=Path, metavar="FILE", help="with --signals and -o: write where the signals are as GFF3 too"
+        "--gff3", type=gff3_path, metavar="FILE", help="with --signals and -o: write where the signals are as GFF3 too"
     )
     predict.add_argument(
         "--no-figures",
@@ -192,7 +203,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="?",
         type=Path,
         metavar="VARIANTS",
-        help="a list such as R175H, p.Arg213Ter, F508del, R175H+P72R of one protein, or a table of protein_id, variant",
+        help="a file: a list such as R175H, p.Arg213Ter, F508del, R175H+P72R of one protein, or a table with the "
+        "columns protein_id and variant",
     )
     variants.add_argument(
         "--scan", type=window, metavar="START-END", help="all single substitutions of these residues, counted from 1"

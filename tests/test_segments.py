@@ -82,10 +82,19 @@ def test_rows_tables_and_gff3(run_script, tmp_path, tokenizer):
     code, _, errors = run_script(*command, "--gff3", gff3)
     assert code == 2 and "--gff3 needs --signals" in errors
     kept = out.read_text()
-    for name in (out, tmp_path / "in.fasta"):  # nothing that is there is written over
-        code, _, errors = run_script(*command, *options[:-1], name, "--resume")
-        assert code == 2 and "to another file" in errors
-    assert out.read_text() == kept and (tmp_path / "in.fasta").read_text().startswith(">P1")
+    # Nothing that is there is written over, by whatever name.
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "in.fasta").rename(tmp_path / "in.gff")
+    again = "protloc", "predict", tmp_path / "in.gff", *options[:-1]
+    for name, said in [
+        (out, "must end in .gff3"),
+        (tmp_path / "none" / "x.gff3", "there is no folder"),
+        (tmp_path / "sub" / ".." / "in.gff", "is an input"),
+    ]:
+        code, _, errors = run_script(*again, name, "--resume")
+        assert code == 2 and said in errors
+    assert out.read_text() == kept and (tmp_path / "in.gff").read_text().startswith(">P1")
+    (tmp_path / "in.gff").rename(tmp_path / "in.fasta")
     tiny_deeploc(signals=True).save_pretrained(tmp_path / "none")
     tokenizer.save_pretrained(tmp_path / "none")
     options[1] = tmp_path / "none"

@@ -1,11 +1,13 @@
 """Variants: their short form, the command's table, and what it refuses."""
 
 import csv
+import gzip
 import subprocess
 import sys
 
 import pytest
 
+from protloc.commands.variants import read_file
 from protloc.loading import DEFAULT_MODEL, load_config
 from protloc.prediction import predict
 from protloc.variants import change, columns, compare, read_variants, scan
@@ -46,6 +48,20 @@ def test_what_is_no_variant_of_the_protein(variant, said):
     assert said in str(error.value)
 
 
+def test_tables_of_variants(tmp_path):
+    path = tmp_path / "v.csv"
+    path.write_bytes("Protein_ID;Variant\r\na;L8V\r\n".encode("utf-8-sig"))
+    assert list(read_file(path, ["a", "b"])) == [("a", "L8V")]
+    packed = tmp_path / "v.csv.gz"
+    packed.write_bytes(gzip.compress(b"protein_id,variant\na,L8V\n"))
+    assert list(read_file(packed, ["a"])) == [("a", "L8V")]
+    for text, said in [("protein_id,variant\n", "holds no"), ("", "holds no"), ("protein_id,x\na,L8V\n", "no column"),
+                       ("protein_id,variant\na,\n", "line 2: the variant is empty")]:  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            list(read_file(path, ["a"]))
+
+
 def test_a_window_and_a_list():
     assert len(scan(INSULIN, 1, 3)) == 57 and scan(INSULIN, 2, 2)[0] == "A2C"
     with pytest.raises(ValueError, match="a window from 100 to 111 is not inside of a protein of 110"):
@@ -80,7 +96,7 @@ def test_the_command(tmp_path):
     assert done.returncode == 2 and not (tmp_path / "no.csv").exists()
     assert done.stderr.splitlines()[-1] == "protloc: ins: R13L: residue 13 is L, not R"
     (tmp_path / "r.csv").write_text('"protein_id","variant"\n"ins","L13R"\n')  # as R writes tables
-    done = subprocess.run([*command, tmp_path / "r.csv", "-o", tmp_path / "r.csv"], **options)
+    done = subprocess.run([*command, tmp_path / "r.csv", "-o", tmp_path / "." / "r.csv"], **options)
     assert done.returncode == 2 and "is an input" in done.stderr
     done = subprocess.run([*command, tmp_path / "r.csv", "-o", tmp_path / "r.tsv"], **options)
     assert done.returncode == 0 and len((tmp_path / "r.tsv").read_text().splitlines()) == 3

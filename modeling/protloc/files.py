@@ -6,7 +6,7 @@ import platform
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,14 @@ def same_settings(begun: Mapping[str, Any], asked: Mapping[str, Any], where: str
     for name in {**begun, **asked}:
         if begun.get(name) != asked.get(name):
             raise ValueError(f"{where} was begun with {name} {begun.get(name)!r}, not {asked.get(name)!r}: {way_out}")
+
+
+def check_other(path: Path, inputs: Iterable[str | Path]) -> None:
+    """`ValueError` if a file that is to be written is one of `inputs`, by whatever name."""
+    for name in inputs:
+        same = path.resolve() == Path(name).resolve()
+        if same or (path.exists() and Path(name).exists() and path.samefile(name)):
+            raise ValueError(f"{path} is an input: write to another file")
 
 
 def safe_name(protein_id: str) -> str:

@@ -35,11 +35,13 @@ _CHUNK = 512  # records that are sorted by length together; bounds memory
 Row = dict[str, Any]
 
 
-def check_heads(model: str | Path, config: DeepLocConfig, signals: bool, tree: bool) -> None:
-    """`ValueError` if what is asked for a model was not trained with it."""
+def check_heads(model: str | Path, config: DeepLocConfig, signals: bool, tree: bool, ids: bool) -> None:
+    """`ValueError` if what is asked for a model was not trained with it, or its labels have no identifiers."""
     for wanted, asked in (("signals", signals), ("tree", tree)):
         if asked and not getattr(config, wanted):
-            raise ValueError(f"--{wanted} needs a model trained with model.{wanted}=true; {model} is not")
+            raise ValueError(f"--{wanted} needs a model trained with model.{wanted}=true; {model} is not: leave it out")
+    if ids and IDENTIFIERS.keys().isdisjoint(config.id2label.values()):
+        raise ValueError(f"--ids knows DeepLoc's ten compartments, and {model} has other labels: leave it out")
 
 
 def finds_segments(config: DeepLocConfig) -> bool:

@@ -122,7 +122,7 @@ class Worker:
                 raise SequenceError(name, "no such file (pipes and standard input can't be read from the middle)")
         self.model, self.tokenizer = load_model(job.model, job.device, job.dtype, job.length_policy)
         config = self.model.config
-        check_heads(job.model, config, job.signals, job.tree)
+        check_heads(job.model, config, job.signals, job.tree, job.ids)
         if config.input_features == "profile":
             raise ValueError(f"{job.model} reads profiles: only protloc predict has --profiles")
         self.columns = columns(config, job.signals, job.tree, job.ids)

@@ -254,7 +254,7 @@ def test_a_model_of_other_labels_without_membrane(tokenizer):
 
 def test_words_are_backed_by_a_measurement_of_this_model():
     """Rerun `python -m benchmarks.confidence` where this fails."""
-    assert verdict.CONFIDENCE["model_digest"] == model_digest(load_model()[0])
+    assert verdict.CONFIDENCE["model_digest"] == model_digest(load_model(dtype="float32")[0])
     shares = [of["right"] for of in verdict.CONFIDENCE["compartments"]["DeepLoc 2.0's validation"].values()]
     assert shares[1:] == sorted(shares[1:])  # a stronger word is right more often
     assert verdict.words(0.5, 0.5) == "just above its threshold" and verdict.words(0.9, 0.1).startswith("well above")

@@ -44,6 +44,9 @@ def model_fields(config: "TrainingConfig", own: OwnProteins | None) -> dict[str,
     """Fields of the model's configuration: those that were given, and those that follow from one's own data."""
     if own is None:
         return dict(config.model)
+    for name in ("signals", "residue_signals"):
+        if config.model.get(name):
+            stop(f"model.{name}: proteins of one's own have no annotated sorting signals to learn from: leave it out")
     kind = "single_label_classification" if own.single_label else "multi_label_classification"
     fields = {"problem_type": kind, **config.model, "membrane": own.has_membrane, "signals": False}
     if own.labels != COMPARTMENTS:

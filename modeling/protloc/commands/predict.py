@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .. import prediction
-from ..files import lock, safe_name
+from ..files import check_other, lock, safe_name
 from ..loading import DEFAULT_MODEL, load_config, load_ensemble, load_model
 from ..profiles import protein_profile
 from ..sequences import SequenceError, Warned, clean_sequence, read_sequences, sequence_warning
@@ -51,9 +51,9 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
     show_bars = progress_bars()
     models = args.ensemble or [args.model or DEFAULT_MODEL]
     config = load_config(models[0])
-    prediction.check_heads(models[0], config, args.signals, args.tree)
-    if args.gff3 and args.gff3.absolute() in [Path(name).absolute() for name in [*args.inputs, args.output]]:
-        raise ValueError(f"{args.gff3} is an input or the table: write the segments to another file")
+    prediction.check_heads(models[0], config, args.signals, args.tree, args.ids)
+    if args.gff3:
+        check_other(args.gff3, args.inputs)
     if args.gff3 and not prediction.finds_segments(config):
         raise ValueError(f"--gff3 needs a model that knows where signals are; {models[0]} does not")
     if args.profiles and config.input_features != "profile":
@@ -169,8 +169,7 @@ def is_left_to_do(out: Path, args: argparse.Namespace) -> bool:
     Raises:
         ValueError: If `OUT` is an input, or unfinished and not to be resumed.
     """
-    if any(Path(source).exists() and out.exists() and out.samefile(source) for source in args.inputs):
-        raise ValueError(f"{out} is an input: write to another file")
+    check_other(out, args.inputs)
     partial = prediction.partial_path(out)
     if partial.exists() and not args.resume:
         raise ValueError(f"{partial} is an unfinished run: add --resume to resume it, or delete it")

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..files import atomic_path
+from ..files import atomic_path, check_other
 from ..loading import DEFAULT_MODEL, load_model
 from ..prediction import Row, write_csv, write_table
 from ..sequences import read_sequences
 from ..tables import read_csv
+from ..text_files import open_text
 from ..variants import change, columns, compare, read_variants, scan
 from . import progress_bars
 
@@ -18,8 +19,8 @@ from . import progress_bars
 def run(args: argparse.Namespace) -> int:
     logging.basicConfig(format="protloc: %(message)s")
     progress_bars()
-    if args.output and args.output.absolute() in [Path(name).absolute() for name in (args.fasta, args.variants or "")]:
-        raise ValueError(f"{args.output} is an input: write to another file")
+    if args.output:
+        check_other(args.output, filter(None, [args.fasta, args.variants]))
     proteins = dict(read_sequences([args.fasta]))
     asked: dict[str, list[str]] = {name: [] for name in proteins}
     if args.variants:
@@ -34,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
         for name, variants in asked.items()
         if variants
     }
-    model, tokenizer = load_model(args.model or DEFAULT_MODEL, args.device)
+    # In bfloat16 small differences would be rounded away.
+    model, tokenizer = load_model(args.model or DEFAULT_MODEL, args.device, "float32")
     names = columns(model.config)
 
     def rows() -> Iterator[Row]:
@@ -68,19 +70,28 @@ def read_file(path: Path, names: list[str]) -> Iterator[tuple[str, str]]:
     Raises:
         ValueError: For a variant of a protein that the FASTA file lacks, an empty file, a list for several proteins.
     """
-    text = path.read_text(encoding="utf-8-sig")
-    if not text.strip():
-        raise ValueError(f"{path} holds no variants")
-    if "protein_id" in text.partition("\n")[0]:
-        for place, row in read_csv(path, ["protein_id", "variant"]):
-            if row["protein_id"] not in names:
-                raise ValueError(f"{place}: the sequences have no protein {row['protein_id']!r}")
-            yield row["protein_id"], row["variant"]
-        return
-    if len(names) != 1:
+    with open_text(path) as file:
+        text = file.read()
+    variants = read_variants(text)
+    if "protein_id" in text.partition("\n")[0].lower():
+        variants = []
+        for place, row in read_csv(path, []):
+            cells = {column.lower(): cell for column, cell in row.items()}
+            if "variant" not in cells:
+                raise ValueError(f"{path}: no column 'variant'; columns are {', '.join(row)}")
+            if cells["protein_id"] not in names:
+                raise ValueError(f"{place}: the sequences have no protein {cells['protein_id']!r}")
+            if not cells["variant"]:
+                raise ValueError(f"{place}: the variant is empty")
+            variants.append(cells["variant"])
+            yield cells["protein_id"], cells["variant"]
+    elif len(names) != 1:
         raise ValueError(
             f"{path} is a list of variants, and there are {len(names)} proteins: give a table with the columns "
             "protein_id and variant"
         )
-    for variant in read_variants(text):
-        yield names[0], variant
+    else:
+        for variant in variants:
+            yield names[0], variant
+    if not variants:
+        raise ValueError(f"{path} holds no variants")
