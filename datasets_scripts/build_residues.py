@@ -21,9 +21,7 @@ import hashlib
 import json
 import random
 import re
-import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +31,7 @@ from datasets import Dataset, Features, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from datasets_scripts.arguments import add_push_arguments, check_out, push
+from datasets_scripts.homology import similar
 from protloc.files import replaced_folder
 from protloc.sequences import clean_sequence, read_sequences
 from protloc.tables import read_csv, read_exclusions, sha1
@@ -110,20 +109,6 @@ def read_deeploc(proteins: Path, signals: Path) -> Iterator[Row]:
         }
 
 
-def similar(rows: list[Row], references: list[str], identity: float = 0.3) -> set[str]:
-    """Sequences of `rows` with this identity to one of `references` over half of either, by MMseqs2."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / name for name in ("query.fasta", "target.fasta", "found.tsv", "tmp")]
-        sequences = sorted({row["sequence"] for row in rows})
-        for path, proteins in ((paths[0], sequences), (paths[1], references)):
-            path.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(proteins)))
-        options = ["--min-seq-id", str(identity), "-c", "0.5", "--cov-mode", "5", "--format-output", "query"]
-        result = subprocess.run(["mmseqs", "easy-search", *map(str, paths), *options], capture_output=True, text=True)
-        if result.returncode:
-            raise ValueError(f"mmseqs easy-search failed: {(result.stdout + result.stderr).strip()[-200:]}")
-        return {sequences[int(line)] for line in paths[2].read_text().split()}
-
-
 def build(args: argparse.Namespace) -> tuple[dict[str, list[Row]], str]:
     """Rows of each split, and the sentence on what was left out."""
     ids, sums = read_exclusions(args.exclude)
@@ -136,7 +121,7 @@ def build(args: argparse.Namespace) -> tuple[dict[str, list[Row]], str]:
 
     references = {row["sequence"] for row in [*topology, *deeploc] if excluded(row)}
     references |= {sequence for _, sequence in read_sequences([str(path) for path in args.homologs_of])}
-    near = similar(topology, sorted(references)) if references else set()
+    near = similar((row["sequence"] for row in topology), references) if references else set()
     kept = [row for row in [*topology, *deeploc] if not excluded(row)]
     homologs = [row for row in kept if row["source"] == "topology" and row["sequence"] in near]
     left_out = Counter(row["source"] for row in [*topology, *deeploc] if excluded(row))

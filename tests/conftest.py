@@ -14,7 +14,7 @@ from tests.hub.local_hub import HUB
 os.environ["HF_ENDPOINT"] = HUB.url
 os.environ["HF_HUB_DISABLE_XET"] = "1"  # the client then speaks LFS, which is what our Hub understands
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # else the first test to read a data set has a bar before its error
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # bars would stand before errors
 for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
     os.environ.pop(name, None)
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

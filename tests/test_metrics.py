@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import matthews_corrcoef
+from sklearn.metrics import f1_score, matthews_corrcoef
 
 from protloc.metrics import (
     LocalizationMetric,
@@ -12,6 +12,7 @@ from protloc.metrics import (
     expected_calibration_error,
     fit_calibration,
     fit_threshold,
+    fit_thresholds,
 )
 
 LABELS = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1]])
@@ -123,6 +124,28 @@ def test_threshold_maximizes_mcc():
 
 def test_threshold_without_positives_is_a_half():
     assert fit_threshold(np.zeros(5), np.linspace(0, 1, 5)) == 0.5
+
+
+def test_thresholds_maximize_micro_and_macro_f1():
+    generator = np.random.default_rng(0)
+    labels = (generator.random((200, 3)) < [0.5, 0.2, 0.05]).astype(int)
+    probabilities = np.round(labels * 0.2 + generator.random((200, 3)) * 0.8, 1)
+
+    def judged(thresholds) -> float:
+        called = probabilities >= thresholds
+        return sum(f1_score(labels, called, average=average, zero_division=0) for average in ("micro", "macro"))
+
+    found = fit_thresholds(labels, probabilities)
+    alternatives = [[*found[:i], t, *found[i + 1 :]] for i in range(3) for t in np.linspace(0.05, 0.95, 10)]
+    assert judged(found) >= max(map(judged, alternatives)) - 1e-9
+    # beside F1 of each class alone, and beside MCC
+    assert judged(found) > judged([fit_threshold(labels[:, i], probabilities[:, i]) for i in range(3)])
+
+
+def test_thresholds_of_classes_without_positives_or_negatives_are_a_half():
+    labels = np.array([[0, 1, 1], [0, 1, 0], [0, 1, 0]])
+    found = fit_thresholds(labels, np.array([[0.2, 0.9, 0.8], [0.1, 0.8, 0.3], [0.3, 0.7, 0.1]]))
+    assert found == pytest.approx([0.5, 0.5, 0.55])
 
 
 def test_gorodkin_is_over_proteins_of_one_class():

@@ -5,14 +5,16 @@ import sqlite3
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from datasets import Dataset, load_dataset
 from omegaconf import OmegaConf
 
 from protloc import DeepGPSConfig, DeepLocConfig
 from protloc.files import lock
-from protloc.loading import load_ensemble
+from protloc.loading import load_ensemble, load_model
 from protloc.prediction import predict
 from tests.helpers import ROOT
 from training.common.settings import choose_precision, load_yaml
@@ -130,11 +132,22 @@ def test_bad_series(tmp_path, arguments, message):
     assert result.stderr.startswith(message) and result.stderr.count("\n") == 1
 
 
+def write_unlabelled(folder, count):
+    folder.mkdir()
+    rows = {"id": [f"u{i}" for i in range(count)], "sequence": [f"MKT{'AYIAK' * (i + 3)}" for i in range(count)]}
+    Dataset.from_dict(rows).to_parquet(folder / "train.parquet")
+
+
 @pytest.mark.slow
 def test_folds(tiny_dataset, tmp_path):
     training = {"dataset": str(tiny_dataset), "dataset_config": "deeploc2", "train_split": "train+validation", **TINY}
     del training["limit"]
-    config = write(tmp_path / "c.yaml", output_dir=str(tmp_path / "out"), partitions=[0, 2], training=training)
+    write_unlabelled(tmp_path / "unlabelled", 7)
+    config = write(
+        *(tmp_path / "c.yaml",),
+        **{"output_dir": str(tmp_path / "out"), "partitions": [0, 2], "training": training},
+        unlabelled=str(tmp_path / "unlabelled"),
+    )
     result = run_script("folds", config)
     assert result.returncode == 0, result.stderr
     pooled = json.loads((tmp_path / "out" / "out_of_fold.json").read_text())
@@ -143,6 +156,30 @@ def test_folds(tiny_dataset, tmp_path):
     ensemble, tokenizer = load_ensemble([tmp_path / "out" / f"fold_{k}" for k in (0, 2)])
     (row,) = predict([("a", "MKTAYIAK")], ensemble, tokenizer)
     assert row["localizations"]
+
+    # What was answered out of fold teaches another, which trains on all with the decisions of the folds.
+    answers = pd.read_csv(tmp_path / "out" / "out_of_fold.csv").set_index("protein_id")
+    unlabelled = pd.read_csv(tmp_path / "out" / "unlabelled.csv")
+    assert len(answers) == 40 and len(unlabelled) == 7
+    held_out, tokenizer = load_model(tmp_path / "out" / "fold_2", dtype="float32")
+    decisions = json.loads((tmp_path / "out" / "decisions.json").read_text())
+    held_out.config.update(decisions)
+    proteins = load_dataset(str(tiny_dataset), "deeploc2", split="train+validation")
+    protein = proteins[proteins["partition"].index(2)]
+    (row,) = predict([(protein["id"], protein["sequence"])], held_out, tokenizer)
+    columns = [*held_out.config.id2label.values(), "membrane_probability"]
+    assert answers.loc[protein["id"], columns].tolist() == pytest.approx([row[name] for name in columns], abs=1e-4)
+    settings = {"teacher": [str(tmp_path / "out" / name) for name in ("out_of_fold.csv", "unlabelled.csv")]}
+    settings |= {"unlabelled": str(tmp_path / "unlabelled"), "decisions": str(tmp_path / "out" / "decisions.json")}
+    training = training | settings | {"output_dir": str(tmp_path / "taught"), "epochs": 2}
+    result = run_script("train", write(tmp_path / "t.yaml", **training))
+    assert result.returncode == 2 and "no row for 40 proteins" in result.stderr  # of partitions 1 and 3
+    result = run_script("train", tmp_path / "t.yaml", "train_split=train[:10]")
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "taught" / "training.json").read_text())
+    assert (report["proteins"], report["unlabelled"]) == (10, 7)
+    taught = DeepLocConfig.from_pretrained(tmp_path / "taught")
+    assert taught.thresholds == decisions["thresholds"] and taught.calibration_bias == decisions["calibration_bias"]
 
 
 @pytest.mark.slow

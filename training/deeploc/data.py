@@ -1,32 +1,36 @@
-"""From a data set of proteins to batches for DeepLoc: splits, windows, targets, and teachers' probabilities."""
+"""From a data set of proteins to batches for DeepLoc: splits, windows, targets, and a teacher's answers."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from datasets import Dataset, load_dataset
+from datasets import Dataset, Features, load_dataset
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from protloc import DeepLocConfig
 from protloc.embedding import ResidueEmbeddings
-from protloc.files import atomic_path
-from protloc.loading import load_ensemble
 from protloc.models.layers_deeploc import DeepLocRegions
 from protloc.models.protein_sequence import split_windows, tokenize, window_text
-from protloc.prediction import predict
 from protloc.profiles import protein_profile
+from protloc.tables import read_csv
 from protloc.taxonomy import SORTING_SIGNALS
 from training.common.splits import check_apart
 
+MEMBRANE_PROBABILITY = "membrane_probability"  # a column of `protloc predict`
+
 
 def load_proteins(
-    dataset: str, name: str | None, train_split: str, validation_split: str, validation_partition: int | None
+    dataset: str,
+    name: str | None,
+    train_split: str,
+    validation_split: str,
+    validation_partition: int | None,
+    train_on_all: bool = False,
 ) -> tuple[Dataset, Dataset]:
     """
-    Training and validation proteins.
+    Training and validation proteins; with `train_on_all` none validates.
 
     With `validation_partition` the training split is divided instead (`train+validation` joins both): that homology
     partition validates, all else trains. One after the other they make a cross-validation.
@@ -35,6 +39,8 @@ def load_proteins(
         ValueError, OSError: If the data set, a split or the partition is not there, or a protein is on both sides.
     """
     proteins = load_dataset(dataset, name, split=train_split)
+    if train_on_all:
+        return proteins, proteins.take(1)  # encoded like the others, and never asked
     if validation_partition is None:
         validation = load_dataset(dataset, name, split=validation_split)
         check_apart(proteins["id"], validation["id"], f"proteins of {dataset}")
@@ -213,27 +219,69 @@ def repeat_factors(targets: np.ndarray, num_labels: int, frequency: float) -> li
     return np.where(targets > 0, factors, 1).max(axis=1).tolist()
 
 
-def teacher_probabilities(
-    proteins: Dataset, teachers: list[str], profiles: str | None, path: Path, resume: bool
-) -> np.ndarray:
-    """Mean probabilities `(n, num_labels)` of an ensemble, to distil from; kept in a file for a run that resumes."""
-    state = PartialState()
-    if state.is_main_process and not (resume and path.exists()):
-        ensemble, tokenizer = load_ensemble(teachers)
-        names = list(ensemble.config.id2label.values())
-        records = zip(proteins["id"], proteins["sequence"], strict=True)
-        rows = predict(records, ensemble, tokenizer, profiles=profile_source(proteins, profiles))
-        probabilities = np.array([[row[name] for name in names] for row in rows], dtype=np.float32)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as partial, open(partial, "wb") as file:
-            np.save(file, probabilities)
-    state.wait_for_everyone()
-    return np.load(path)
+def load_unlabelled(dataset: str, like: Dataset) -> Dataset:
+    """
+    Proteins without labels, with the columns that `like` has: no labels, membrane type and signals unknown.
+
+    Raises:
+        ValueError, OSError: If the data set is not there, or a protein is one of `like`.
+    """
+    proteins = load_dataset(dataset, split="train").select_columns(["id", "sequence"])
+    labelled = set(like["sequence"])
+    proteins = proteins.filter(lambda row: row["sequence"] not in labelled)
+    check_apart(like["id"], proteins["id"], f"proteins with labels and those of {dataset}")
+    unknown: dict[str, Any] = {"labels": [], "membrane": -1, "signals": ""}
+    rows = proteins.map(lambda row: row | unknown, load_from_cache_file=False)
+    names = [name for name in ("id", "sequence", *unknown) if name in like.column_names]
+    return rows.select_columns(names).cast(Features({name: like.features[name] for name in names}))
 
 
-def distillation_targets(labels: torch.Tensor, probabilities: torch.Tensor, weight: float) -> torch.Tensor:
-    """Teachers' probabilities `(batch, num_labels)` by `weight`, and the labels, vectors or indices, by the rest."""
-    probabilities = probabilities.to(labels.device)
+def read_teacher(paths: list[str], ids: list[str], labels: list[str]) -> torch.Tensor:
+    """
+    What a teacher answers, from tables as `protloc predict` writes them.
+
+    Args:
+        paths (`list[str]`): Tables with a column `protein_id`, one a label, and `membrane_probability`.
+        ids (`list[str]`): Of the proteins that learn.
+        labels (`list[str]`)
+
+    Returns:
+        `torch.Tensor` of shape `(len(ids), labels + 1)`: Probabilities of the labels, and of a membrane protein.
+
+    Raises:
+        ValueError: Naming file and line, if a number is no probability; or if a protein is in none of the tables.
+    """
+    columns = [*labels, MEMBRANE_PROBABILITY]
+    answers: dict[str, list[float]] = {}
+    for path in paths:
+        for place, row in read_csv(Path(path), ["protein_id", *columns]):
+            protein = row["protein_id"]
+            try:
+                answers[protein] = [float(row[name]) for name in columns]
+            except ValueError:
+                answers[protein] = [-1.0]
+            if not all(0 <= value <= 1 for value in answers[protein]):
+                raise ValueError(f"{place}: the probabilities of {protein!r} are not all numbers from 0 to 1")
+    missing = [name for name in ids if name not in answers]
+    if missing:
+        raise ValueError(f"{', '.join(paths)}: no row for {len(missing)} proteins, such as {missing[0]!r}")
+    return torch.tensor([answers[name] for name in ids])
+
+
+def teach(batch: dict[str, torch.Tensor], answers: torch.Tensor, weight: float) -> None:
+    """
+    Mix a teacher's answers into the targets of a batch, in place.
+
+    Args:
+        answers (`torch.Tensor` of shape `(batch, labels + 1)`): As of `read_teacher`.
+        weight (`float`): Of the answers where a protein has labels; elsewhere they are all it has.
+    """
+    labels, membrane = batch["labels"], batch.get("membrane_targets")
+    answers = answers.to(labels.device)
     if labels.ndim == 1:
-        labels = F.one_hot(labels, probabilities.shape[1])
-    return weight * probabilities + (1 - weight) * labels
+        labels = F.one_hot(labels, answers.shape[1] - 1)
+    share = torch.where(labels.sum(dim=-1, keepdim=True) > 0, weight, 1.0)  # (B, 1)
+    batch["labels"] = share * answers[:, :-1] + (1 - share) * labels
+    if membrane is not None:
+        known = torch.where(membrane >= 0, weight, 1.0)  # (B,)
+        batch["membrane_targets"] = known * answers[:, -1] + (1 - known) * membrane

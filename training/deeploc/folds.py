@@ -1,5 +1,5 @@
 """
-Cross-validate DeepLoc over homology partitions; the models together are an ensemble.
+Cross-validate DeepLoc over homology partitions: scores, decisions and answers of models that did not see the protein.
 
     python -m training.deeploc.folds training/configs/folds.yaml
     # many GPUs; another width
@@ -8,9 +8,14 @@ Cross-validate DeepLoc over homology partitions; the models together are an ense
     # the ensemble at work
     protloc predict proteins.fasta --ensemble runs/folds/fold_*
 
-Each partition validates one model (early stopping, calibration, thresholds) that trains on all others. Started again
-after a stop it resumes. `OUTPUT_DIR/out_of_fold.json` holds the scores of every protein by the model that
-was not trained on its partition: they chose that model's epoch and thresholds, so they are a little optimistic.
+Each partition validates one model, which trains on all others. Started again after a stop it resumes. `OUTPUT_DIR`
+gets:
+
+- `out_of_fold.csv`: what the model that was not trained on its partition answers of each protein, as `protloc predict`
+  writes it, and `unlabelled.csv`: the mean answer of all for proteins without labels. A `teacher` of another training.
+- `decisions.json`: calibration and thresholds fitted to all answers out of fold, for a training on all partitions.
+- `out_of_fold.json`: scores. The partition chose its model's epoch, and fitted the decisions together with the others,
+  so they are a little optimistic.
 """
 
 import json
@@ -19,12 +24,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
+from datasets import concatenate_datasets
 from omegaconf import MISSING, OmegaConf
 
+from protloc.embedding import ResidueEmbeddings
+from protloc.files import atomic_path
 from protloc.loading import load_model
 from training.common.runs import parse, table, train
-from training.deeploc.data import load_proteins
-from training.deeploc.evaluate import intervals, predict_proteins, scores
+from training.deeploc.data import MEMBRANE_PROBABILITY, load_proteins, load_unlabelled
+from training.deeploc.evaluate import intervals, scores
+from training.deeploc.validation import fit_decisions, raw_logits
+
+DECISIONS = ["thresholds", "calibration_scale", "calibration_bias"]
+DECISIONS += ["membrane_threshold", "membrane_calibration_scale", "membrane_calibration_bias"]
 
 
 @dataclass
@@ -32,30 +46,89 @@ class FoldsConfig:
     output_dir: str = MISSING
     partitions: list[int] = MISSING
     training: dict[str, Any] = MISSING  # fields of `TrainingConfig`; its `train_split` is divided
+    unlabelled: str | None = None  # a data set of proteins without labels
+    unlabelled_embeddings: str | None = None  # of them, where the training reads embeddings
 
 
 def main() -> None:
     config, launcher = parse(__doc__, FoldsConfig)
     folder = Path(config.output_dir)
-    folds, rows = [], [["partition", "proteins", "macro AUPRC", "micro F1", "macro F1", "membrane accuracy"]]
+    ids, found, unlabelled_logits = [], [], []
     for partition in config.partitions:
         fold = folder / f"fold_{partition}"
         train(launcher, config.training, fold, {"validation_partition": partition})
-        model, tokenizer = load_model(fold)
+        model, tokenizer = load_model(fold, dtype="float32")
         training = OmegaConf.load(fold / "training.yaml")
-        _, proteins = load_proteins(training.dataset, training.dataset_config, training.train_split, "", partition)
+        embeddings = ResidueEmbeddings(training.embeddings) if training.embeddings else None
+        source = training.dataset, training.dataset_config, training.train_split
+        others, proteins = load_proteins(*source, "", partition)
+        everyone = concatenate_datasets([others, proteins])
         if training.limit:
-            proteins = proteins.select(range(min(training.limit, len(proteins))))
-        names = list(model.config.id2label.values())
-        folds.append(predict_proteins(model, tokenizer, proteins, 16_384, training.profiles))
-        rows.append(summary(str(partition), scores(folds[-1], names)))
+            proteins = proteins.take(min(training.limit, len(proteins)))
+        ids.append(np.array(proteins["id"]))
+        found.append(raw_logits(model, tokenizer, proteins, embeddings, training.profiles))
+        if config.unlabelled:
+            unlabelled = load_unlabelled(config.unlabelled, everyone)
+            if config.unlabelled_embeddings:
+                embeddings = ResidueEmbeddings(config.unlabelled_embeddings)
+            unlabelled_logits.append(raw_logits(model, tokenizer, unlabelled, embeddings)[:2])
 
-    pooled = {name: np.concatenate([fold[name] for fold in folds]) for name in folds[0]}
-    result = scores(pooled, names)
-    result["intervals"] = intervals(pooled)
+    pooled = [torch.cat(parts) for parts in zip(*found, strict=True)]
+    decided = model.config
+    fit_decisions(decided, pooled[0], pooled[1], pooled[2], pooled[3])
+    names = list(decided.id2label.values())
+    write_json(folder / "decisions.json", {name: getattr(decided, name) for name in DECISIONS})
+    write_answers(folder / "out_of_fold.csv", np.concatenate(ids), names, *answers(decided, *pooled[:2]))
+    if config.unlabelled:
+        mean = [torch.stack(parts).mean(dim=0) for parts in zip(*unlabelled_logits, strict=True)]
+        write_answers(folder / "unlabelled.csv", np.array(unlabelled["id"]), names, *answers(decided, *mean))
+
+    rows = [["partition", "proteins", "macro AUPRC", "micro F1", "macro F1", "membrane accuracy"]]
+    for partition, part in zip(config.partitions, found, strict=True):
+        rows.append(summary(str(partition), scores(decisions(model, *part), names)))
+    arrays = decisions(model, *pooled)
+    result = scores(arrays, names)
+    result["intervals"] = intervals(arrays)
     rows.append(summary("all", result))
-    (folder / "out_of_fold.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_json(folder / "out_of_fold.json", result)
     print(table(rows))
+
+
+def answers(config: Any, logits: torch.Tensor, membrane_logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated probabilities `(n, labels)`, and `(n,)` of a membrane protein, of raw logits."""
+    calibrated = logits * torch.tensor(config.calibration_scale) + torch.tensor(config.calibration_bias)
+    membrane = membrane_logits * config.membrane_calibration_scale + config.membrane_calibration_bias
+    return calibrated.sigmoid().numpy(), membrane.sigmoid().numpy()
+
+
+def decisions(model, logits, membrane_logits, labels, membrane_labels) -> dict[str, Any]:
+    """The arrays that `scores` takes."""
+    probabilities, membrane = answers(model.config, logits, membrane_logits)
+    called, in_membrane = model.decide(torch.tensor(probabilities).logit(), torch.tensor(membrane).logit())
+    return {
+        "labels": labels.int().numpy(),
+        "predictions": called.int().numpy(),
+        "probabilities": probabilities,
+        "membrane_labels": membrane_labels.numpy(),
+        "membrane_predictions": in_membrane.int().numpy(),
+        "membrane_probabilities": membrane,
+    }
+
+
+def write_answers(
+    path: Path, ids: np.ndarray, names: list[str], probabilities: np.ndarray, membrane: np.ndarray
+) -> None:
+    """A table as `protloc predict` writes it."""
+    rows = pd.DataFrame(probabilities, columns=names)
+    rows.insert(0, "protein_id", ids)
+    rows.insert(1, MEMBRANE_PROBABILITY, membrane)
+    with atomic_path(path) as partial:
+        rows.to_csv(partial, index=False, float_format="%.6f")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def summary(title: str, result: dict) -> list[str]:

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from omegaconf import MISSING
 from torch.utils.data import DataLoader
 from transformers import get_scheduler, pipeline
@@ -52,13 +52,14 @@ from training.deeploc.data import (
     class_balanced_weights,
     class_counts,
     collate,
-    distillation_targets,
     encode,
     load_proteins,
+    load_unlabelled,
     mask_residues,
+    read_teacher,
     reads_regions,
     repeat_factors,
-    teacher_probabilities,
+    teach,
     window_lengths,
 )
 from training.deeploc.initial import build_model, embed_frozen, read_embeddings, reads_frozen
@@ -76,6 +77,7 @@ class TrainingConfig:
     train_split: str = "train"
     validation_split: str = "validation"  # early stopping, calibration and thresholds; neither trained on nor tested
     validation_partition: int | None = None  # of the training split: this homology partition validates instead
+    decisions: str | None = None  # of a cross-validation: its calibration and thresholds; then no protein validates
     profiles: str | None = None  # folder of <id>.pssm files, for a data set without profiles
     limit: int | None = None  # proteins of each split, for a quick try
     # Data with labels of one's own: see own_proteins.py
@@ -98,8 +100,9 @@ class TrainingConfig:
     class_balance: str = "sqrt"  # positives count by the square root of their rarity; effective_number; none
     oversampling_frequency: float = 0.0  # labels rarer than this are sampled more often
     mask_rate: float = 0.15  # residues replaced by <mask> in training
-    teachers: list[str] = field(default_factory=list)  # models whose mean probabilities are targets beside the labels
-    distillation_weight: float = 0.5  # of the teachers' probabilities; the labels have the rest
+    teacher: list[str] = field(default_factory=list)  # tables of what a model answers, targets beside the labels
+    distillation_weight: float = 0.5  # of the teacher's probabilities; the labels have the rest
+    unlabelled: str | None = None  # a data set of proteins without labels, which learn from the teacher alone
     # Optimization
     epochs: int = 8
     max_tokens_per_batch: int = 12000  # on each process, padding included
@@ -138,6 +141,8 @@ def read_config() -> TrainingConfig:
     check_settings(config, DeepLocConfig, CHOICES)
     if config.backbone and config.initial_weights:
         stop("backbone and initial_weights both name weights to begin with: give one of them")
+    if config.unlabelled and not config.teacher:
+        stop("unlabelled proteins learn from a teacher: name the tables of its answers with teacher")
     if config.embeddings and (not config.backbone or config.backbone_training != "frozen"):
         stop("embeddings are what a frozen backbone gives: name it with backbone, and leave backbone_training=frozen")
     for name in ("validation_share", "cluster_identity"):
@@ -163,7 +168,7 @@ def load_data(config: TrainingConfig, accelerator: Accelerator) -> tuple[Dataset
     try:
         if has_compartments(config.dataset, config.dataset_config):
             source = config.dataset, config.dataset_config, config.train_split, config.validation_split
-            train_set, validation_set = load_proteins(*source, config.validation_partition)
+            train_set, validation_set = load_proteins(*source, config.validation_partition, bool(config.decisions))
         else:
             if accelerator.is_main_process:  # one split for all processes
                 chosen = {name: getattr(config, name) for name in OWN_SETTINGS}
@@ -176,6 +181,15 @@ def load_data(config: TrainingConfig, accelerator: Accelerator) -> tuple[Dataset
         stop(f"cannot read {', '.join(named)}: {one_line(error)}")
     limit = config.limit or max(len(train_set), len(validation_set))
     return train_set.take(min(limit, len(train_set))), validation_set.take(min(limit, len(validation_set))), own
+
+
+def add_unlabelled(config: TrainingConfig, train_set: Dataset, validation_set: Dataset) -> Dataset:
+    """The training proteins, and after them those without labels."""
+    if config.unlabelled is None:
+        return train_set
+    unlabelled = load_unlabelled(config.unlabelled, concatenate_datasets([train_set, validation_set]))
+    unlabelled = unlabelled.take(min(config.limit or len(unlabelled), len(unlabelled)))
+    return concatenate_datasets([train_set.select_columns(unlabelled.column_names), unlabelled])
 
 
 def balance_classes(config: TrainingConfig, model_config: DeepLocConfig, targets: np.ndarray) -> None:
@@ -221,19 +235,18 @@ def main() -> None:
     model_config = model.config
     if own is None and list(model_config.id2label.values()) != COMPARTMENTS:
         stop("model.id2label must be the ten DeepLoc compartments")
-    probabilities = None
+    answers = None
+    labelled = len(train_proteins)
     try:
+        train_proteins = add_unlabelled(config, train_proteins, validation_proteins)
         if reads_frozen(config, model_config):
             folder = Path(config.output_dir) / "embeddings"
             if accelerator.is_main_process:
                 embed_frozen(model, tokenizer, [*train_proteins["sequence"], *validation_proteins["sequence"]], folder)
             accelerator.wait_for_everyone()
             embeddings = ResidueEmbeddings(folder)
-        if config.teachers:
-            cache = Path(config.output_dir) / "teachers.npy"
-            probabilities = torch.tensor(
-                teacher_probabilities(train_proteins, config.teachers, config.profiles, cache, config.resume)
-            )
+        if config.teacher:
+            answers = read_teacher(config.teacher, train_proteins["id"], list(model_config.id2label.values()))
         with accelerator.main_process_first():
             train_set, validation_set = (
                 encode(proteins, model_config, tokenizer, config.profiles, embeddings, config.companion is not None)
@@ -246,7 +259,8 @@ def main() -> None:
         stop(one_line(error))
     if accelerator.is_main_process:
         save_settings(config)
-    balance_classes(config, model_config, np.array(train_set["target"]))
+    targets = np.array(train_set["target"])
+    balance_classes(config, model_config, targets[targets.any(axis=1)] if config.unlabelled else targets)
     train_loader, validation_loader, mean_batch_size = build_loaders(
         config, model_config, train_set, validation_set, embeddings, accelerator.num_processes
     )
@@ -262,7 +276,7 @@ def main() -> None:
     )
     loop = Loop(
         *(accelerator, config, model, optimizer, scheduler, train_loader, validation_loader),
-        criterion="macro_auprc",
+        criterion="epoch" if config.decisions else "macro_auprc",
         maximize=True,
     )
 
@@ -270,16 +284,16 @@ def main() -> None:
     def backward(batch: Batch, place: Place) -> dict[str, torch.Tensor | float]:
         mask_residues(batch, config.mask_rate, model_config)
         protein = batch.pop("protein")
-        if probabilities is not None:
-            batch["labels"] = distillation_targets(
-                batch["labels"], probabilities[protein.cpu()], config.distillation_weight
-            )
+        if answers is not None:
+            teach(batch, answers[protein.cpu()], config.distillation_weight)
         loss = loop.model(**batch).loss
         # Batches of short proteins hold more of them: each protein counts the same.
         accelerator.backward(loss * len(protein) / mean_batch_size)
         return {"loss": loss.detach()}
 
     def validate() -> dict[str, float]:
+        if config.decisions:
+            return {"epoch": loop.progress.epoch + 1}
         logits, *others = predict_logits(accelerator, loop.judged, loop.validation_loader)
         check_finite("the largest logit of the validation split", logits.abs().max().item())
         return validation_scores(list(model_config.id2label.values()), logits, *others)
@@ -290,15 +304,19 @@ def main() -> None:
     best = loop.best_model(DeepLocForSequenceClassification)
     if config.companion:
         best.add_companion(load_model(config.companion, accelerator.device.type, "float32")[0])
-    found = predict_logits(accelerator, best, loop.validation_loader)
-    few = fit_decisions(best.config, *found, min_proteins=config.min_validation_proteins)
-    remark = few_labels(few, best.config, config.min_validation_proteins)
+    remark = None
+    if config.decisions:
+        best.config.update(json.loads(Path(config.decisions).read_text()))
+    else:
+        found = predict_logits(accelerator, best, loop.validation_loader)
+        few = fit_decisions(best.config, *found, min_proteins=config.min_validation_proteins)
+        remark = few_labels(few, best.config, config.min_validation_proteins)
     if remark:
         accelerator.print(f"warning: {remark}")
     if accelerator.is_main_process:
         locator = pipeline("protein-localization", model=best, tokenizer=tokenizer)
         locator.save_pretrained(config.output_dir, state_dict=rounded(best))
-        report = loop.report("training.deeploc.train", proteins=len(train_proteins))
+        report = loop.report("training.deeploc.train", proteins=labelled, unlabelled=len(train_proteins) - labelled)
         start, evaluation = config.initial_weights or config.backbone, None
         if own is not None:
             report |= {"rule": own.rule, "remarks": [*own.notes, *([remark] if remark else [])], "counts": own.counts()}

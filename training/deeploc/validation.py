@@ -1,13 +1,21 @@
 """A DeepLoc on the validation split during training: logits, scores, calibration and thresholds."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from datasets import Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
-from protloc import DeepLocConfig
-from protloc.metrics import LocalizationMetric, MembraneMetric, fit_calibration, fit_threshold
+from protloc import DeepLocConfig, DeepLocForSequenceClassification
+from protloc.batching import token_budget_batches
+from protloc.embedding import ResidueEmbeddings
+from protloc.metrics import LocalizationMetric, MembraneMetric, fit_calibration, fit_threshold, fit_thresholds
+from training.deeploc.data import collate, encode, window_lengths
 
 
 @torch.no_grad()
@@ -40,11 +48,31 @@ def predict_logits(
     return logits, membrane_logits, labels[first], membrane_targets[first]
 
 
+def raw_logits(
+    model: DeepLocForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    proteins: Dataset,
+    embeddings: ResidueEmbeddings | None = None,
+    profiles: str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What `predict_logits` gives for a trained model before its calibration, which is set to nothing in it."""
+    config, accelerator = model.config, Accelerator()
+    config.calibration_scale, config.calibration_bias = [1.0] * config.num_labels, [0.0] * config.num_labels
+    config.membrane_calibration_scale, config.membrane_calibration_bias = 1.0, 0.0
+    rows = encode(proteins, config, tokenizer, profiles, embeddings)
+    loader = DataLoader(
+        rows,
+        batch_sampler=token_budget_batches(window_lengths(rows, config), 16_384),
+        collate_fn=partial(collate, pad_token_id=config.pad_token_id, embeddings=embeddings),
+    )
+    return predict_logits(accelerator, model.to(accelerator.device), accelerator.prepare(loader))
+
+
 def fit_decisions(
     model_config: DeepLocConfig, logits, membrane_logits, labels, membrane_targets, min_proteins: int = 1
 ) -> list[str]:
     """
-    Fit calibration and MCC thresholds on raw logits of the validation split, into the configuration.
+    Fit calibration and thresholds on raw logits of the validation split, into the configuration.
 
     Returns:
         `list[str]`: Labels that fewer than `min_proteins` proteins have, or lack: several labels a protein, these alone
@@ -59,7 +87,7 @@ def fit_decisions(
         scales = [1.0 if few[i] else fitted[0][i] for i in range(classes)]
         biases = [0.0 if few[i] else fitted[1][i] for i in range(classes)]
         probabilities = (logits * torch.tensor(scales) + torch.tensor(biases)).sigmoid().numpy()
-        thresholds = [fit_threshold(labels[:, i], probabilities[:, i]) for i in range(classes)]
+        thresholds = fit_thresholds(labels.numpy(), probabilities)
         model_config.thresholds = [0.5 if few[i] else thresholds[i] for i in range(classes)]
         model_config.calibration_scale, model_config.calibration_bias = scales, biases
     elif not few.any():

@@ -1,0 +1,113 @@
+"""
+Build the proteins without labels that a small model learns a large one's answers on: tables or FASTA -> Parquet.
+
+    python -m datasets_scripts.build_unlabelled unlabelled_sequences.csv.gz human_sequences.csv.gz \
+        --exclude never_train.csv.gz --homologs-of hpa_testset.fasta --proteins 20000 --out data/unlabelled
+
+A row has `id` and `sequence`, each sequence once. Left out are proteins that `--exclude` names by accession or
+sequence, and with MMseqs2 those with 30 % identity to an excluded sequence that stands in the tables, or to one of
+`--homologs-of`: what a model says of them would be learnt, and a test set must not be.
+"""
+
+import argparse
+import hashlib
+import random
+import re
+import sys
+from pathlib import Path
+
+from datasets import Dataset
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from datasets_scripts.arguments import add_push_arguments, check_out, push, size_category
+from datasets_scripts.homology import similar
+from protloc.files import replaced_folder
+from protloc.sequences import clean_sequence, read_sequences
+from protloc.tables import read_exclusions, sha1
+
+OWN_FILES = re.compile(r"README\.md|train\.parquet")
+CARD_TEMPLATE = Path(__file__).resolve().parents[1] / "model_cards" / "dataset_unlabelled.md.jinja"
+
+
+def build(args: argparse.Namespace) -> tuple[dict[str, str], str]:
+    """Sequences with their ids, and the sentence on what was left out."""
+    ids, sums = read_exclusions(args.exclude)
+    found: dict[str, str] = {}
+    for path in args.proteins_of:  # one by one, as two tables may name a protein alike
+        for protein, sequence in read_sequences([str(path)]):
+            found.setdefault(clean_sequence(sequence), protein)
+    excluded = {sequence for sequence, protein in found.items() if protein in ids or sha1(sequence) in sums}
+    references = excluded | {sequence for _, sequence in read_sequences([str(path) for path in args.homologs_of])}
+    fitting = [
+        sequence for sequence in found if sequence not in excluded and args.shortest <= len(sequence) <= args.longest
+    ]
+    near = similar(fitting, references) if references else set()
+    kept = [sequence for sequence in fitting if sequence not in near]
+    told = (
+        f"Of {len(found)} sequences {len(excluded)} are held out elsewhere, {len(fitting)} of the others have "
+        f"{args.shortest} to {args.longest} residues, and {len(near)} of these, with 30 % identity to one of "
+        f"{len(references)} held-out sequences, are left out."
+    )
+    random.Random(args.seed).shuffle(kept)
+    named: set[str] = set()
+    chosen = {}
+    for sequence in kept[: args.proteins]:
+        protein = found[sequence]
+        chosen[sequence] = f"{protein}-{sha1(sequence)[:8]}" if protein in named else protein
+        named.add(protein)
+    return chosen, told
+
+
+def write(proteins: dict[str, str], told: str, out: Path, repo_id: str) -> None:
+    Dataset.from_dict({"id": list(proteins.values()), "sequence": list(proteins)}).to_parquet(out / "train.parquet")
+    print(f"train: {len(proteins)} proteins", file=sys.stderr)
+    content = hashlib.sha256("\n".join(proteins).encode()).hexdigest()[:12]
+    card_data = DatasetCardData(
+        pretty_name="Proteins without labels",
+        license="cc-by-4.0",
+        size_categories=size_category(len(proteins)),
+        tags=["biology", "protein"],
+        configs=[
+            {
+                "config_name": "default",
+                "default": True,
+                "description": f"Content {content}.",  # `load_dataset` caches a folder by its metadata
+                "data_files": [{"split": "train", "path": "train.parquet"}],
+            }
+        ],
+    )
+    card = DatasetCard.from_template(
+        card_data, template_path=str(CARD_TEMPLATE), repo_id=repo_id, told=told, proteins=len(proteins)
+    )
+    card.save(out / "README.md")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "proteins_of", metavar="FILE", type=Path, nargs="+", help="FASTA or tables, as protloc predict reads them"
+    )
+    parser.add_argument("--exclude", type=Path, nargs="+", default=[], help="proteins to leave out, as build_deeploc")
+    parser.add_argument(
+        "--homologs-of", type=Path, nargs="+", default=[], help="proteins whose homologs are left out too"
+    )
+    parser.add_argument("--proteins", type=int, help="how many, drawn at random (default: all)")
+    parser.add_argument("--shortest", type=int, default=40, help="residues (default: 40)")
+    parser.add_argument("--longest", type=int, default=600, help="residues (default: 600)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    add_push_arguments(parser)
+    args = parser.parse_args()
+    try:
+        check_out(args.out, OWN_FILES)
+        proteins, told = build(args)
+        print(told, file=sys.stderr)
+        with replaced_folder(args.out) as folder:
+            write(proteins, told, folder, args.push_to_hub or str(args.out))
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"build_unlabelled: {error}\n")
+    push(parser, args.out, args.push_to_hub, args.private)
+
+
+if __name__ == "__main__":
+    main()
