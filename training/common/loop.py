@@ -97,6 +97,8 @@ def start_accelerator(config: LoopConfig, *handlers: KwargsHandler) -> Accelerat
         kwargs_handlers=list(handlers),
     )
     check_launch(accelerator)
+    # Gradients that die out over a thousand residues become numbers with which CPUs compute many times slower.
+    torch.set_flush_denormal(True)
     if accelerator.is_main_process:
         hold(Path(config.output_dir))
     set_seed(config.seed)
