@@ -67,7 +67,7 @@ def training_cost(folder: Path, watts: float, hardware: str) -> dict[str, Any]:
     return {
         "command": report["command"],
         "proteins": report["proteins"],
-        **({"crops": report["crops"]} if "crops" in report else {}),
+        **{name: report[name] for name in ("crops", "unlabelled") if report.get(name)},
         "epochs": len(report["validation"]["epochs"]),
         "steps": report["steps"],
         "hours": hours,

@@ -33,12 +33,9 @@ from protloc.embedding import ResidueEmbeddings
 from protloc.files import atomic_path
 from protloc.loading import load_model
 from training.common.runs import parse, table, train
-from training.deeploc.data import MEMBRANE_PROBABILITY, load_proteins, load_unlabelled
+from training.deeploc.data import MEMBRANE_PROBABILITY, encode, load_proteins, load_unlabelled
 from training.deeploc.evaluate import intervals, scores
-from training.deeploc.validation import fit_decisions, raw_logits
-
-DECISIONS = ["thresholds", "calibration_scale", "calibration_bias"]
-DECISIONS += ["membrane_threshold", "membrane_calibration_scale", "membrane_calibration_bias"]
+from training.deeploc.validation import DECISIONS, fit_decisions, raw_logits
 
 
 @dataclass
@@ -54,6 +51,7 @@ def main() -> None:
     config, launcher = parse(__doc__, FoldsConfig)
     folder = Path(config.output_dir)
     ids, found, unlabelled_logits = [], [], []
+    unlabelled = None
     for partition in config.partitions:
         fold = folder / f"fold_{partition}"
         train(launcher, config.training, fold, {"validation_partition": partition})
@@ -66,12 +64,15 @@ def main() -> None:
         if training.limit:
             proteins = proteins.take(min(training.limit, len(proteins)))
         ids.append(np.array(proteins["id"]))
-        found.append(raw_logits(model, tokenizer, proteins, embeddings, training.profiles))
+        rows = encode(proteins, model.config, tokenizer, training.profiles, embeddings)
+        found.append(raw_logits(model, rows, embeddings))
         if config.unlabelled:
-            unlabelled = load_unlabelled(config.unlabelled, everyone)
             if config.unlabelled_embeddings:
                 embeddings = ResidueEmbeddings(config.unlabelled_embeddings)
-            unlabelled_logits.append(raw_logits(model, tokenizer, unlabelled, embeddings)[:2])
+            if unlabelled is None:  # read alike by the models of all folds
+                unlabelled = load_unlabelled(config.unlabelled, everyone)
+                unlabelled_rows = encode(unlabelled, model.config, tokenizer, None, embeddings)
+            unlabelled_logits.append(raw_logits(model, unlabelled_rows, embeddings)[:2])
 
     pooled = [torch.cat(parts) for parts in zip(*found, strict=True)]
     decided = model.config
@@ -79,19 +80,19 @@ def main() -> None:
     names = list(decided.id2label.values())
     write_json(folder / "decisions.json", {name: getattr(decided, name) for name in DECISIONS})
     write_answers(folder / "out_of_fold.csv", np.concatenate(ids), names, *answers(decided, *pooled[:2]))
-    if config.unlabelled:
+    if unlabelled is not None:
         mean = [torch.stack(parts).mean(dim=0) for parts in zip(*unlabelled_logits, strict=True)]
         write_answers(folder / "unlabelled.csv", np.array(unlabelled["id"]), names, *answers(decided, *mean))
 
-    rows = [["partition", "proteins", "macro AUPRC", "micro F1", "macro F1", "membrane accuracy"]]
+    lines = [["partition", "proteins", "macro AUPRC", "micro F1", "macro F1", "membrane accuracy"]]
     for partition, part in zip(config.partitions, found, strict=True):
-        rows.append(summary(str(partition), scores(decisions(model, *part), names)))
+        lines.append(summary(str(partition), scores(decisions(model, *part), names)))
     arrays = decisions(model, *pooled)
     result = scores(arrays, names)
     result["intervals"] = intervals(arrays)
-    rows.append(summary("all", result))
+    lines.append(summary("all", result))
     write_json(folder / "out_of_fold.json", result)
-    print(table(rows))
+    print(table(lines))
 
 
 def answers(config: Any, logits: torch.Tensor, membrane_logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ import json
 import platform
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from datasets import get_dataset_config_names, load_dataset
 
@@ -54,10 +55,17 @@ def main() -> None:
         parser.exit(2, f"training.deeploc.report: {one_line(error)}\n")
 
 
+def costs(run: Path, watts: float, hardware: str) -> list[dict[str, Any]]:
+    """What a run cost; of a model that shipped, which a run began with, what its own runs did."""
+    if (run / EVALUATION).exists():
+        return json.loads((run / EVALUATION).read_text())["training"]
+    return [training_cost(run, watts, hardware)]
+
+
 def report(args: argparse.Namespace) -> None:
     results: dict = {}
     results["ablation"] = json.loads(args.ablation.read_text()) if args.ablation else {}
-    results["training"] = [training_cost(run, args.watts, args.hardware) for run in args.runs]
+    results["training"] = [cost for run in args.runs for cost in costs(run, args.watts, args.hardware)]
     model, tokenizer = load_model(args.model, dtype=args.dtype)
     results |= {"parameters": model.num_parameters(), "dtype": args.dtype, "evaluations": {}}
     results["language_model"] = model.config.backbone_config.model_type if model.config.backbone_config else None

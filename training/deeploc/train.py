@@ -65,7 +65,7 @@ from training.deeploc.data import (
 from training.deeploc.initial import build_model, embed_frozen, read_embeddings, reads_frozen
 from training.deeploc.own_evaluation import evaluate_own, few_labels
 from training.deeploc.own_proteins import OwnProteins, has_compartments, read_own_proteins
-from training.deeploc.validation import fit_decisions, predict_logits, validation_scores
+from training.deeploc.validation import fit_decisions, predict_logits, read_decisions, validation_scores
 
 
 @dataclass
@@ -77,7 +77,7 @@ class TrainingConfig:
     train_split: str = "train"
     validation_split: str = "validation"  # early stopping, calibration and thresholds; neither trained on nor tested
     validation_partition: int | None = None  # of the training split: this homology partition validates instead
-    decisions: str | None = None  # of a cross-validation: its calibration and thresholds; then no protein validates
+    decisions: str | None = None  # a JSON file with calibration and thresholds, of folds.py; then no protein validates
     profiles: str | None = None  # folder of <id>.pssm files, for a data set without profiles
     limit: int | None = None  # proteins of each split, for a quick try
     # Data with labels of one's own: see own_proteins.py
@@ -245,6 +245,7 @@ def main() -> None:
                 embed_frozen(model, tokenizer, [*train_proteins["sequence"], *validation_proteins["sequence"]], folder)
             accelerator.wait_for_everyone()
             embeddings = ResidueEmbeddings(folder)
+        decisions = read_decisions(config.decisions) if config.decisions else None
         if config.teacher:
             answers = read_teacher(config.teacher, train_proteins["id"], list(model_config.id2label.values()))
         with accelerator.main_process_first():
@@ -305,8 +306,8 @@ def main() -> None:
     if config.companion:
         best.add_companion(load_model(config.companion, accelerator.device.type, "float32")[0])
     remark = None
-    if config.decisions:
-        best.config.update(json.loads(Path(config.decisions).read_text()))
+    if decisions:
+        best.config.update(decisions)
     else:
         found = predict_logits(accelerator, best, loop.validation_loader)
         few = fit_decisions(best.config, *found, min_proteins=config.min_validation_proteins)

@@ -1,6 +1,9 @@
 """A DeepLoc on the validation split during training: logits, scores, calibration and thresholds."""
 
+import json
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,13 +12,12 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from protloc import DeepLocConfig, DeepLocForSequenceClassification
 from protloc.batching import token_budget_batches
 from protloc.embedding import ResidueEmbeddings
 from protloc.metrics import LocalizationMetric, MembraneMetric, fit_calibration, fit_threshold, fit_thresholds
-from training.deeploc.data import collate, encode, window_lengths
+from training.deeploc.data import collate, window_lengths
 
 
 @torch.no_grad()
@@ -48,18 +50,31 @@ def predict_logits(
     return logits, membrane_logits, labels[first], membrane_targets[first]
 
 
+DECISIONS = ["thresholds", "calibration_scale", "calibration_bias"]
+DECISIONS += ["membrane_threshold", "membrane_calibration_scale", "membrane_calibration_bias"]
+
+
+def read_decisions(path: str | Path) -> dict[str, Any]:
+    """
+    The fields that `fit_decisions` fits, from a JSON file that has them: `decisions.json`, or a model's `config.json`.
+
+    Raises:
+        ValueError: If the file has not all of them.
+    """
+    found = json.loads(Path(path).read_text())
+    missing = [name for name in DECISIONS if name not in found]
+    if missing:
+        raise ValueError(f"decisions={path}: no {', '.join(missing)}; give decisions.json of training.deeploc.folds")
+    return {name: found[name] for name in DECISIONS}
+
+
 def raw_logits(
-    model: DeepLocForSequenceClassification,
-    tokenizer: PreTrainedTokenizerBase,
-    proteins: Dataset,
-    embeddings: ResidueEmbeddings | None = None,
-    profiles: str | None = None,
+    model: DeepLocForSequenceClassification, rows: Dataset, embeddings: ResidueEmbeddings | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What `predict_logits` gives for a trained model before its calibration, which is set to nothing in it."""
+    """What `predict_logits` gives for `encode`d proteins before the model's calibration, which is set to nothing."""
     config, accelerator = model.config, Accelerator()
     config.calibration_scale, config.calibration_bias = [1.0] * config.num_labels, [0.0] * config.num_labels
     config.membrane_calibration_scale, config.membrane_calibration_bias = 1.0, 0.0
-    rows = encode(proteins, config, tokenizer, profiles, embeddings)
     loader = DataLoader(
         rows,
         batch_sampler=token_budget_batches(window_lengths(rows, config), 16_384),
