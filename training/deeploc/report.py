@@ -35,12 +35,19 @@ EVALUATIONS = {
     ),
 }
 
+LEFT_OUT = "The model that is shipped learnt from it too: measured is the same training without it."
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of the model; gets the card")
     parser.add_argument("--dataset", required=True, help="folder or Hub repository that load_dataset reads")
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="the runs that trained it, in order")
+    parser.add_argument(
+        "--validation-model",
+        type=Path,
+        help="of a model that learnt from the validation partition too: the same training without it, measured instead",
+    )
     parser.add_argument("--ablation", type=Path, help="ablation.json of training/deeploc/ablate.py")
     parser.add_argument(
         "--dtype", default="float32", help="bfloat16 where a language model takes long (default: float32)"
@@ -76,7 +83,10 @@ def report(args: argparse.Namespace) -> None:
     for (config, split), (title, note) in wanted.items():
         proteins = load_dataset(args.dataset, config, split=split)
         figures = args.figures / config if args.figures else None
-        scores = evaluate_model(model, tokenizer, proteins, 16_384, None, figures)
+        measured = model
+        if split == "validation" and args.validation_model:
+            measured, note = load_model(args.validation_model, dtype=args.dtype)[0], f"{note} {LEFT_OUT}"
+        scores = evaluate_model(measured, tokenizer, proteins, 16_384, None, figures)
         about = {"title": title, "note": note, "config": config, "split": split}
         results["evaluations"][config] = {**about, **scores}
     load = partial(load_model, args.model, "auto", args.dtype)
