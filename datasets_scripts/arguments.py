@@ -5,7 +5,9 @@ import itertools
 import math
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from httpx2 import HTTPError
 
@@ -33,6 +35,18 @@ def size_category(rows: int) -> str:
     bounds = [(1_000, "1K"), (10_000, "10K"), (100_000, "100K"), (1_000_000, "1M")]
     names = ["n<1K", *(f"{low}<n<{high}" for (_, low), (_, high) in itertools.pairwise(bounds)), "n>1M"]
     return names[sum(rows >= bound for bound, _ in bounds)]
+
+
+def default_config(content: str, splits: Iterable[str]) -> list[dict[str, Any]]:
+    """
+    What a card says of a folder with `SPLIT.parquet` files, as its only configuration.
+
+    Args:
+        content (`str`): A digest: `load_dataset` caches a local folder by its name and its card's metadata alone, so
+            that with it a folder that was built anew is read anew.
+    """
+    files = [{"split": split, "path": f"{split}.parquet"} for split in splits]
+    return [{"config_name": "default", "default": True, "description": f"Content {content}.", "data_files": files}]
 
 
 def repository(text: str) -> str:

@@ -30,7 +30,7 @@ from typing import Any
 from datasets import Dataset, Features, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, check_out, push
+from datasets_scripts.arguments import add_push_arguments, check_out, default_config, push
 from datasets_scripts.homology import similar
 from protloc.files import replaced_folder
 from protloc.sequences import clean_sequence, read_sequences
@@ -164,14 +164,7 @@ def write(splits: dict[str, list[Row]], told: str, out: Path, repo_id: str) -> N
         license=["cc-by-4.0", "apache-2.0"],
         task_categories=["token-classification"],
         tags=["biology", "protein", "signal-peptide", "subcellular-localization"],
-        configs=[
-            {
-                "config_name": "default",
-                "default": True,
-                "description": f"Content {content}.",  # `load_dataset` caches a folder by its metadata
-                "data_files": [{"split": split, "path": f"{split}.parquet"} for split in splits],
-            }
-        ],
+        configs=default_config(content, splits),
     )
     counts = {split: Counter(row["source"] for row in rows) for split, rows in splits.items()}
     segments = {

@@ -19,7 +19,7 @@ from pathlib import Path
 from datasets import Dataset
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, check_out, push, size_category
+from datasets_scripts.arguments import add_push_arguments, check_out, default_config, push, size_category
 from datasets_scripts.homology import similar
 from protloc.files import replaced_folder
 from protloc.sequences import clean_sequence, read_sequences
@@ -67,14 +67,7 @@ def write(proteins: dict[str, str], told: str, out: Path, repo_id: str) -> None:
         license="cc-by-4.0",
         size_categories=size_category(len(proteins)),
         tags=["biology", "protein"],
-        configs=[
-            {
-                "config_name": "default",
-                "default": True,
-                "description": f"Content {content}.",  # `load_dataset` caches a folder by its metadata
-                "data_files": [{"split": "train", "path": "train.parquet"}],
-            }
-        ],
+        configs=default_config(content, ["train"]),
     )
     card = DatasetCard.from_template(
         card_data, template_path=str(CARD_TEMPLATE), repo_id=repo_id, told=told, proteins=len(proteins)
