@@ -54,10 +54,11 @@ compartment look like on average: it has not been seen in any microscope, has no
 
 ### What happens to what you send
 
-It is used for nothing but the answer, and is not logged. Files are deleted after {housekeeping.KEPT // 60} minutes. An
-accession is looked up at UniProt, if the owner of this site left that on; nothing else leaves it. A small job (a few
-proteins) never waits behind a large one; of large ones each visitor has one at a time. At most {reading.MAX_PROTEINS}
-proteins, {reading.MAX_REQUEST_RESIDUES:,} residues in all, at a time.
+It is used for nothing but the answer, and is not logged. Files are deleted after {housekeeping.KEPT // 60} minutes. A
+result that you ask to keep stays, with its sequences, for {housekeeping.RESULT_DAYS} days under an address that nobody
+can guess, or until you delete it. An accession is looked up at UniProt, if the owner of this site left that on; nothing
+else leaves it. A small job (a few proteins) never waits behind a large one; of large ones each visitor has one at a
+time. At most {reading.MAX_PROTEINS} proteins, {reading.MAX_REQUEST_RESIDUES:,} residues in all, at a time.
 
 ### How to cite
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 KEPT = 3600  # seconds that files of a visit stay on the server
+RESULT_DAYS = 30  # that a visitor may keep a result
+# Before `settle`: what is kept outlives files of visits.
+RESULTS = Path(os.environ.get("OPENGPS_RESULTS") or Path(tempfile.gettempdir()) / "opengps-results")
 QUOTA = int(float(os.environ.get("OPENGPS_DISK_GB", "5")) * 1e9)  # bytes of temporary files
 # Nothing on the page makes a browser call another host, whatever gets into it. Gradio's pages need inline scripts.
 POLICY = "; ".join(
@@ -51,6 +54,7 @@ def settle() -> None:
         while True:
             for place in {folder, Path(os.environ["GRADIO_TEMP_DIR"])}:
                 sweep(place)
+            sweep(RESULTS, RESULT_DAYS * 86400)
             time.sleep(KEPT / 12)
 
     threading.Thread(target=keep_swept, daemon=True).start()

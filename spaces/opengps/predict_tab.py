@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 import housekeeping
+import keeping
 import lanes
 import lookup
 import pictures
@@ -63,6 +64,10 @@ class Page:
         "after",
         "csv",
         "zip",
+        "keep",
+        "kept",
+        "owner",
+        "delete",
     )
 
     @classmethod
@@ -72,8 +77,9 @@ class Page:
     @classmethod
     def empty(cls, said: str, running: bool, **values: Any) -> list[Any]:
         """Nothing of an earlier run is left."""
-        blank: dict[str, Any] = {name: "" for name in ("results", "answer", "figures", "assay")}
-        blank |= {"rows": [], "chosen": None, "status": said, "after": gr.Group(visible=False)}
+        blank: dict[str, Any] = {name: "" for name in ("results", "answer", "figures", "assay", "kept")}
+        blank |= {name: gr.Button(visible=False) for name in ("keep", "delete")}
+        blank |= {"rows": [], "chosen": None, "owner": None, "status": said, "after": gr.Group(visible=False)}
         blank |= {name: gr.DownloadButton(visible=False) for name in ("csv", "zip")}
         blank |= {"start": gr.Button("Predict anew" if running else "Predict"), "stop": gr.Button(visible=running)}
         return cls.show(**blank | values)
@@ -144,7 +150,46 @@ def ending(rows: list[Row], gain: float, said: str) -> list[Any]:
         for name, file in (("csv", "predictions.csv"), ("zip", "openGPS.zip")):
             shown[name] = gr.DownloadButton(value=str(folder / file), visible=True)
         shown["assay"] = pictures.side_by_side(rows, gain)
+        shown["keep"] = gr.Button(visible=True)
     return Page.show(**shown)
+
+
+def keep(rows: list[Row]) -> list[Any]:
+    """Keep the answers, and say where they are found and how they are deleted."""
+    try:
+        name, key = keeping.keep(rows)
+    except InputError as error:
+        return Page.show(kept=verdict.status(str(error), error=True))
+    shown = {
+        "kept": verdict.kept(name, key, housekeeping.RESULT_DAYS),
+        "owner": (name, key),
+        "keep": gr.Button(visible=False),
+    }
+    return Page.show(**shown, delete=gr.Button(visible=True))
+
+
+def delete(owner: tuple[str, str] | None) -> list[Any]:
+    try:
+        keeping.delete(*owner or ("", ""))
+    except InputError as error:
+        return Page.show(kept=verdict.status(str(error), error=True))
+    said = verdict.status("The kept result is deleted.")
+    return Page.show(kept=said, owner=None, delete=gr.Button(visible=False))
+
+
+def kept(gain: float, request: gr.Request) -> list[Any]:
+    """The result that an address like `?result=NAME` asks for; with its key, it can be deleted."""
+    name, key = (str(request.query_params.get(field, "")) for field in ("result", "key"))
+    if not name:
+        return Page.show()
+    try:
+        rows, said = keeping.find(name)
+    except InputError as error:
+        return Page.empty(verdict.status(str(error), error=True), running=False)
+    values = dict(zip(Page.names, ending(rows, gain, verdict.status(said)), strict=True))
+    chosen = rows[0]["protein_id"]
+    values |= {"rows": rows, "chosen": chosen, "keep": gr.Button(visible=False)} | details(rows, chosen, gain, name)
+    return Page.show(**values | ({"owner": (name, key), "delete": gr.Button(visible=True)} if key else {}))
 
 
 def stopped(rows: list[Row], gain: float) -> list[Any]:
@@ -191,7 +236,7 @@ def asked(request: gr.Request) -> Any:
 def build() -> None:
     """The tab's content, inside of a `gr.Tab`."""
     hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    rows, point, chosen = gr.State([]), gr.State(None), gr.State(None)
+    rows, point, chosen, owner = gr.State([]), gr.State(None), gr.State(None), gr.State(None)
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             text = gr.Textbox(
@@ -258,13 +303,19 @@ def build() -> None:
             with gr.Row():
                 as_csv = gr.DownloadButton("Table (CSV)", visible=False, elem_id="csv")
                 as_zip = gr.DownloadButton("All of it (ZIP)", visible=False, elem_id="zip")
+                to_keep = gr.Button(f"Keep for {housekeeping.RESULT_DAYS} days", visible=False, elem_id="keep")
+            where_kept = gr.HTML(elem_id="kept")
+            to_delete = gr.Button("Delete the kept result", visible=False, elem_id="delete")
 
     outputs = [rows, chosen, status, start, stop, results, answer, figures, assay, after, as_csv, as_zip]
+    outputs += [to_keep, where_kept, owner, to_delete]
     inputs = [text, file, image, channel, page, um_per_px, point, model, organism, own, threshold, samples, gain]
     limit: dict[str, Any] = {"concurrency_limit": None, "trigger_mode": "multiple"}
     going = start.click(run, inputs, outputs, **limit, **hidden)
     stop.click(stopped, [rows, gain], outputs, cancels=[going], **hidden)
     results.select(choose, [rows, gain], outputs, **hidden)
+    to_keep.click(keep, rows, outputs, **hidden)
+    to_delete.click(delete, owner, outputs, **hidden)
     gain.release(brighten, [rows, chosen, gain], outputs, **hidden)
     for component in (image, channel, page, um_per_px):
         component.change(preview, [image, channel, page, um_per_px], [shown, point, where], **hidden)
@@ -279,6 +330,7 @@ def build() -> None:
         js="() => { if (new URL(location).searchParams.get('id')) document.querySelector('#predict').click(); }",
         **hidden,
     )
+    root.load(kept, gain, outputs, **hidden)
     root.unload(left)
 
 

@@ -378,6 +378,15 @@ def status(said: str, problems: list[str] | None = None, error: bool = False) ->
     return f'<p role="{"alert" if error else "status"}" class="{"warn" if error else ""}">{linked(said)}</p>{left}'
 
 
+def kept(name: str, key: str, days: int) -> str:
+    """Where a result is found that was kept, and the owner's address, which deletes it."""
+    return (
+        f'<p role="status">Kept for {days} days: <a href="?result={name}">address of the result</a>, for whomever you '
+        f'give it to; <a href="?result={name}&amp;key={key}">your own address</a>, from which it can be deleted '
+        "earlier: copy it now.</p>"
+    )
+
+
 def linked(said: str) -> str:
     """Escaped, with addresses at UniProt as links."""
     return re.sub(

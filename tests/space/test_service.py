@@ -10,6 +10,7 @@ import time
 import zipfile
 
 import housekeeping
+import keeping
 import lanes
 import lookup
 import numpy as np
@@ -355,3 +356,31 @@ def test_look_up_is_off_without_a_network(monkeypatch):
         lookup.read("EGFR human")
     with pytest.raises(InputError, match="looks like a UniProt accession"):
         lookup.read("P01308")
+
+
+def test_a_result_is_kept_and_deleted_by_its_owner(tmp_path, monkeypatch):
+    monkeypatch.setattr(housekeeping, "RESULTS", tmp_path / "results")
+    rows = list(service.analyze([("a", INSULIN), ("<b>", SV40_SIGNAL)]))
+    name, key = keeping.keep(rows)
+    assert keeping.keep(rows)[0] != name
+    found, said = keeping.find(name)
+    assert rows[0]["model_version"] in said and "until" in said
+    # The page and the files of a kept result are those of the run.
+    assert pictures.write_csv(found) == pictures.write_csv(rows)
+    assert [verdict.answer(row, "", "1") for row in found] == [verdict.answer(row, "", "1") for row in rows]
+    np.testing.assert_allclose(found[0]["image"], rows[0]["image"], atol=1e-4)
+    pictures.write_archive(found, tmp_path / "all.zip")
+    for wrong in ("x" * 24, "", f"../results/{name}", name + "x"):
+        with pytest.raises(InputError, match="not kept here"):
+            keeping.find(wrong)
+    with pytest.raises(InputError, match="does not delete"):
+        keeping.delete(name, key + "x")
+    assert key not in keeping.path_of(name).read_bytes().decode("latin-1")
+    keeping.delete(name, key)
+    with pytest.raises(InputError, match="not kept here"):
+        keeping.find(name)
+    housekeeping.sweep(housekeeping.RESULTS, -1)
+    assert not list(housekeeping.RESULTS.iterdir())
+    monkeypatch.setattr(housekeeping, "QUOTA", -1)
+    with pytest.raises(InputError, match="no room"):
+        keeping.keep(rows)

@@ -44,6 +44,7 @@ def serving(folder, **environment):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = {"HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(folder / "files"), "TMPDIR": str(folder)}
+    env["OPENGPS_RESULTS"] = str(folder / "results")
     command = [sys.executable, ROOT / "spaces" / "opengps" / "app.py", "--port", str(port)]
     with (
         open(folder / "log", "a") as log,
@@ -352,6 +353,34 @@ def test_own_images_beside_the_drawing_and_sent(browser, site, folder, field, tm
     page.click("#withdraw")
     expect(page.locator("#submit-status")).to_contain_text("Withdrawn and deleted")
     assert new not in submitted(folder) and elsewhere == []
+    page.close()
+
+
+def test_a_result_that_is_kept(browser, site):
+    page, _ = open_page(browser, site)
+    page.fill("#sequence textarea", f">insulin\n{INSULIN}")
+    page.click("#predict")
+    page.click("#keep", timeout=60_000)
+    links = page.locator("#kept a")
+    expect(links).to_have_count(2)
+    shared, own = (link.evaluate("link => link.href") for link in links.all())
+    for address in (shared, own):
+        other, elsewhere = open_page(browser, address)
+        expect(other.locator("#status")).to_contain_text("Kept since")
+        expect(other.locator("#answer h3")).to_have_text("insulin")
+        expect(other.locator("#overlay img")).to_be_visible()
+        expect(other.locator("#csv")).to_be_visible()
+        assert [call for call in elsewhere if not call.startswith(site)] == []
+        if address == own:
+            other.click("#delete")
+            expect(other.locator("#kept")).to_contain_text("is deleted")
+        else:
+            expect(other.locator("#delete")).to_be_hidden()
+        other.close()
+    other, _ = open_page(browser, shared)
+    expect(other.locator("#status")).to_contain_text("This result is not kept here")
+    assert other.locator("#answer h3").count() == 0
+    other.close()
     page.close()
 
 

@@ -1,0 +1,93 @@
+"""Answers that a visitor wants to last: under an address that nobody can guess, for a stated time."""
+
+import gzip
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import housekeeping
+import numpy as np
+from reading import InputError
+
+from protloc.files import atomic_path
+
+NAME = re.compile(r"[\w-]{20,40}")
+ARRAYS = ("attention", "image", "nucleus", "uncertainty")
+GONE = f"This result is not kept here: after {housekeeping.RESULT_DAYS} days, or when its owner asks, it is deleted."
+
+
+def path_of(name: str) -> Any:
+    """Where a result is; `InputError` for what is no name of one."""
+    if not NAME.fullmatch(name):
+        raise InputError(GONE)
+    return housekeeping.RESULTS / f"{name}.json.gz"
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """For JSON: an array as lists; of a picture four decimals are more than 8 bits."""
+    return (np.round(value, 4) if np.ndim(value) == 2 else value).tolist()
+
+
+def keep(rows: list[dict[str, Any]]) -> tuple[str, str]:
+    """
+    Keep answers of `service.answer`.
+
+    Returns:
+        `tuple[str, str]`: The name that finds them, and the key that deletes them.
+
+    Raises:
+        InputError: If there is no room.
+    """
+    if not rows:
+        raise InputError("There is no result to keep.")
+    housekeeping.RESULTS.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if housekeeping.used(housekeeping.RESULTS) > housekeeping.QUOTA:
+        raise InputError("The site has no room to keep results now: take the files home.")
+    name, key = secrets.token_urlsafe(18), secrets.token_urlsafe(18)
+    content = {"key": digest(key), "kept": datetime.now(UTC).date().isoformat(), "rows": rows}
+    with atomic_path(path_of(name)) as partial:
+        partial.write_bytes(gzip.compress(json.dumps(content, default=plain).encode()))
+    return name, key
+
+
+def read(name: str) -> dict[str, Any]:
+    try:
+        return json.loads(gzip.decompress(path_of(name).read_bytes()))
+    except FileNotFoundError:
+        raise InputError(GONE) from None
+
+
+def find(name: str) -> tuple[list[dict[str, Any]], str]:
+    """
+    Answers that were kept, and a sentence on them.
+
+    Raises:
+        InputError: If there are none of this name.
+    """
+    content = read(name)
+    rows = [restored(row) for row in content["rows"]]
+    until = datetime.fromisoformat(content["kept"]).date() + timedelta(days=housekeeping.RESULT_DAYS)
+    return rows, f"Kept since {content['kept']}, until {until.isoformat()}. {rows[0]['model_version']}."
+
+
+def restored(row: dict[str, Any]) -> dict[str, Any]:
+    row |= {name: np.array(row[name]) for name in ARRAYS if row.get(name) is not None}
+    return row | ({"accurate": restored(row["accurate"])} if "accurate" in row else {})
+
+
+def delete(name: str, key: str) -> None:
+    """
+    Raises:
+        InputError: If there is no such result, or the key is of another one.
+    """
+    if not hmac.compare_digest(read(name)["key"], digest(key)):
+        raise InputError("This address does not delete that result: take the one that was shown when it was kept.")
+    path_of(name).unlink(missing_ok=True)
