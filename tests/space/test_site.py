@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -353,6 +354,22 @@ def test_own_images_beside_the_drawing_and_sent(browser, site, folder, field, tm
     page.click("#withdraw")
     expect(page.locator("#submit-status")).to_contain_text("Withdrawn and deleted")
     assert new not in submitted(folder) and elsewhere == []
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_people_with_screen_readers_find_their_way(browser, site, scheme):
+    """axe-core's rules for WCAG 2.1 AA on the page after a prediction, and on each tab."""
+    page, _ = open_page(browser, site, color_scheme=scheme)
+    page.fill("#sequence textarea", f">insulin\n{INSULIN}\n>signal\n{SV40_SIGNAL}")
+    page.click("#predict")
+    expect(page.locator("#zip")).to_be_visible(timeout=60_000)
+    rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+    for tab in ("Predict", "Compare", "Submit", "Help"):
+        page.get_by_role("tab", name=tab).click()
+        found = Axe().run(page, options=rules).response
+        bad = [rule for rule in found["violations"] if rule["impact"] in ("critical", "serious")]
+        assert found["passes"] and bad == [], f"{tab}: {json.dumps(bad)[:2000]}"
     page.close()
 
 
