@@ -76,6 +76,9 @@ def test_differences_are_those_of_two_predictions():
     assert row["Extracellular"] == pytest.approx(alone["Extracellular"], abs=0.01)
     assert row["delta_Extracellular"] == pytest.approx(row["Extracellular"] - reference["Extracellular"], abs=1e-5)
     assert reference["variant"] == "" and reference["delta_Extracellular"] == 0 and row["variant"] == "L13R+L14R"
+    assert reference["warning"] == row["warning"] == ""
+    _, lost, kept = compare("ins", INSULIN, [(name, change(INSULIN, name)) for name in ("M1V", "A2del")])
+    assert lost["warning"].startswith("the start codon is lost") and kept["warning"] == ""
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ CODES = (
     "Ala A Arg R Asn N Asp D Cys C Gln Q Glu E Gly G His H Ile I Leu L Lys K Met M Phe F Pro P Ser S Thr T Trp W Tyr Y"
 )
 THREE = dict(zip(CODES.split()[::2], CODES.split()[1::2], strict=True)) | {"Val": "V", "Ter": "*"}
+START_LOST = "the start codon is lost: a cell begins this protein elsewhere, or not at all"
 CHANGE = re.compile(r"(?:p\.)?\(?([A-Za-z]|[A-Z][a-z]{2})(\d+)([A-Za-z*]|[A-Z][a-z]{2}|del)\)?")
 
 
@@ -115,7 +116,10 @@ def compare(
     labels = list(model.config.id2label.values())
     records = [("", sequence), *variants]
     reference: Row = {}
-    for row in predict(records, model, tokenizer, **heads):  # type: ignore[arg-type]
+    rows = predict(records, model, tokenizer, **heads)  # type: ignore[arg-type]
+    for (_, changed), row in zip(records, rows, strict=True):
+        if sequence[:1].upper() == "M" != changed[:1].upper():
+            row["warning"] = "; ".join(filter(None, [row["warning"], START_LOST]))
         reference = reference or row
         before, after = (one["localizations"].split("|") for one in (reference, row))
         if "membrane" in row:
