@@ -74,7 +74,7 @@ def load_checkpoint(
     accelerator.load_state(str(checkpoint), load_kwargs={"weights_only": True})
     scheduler.load_state_dict(state["scheduler"])
     if average is not None:
-        load_model(average, checkpoint / AVERAGE, device=str(accelerator.device))
+        load_model(average, checkpoint / AVERAGE)  # into tensors that are on their device already
     return Progress(**state["progress"])
 
 
