@@ -362,7 +362,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(tiny_dataset, tmp_path):
 @pytest.mark.slow
 def test_two_processes(tiny_dataset, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    options = ["model.dropout=0", "checkpoint_steps=2"]
+    options = ["model.dropout=0", "checkpoint_steps=2", "ema_decay=0.5"]
     output = train(tiny_dataset, tmp_path / "run", "epochs=1", *options, command=[*command, *TRAIN[-2:]])
     assert output.count("epoch 1: 20 validation proteins") == 1
     assert load_model(tmp_path / "run")[0].config.thresholds != [0.5] * 10
