@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from skimage.draw import disk
 
-from protloc.image_metrics import Regions, find_regions, image_scores, nuclear_ratio
+from protloc.image_metrics import DrawingTraces, Regions, find_regions, image_scores, nuclear_ratio
 
 SIDE = 176
 
@@ -47,3 +48,30 @@ def test_regions_of_a_cell():
     assert find_regions(nucleus).cells.all()
     nothing = Regions(*[np.zeros((SIDE, SIDE), dtype=bool)] * 3)
     assert np.isnan(nuclear_ratio(protein, nothing))
+
+
+def traces(images):
+    found = DrawingTraces()
+    for image in images:
+        found.add(image)
+    return found.scores()
+
+
+@pytest.mark.parametrize("shape", [(176, 176), (150, 209)])
+def test_a_grid_and_a_frame_are_seen(shape):
+    rng = np.random.default_rng(0)
+    images = [0.3 + 0.1 * ndimage.gaussian_filter(rng.normal(size=shape), 1) for _ in range(8)]
+    clean = traces(images)
+    assert clean["grid"] < 2.5 and clean["frame"] < 0.02
+    rows, columns = np.indices(shape)
+    for pattern in (rows % 4 == 0, columns % 4 == 0, (rows + columns) % 4 == 0, (rows + columns) % 2 == 0):
+        assert traces([image + 0.02 * pattern for image in images])["grid"] > 10
+    framed = [image.copy() for image in images]
+    for image in framed:
+        image[:, -1] += 0.15
+    assert traces(framed)["frame"] == pytest.approx(0.15 / 0.3, rel=0.1)
+    assert traces(framed)["grid"] == pytest.approx(clean["grid"], rel=0.2)
+
+
+def test_black_images_have_neither():
+    assert traces([np.zeros((64, 64))]) == {"grid": 0, "frame": 0}

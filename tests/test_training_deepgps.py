@@ -85,6 +85,7 @@ def test_evaluation(run_script, trained, tiny_crops, tiny_proteins, tmp_path):
     assert methods["nucleus copied"]["psnr"]["mean"] < methods["mean image of the true class"]["psnr"]["mean"]
     assert f"{methods['model']['ssim']['mean']:.3f}" in out
     assert scores["images"]["nuclear_ratio"]["real_right_side"] == 1
+    assert {tuple(found) for found in scores["images"]["traces"].values()} == {("grid", "frame")}
     assert [row["protein"] for row in scores["independent"]] == ["Q16630", "P33240", "P13639"]
     assert np.array(scores["cross_assay"]["ratios"]).shape == (6, 4)
     figures = {path.name for path in (tmp_path / "figures").iterdir()}

@@ -1,6 +1,7 @@
 """How well a drawn protein image agrees with the real one, in the terms of a cell biologist and of image processing."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ except ImportError:
     raise ImportError(NEED_IMAGES) from None
 
 RING_UM = 5.0  # how far from a nucleus its cytoplasm is measured
+RIM_PX = 5  # at an image's border, where a frame is looked for
 SCORES = ["psnr", "ssim", "ms_ssim", "pearson", "ratio_error", "iou"]
 
 
@@ -82,3 +84,52 @@ def image_scores(drawn: np.ndarray, real: np.ndarray, regions: Regions) -> dict[
         "ratio_error": abs(float(np.log2(ratios[0] / ratios[1]))),
         "iou": float((bright[0] & bright[1]).sum() / union) if union else 0.0,
     }
+
+
+class DrawingTraces:
+    """
+    What the way of drawing leaves in all images: a grid of patches, and a frame at the border. Images are added one by
+    one.
+
+    Args:
+        period (`int`): Side of the patches in pixels.
+    """
+
+    def __init__(self, period: int = 4):
+        self.period = period
+        self.spectrum: Any = 0.0  # the sum of the images' power spectra
+        self.steps: Any = 0.0  # that of the differences at the four sides
+        self.rim = 0.0  # that of the means at the border
+
+    def add(self, image: np.ndarray) -> None:
+        """An image `(H, W)`, of 32 pixels or more and of the same size as the others."""
+        height, width = (side - side % self.period for side in image.shape)
+        inner = image[:height, :width]
+        window = np.hanning(height)[:, None] * np.hanning(width)  # else the border is a line in the spectrum
+        self.spectrum = self.spectrum + np.abs(np.fft.fft2((inner - inner.mean()) * window)) ** 2
+        sides = [np.rot90(image, turns) for turns in range(4)]
+        self.steps = self.steps + np.array([side[0].mean() - side[RIM_PX - 1].mean() for side in sides])
+        rim = np.ones(image.shape, dtype=bool)
+        rim[RIM_PX:-RIM_PX, RIM_PX:-RIM_PX] = False
+        self.rim += float(image[rim].mean())
+
+    def scores(self) -> dict[str, float]:
+        """
+        Returns:
+            `dict`: `grid`, the power at the frequencies of the grid (multiples of 1 / period along either axis or both)
+            over the median of those up to 6 bins away, where it is highest; 1 is no grid. `frame`, the mean of the
+            outermost row or column less that of the fifth, on the side where it is largest, over the mean of the outer
+            five; 0 is no frame.
+        """
+        height, width = self.spectrum.shape
+        reach, ratios = 6, []
+        for down in range(self.period):
+            for right in range(self.period):
+                place = down * height // self.period, right * width // self.period
+                near = np.roll(self.spectrum, (reach - place[0], reach - place[1]), (0, 1))
+                near = near[: 2 * reach + 1, : 2 * reach + 1].copy()
+                peak = near[reach, reach]
+                near[reach - 1 : reach + 2, reach - 1 : reach + 2] = np.nan  # the window spreads the peak over these
+                if down or right:
+                    ratios.append(peak / max(float(np.nanmedian(near)), 1e-12))
+        return {"grid": float(max(ratios)), "frame": float(np.abs(self.steps).max() / max(self.rim, 1e-12))}

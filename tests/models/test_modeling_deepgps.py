@@ -25,6 +25,7 @@ VARIANTS = {
     "multi-label": {"problem_type": "multi_label_classification", "id2label": {i: str(i) for i in range(17)}},
     "mae+ssim": {"image_loss": "mae+ssim"},
     "patches": {"patch_size": 2},
+    "margin and shifts": {"patch_size": 2, "drawing_margin": 5, "drawing_shifts": 4},
     "deeploc": {"backbone_config": {"model_type": "deeploc", **TINY_DEEPLOC}},
     "one scale": {"unet_channels": [8]},
     "conditioned on the label": {"condition_on_label": True, "label_temperature": 0.5},
@@ -177,6 +178,50 @@ def test_the_image_is_conditioned_on_the_label():
 
 
 @torch.no_grad()
+def test_the_grid_of_patches_is_averaged_out():
+    """On a constant nucleus a pixel's place in its patch is all that its value can depend on, far from the border."""
+    inputs = TESTER.inputs() | {"nucleus": torch.full((3, 1, 48, 48), 0.3)}
+
+    def spread(shifts):
+        model = tiny_deepgps(patch_size=4, image_size=48, drawing_margin=32, drawing_shifts=shifts)
+        drawn = model(**inputs).protein_image
+        places = drawn.unflatten(2, (12, 4)).unflatten(4, (12, 4)).mean(dim=(2, 4))  # (3, 1, 4, 4)
+        lines = places.mean(dim=3).std() + places.mean(dim=2).std()
+        return places.flatten(1).std(dim=1).mean().item(), lines.item()
+
+    (once, lines_once), (diagonal, lines_diagonal), (everywhere, _) = spread(1), spread(4), spread(16)
+    assert once > 0.01 and lines_diagonal < 0.05 * lines_once
+    assert everywhere < 0.02 * once and everywhere < 0.2 * diagonal
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (5, 31), (33, 30)])
+def test_margin_and_shifts_at_any_size(size):
+    model = tiny_deepgps(patch_size=2, drawing_margin=8, drawing_shifts=4)
+    inputs = TESTER.inputs() | {"nucleus": torch.rand(3, 1, *size, generator=torch.Generator().manual_seed(0))}
+    drawn = model(**inputs).protein_image
+    assert drawn.shape == (3, 1, *size) and drawn.min() >= 0 and drawn.max() <= 1
+    torch.testing.assert_close(model.generate(**inputs).protein_image, drawn, rtol=0, atol=1e-6)
+    half = tiny_deepgps(patch_size=2, drawing_margin=8, drawing_shifts=4).bfloat16()(**inputs).protein_image
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, drawn, rtol=0, atol=0.05)
+
+
+@torch.no_grad()
+def test_training_draws_once_and_without_a_margin():
+    inputs, targets = TESTER.inputs(), TESTER.labels()
+    plain, model = (tiny_deepgps(patch_size=2, **more) for more in ({}, {"drawing_margin": 8, "drawing_shifts": 4}))
+    for one in (plain, model):
+        one.train().classifier.eval()  # without dropout
+    assert model(**inputs, **targets).loss == plain(**inputs, **targets).loss
+    model.eval()
+    outputs = model(**inputs, protein=targets["protein"])
+    loss = (outputs.protein_image - targets["protein"]).square().mean()
+    torch.testing.assert_close(outputs.loss, loss)
+    assert not outputs.protein_image.allclose(plain.eval()(**inputs).protein_image)
+
+
+@torch.no_grad()
 def test_samples_seeds_steps_and_guidance():
     model = tiny_deepgps(objective="diffusion", num_inference_steps=3)
     inputs = TESTER.inputs()
@@ -312,6 +357,12 @@ def test_the_paper_s_size():
         ({"problem_type": "regression"}, "problem_type must be"),
         ({"condition_on_label": True, "classify": False}, "condition_on_label needs a head for single labels"),
         ({"label_temperature": 0}, "label_temperature must be above 0, got 0"),
+        ({"drawing_margin": -1}, "drawing_margin must be 0 or more, got -1"),
+        ({"drawing_margin": 17}, "drawing_margin must be at most image_size, 16, got 17"),
+        (
+            {"patch_size": 2, "drawing_shifts": 3},
+            r"drawing_shifts must be 1, patch_size or its square \(1, 2, 4\), got 3",
+        ),
     ],
 )
 def test_bad_configurations(overrides, message):

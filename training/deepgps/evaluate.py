@@ -8,7 +8,8 @@ Evaluate a deepGPS on proteins and cells that it has not seen.
 Labels are evaluated on the proteins of the images, and on those of `--proteins` (as `build_proteins.py` makes it; split
 `test`): two classes against each other (deepGPS-single-2), four, and all of the model's. A cell without a sequence is
 drawn with sequences of its class from there. In the table of images stand beside the model the nucleus itself, the mean
-image of the training crops, that of the true class, and the model with a shuffled sequence and with none.
+image of the training crops, that of the true class, and the model with a shuffled sequence and with none. `traces` has
+the grid of patches and the frame at the border, of the drawn and of the real images (`image_metrics.DrawingTraces`).
 """
 
 import argparse
@@ -124,9 +125,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         crops.crops = crops.crops.select(range(min(args.limit, len(crops))))
     if not len(crops):
         raise ValueError("no crop has a sequence: cells of unknown proteins need --proteins")
-    rows, shown = judge_images(model, encoded, crops, train, args)
+    rows, shown, traces = judge_images(model, encoded, crops, train, args)
     results["left_out_crops"] = crops.left_out
-    results["images"] = summarize(rows)
+    results["images"] = summarize(rows) | {"traces": traces}
     by_crop = [row for row in rows if row["method"] == "model" and row["class"]]
     if model.config.classify and by_crop:
         truth = np.array([labels.index(row["class"]) for row in by_crop])
@@ -178,7 +179,7 @@ def report(results: dict[str, Any]) -> str:
             rows.append([method, *(f"{scores[name]['mean']:.3f} ± {scores[name]['sd']:.3f}" for name in SCORES)])
         parts.append(f"{images['images']} images of {images['crops']} crops, {images['proteins']} sequences")
         parts.append(table(rows))
-        parts.append(json.dumps({"nuclear_ratio": images["nuclear_ratio"], "psnr_cutoffs": images["psnr_cutoffs"]}))
+        parts.append(json.dumps({name: images[name] for name in ("nuclear_ratio", "psnr_cutoffs", "traces")}))
     for name in ("cross_assay", "independent"):
         if name in results:
             parts.append(f"{name}: {json.dumps(results[name])}")

@@ -11,7 +11,7 @@ import torch
 from sklearn import metrics as sk
 from tqdm import tqdm
 
-from protloc.image_metrics import SCORES, find_regions, image_scores, nuclear_ratio
+from protloc.image_metrics import SCORES, DrawingTraces, find_regions, image_scores, nuclear_ratio
 from training.deepgps.data import UNKNOWN, Crops
 from training.deepgps.encoded_proteins import EncodedProteins, Inputs
 
@@ -60,11 +60,15 @@ def mean_images(crops: Crops) -> tuple[np.ndarray, dict[int, np.ndarray]]:
 
 def judge_images(
     model: Any, encoded: EncodedProteins, crops: Crops, train: Crops, args: argparse.Namespace
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """A row for each crop, draw of a sequence, and method; and some images to show."""
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], dict[str, dict[str, float]]]:
+    """
+    A row for each crop, draw of a sequence, and method; some images to show; and the grid and the frame in the model's
+    and in the real images.
+    """
     labels = list(model.config.id2label.values())
     mean, class_means = mean_images(train)
     rows, shown = [], {}
+    traces = {"model": DrawingTraces(), "real": DrawingTraces()}
     places = [(i, time) for i in range(len(crops)) for time in range(args.sequences if not crops.known[i] else 1)]
     picked = set(random.Random(SEED).sample(range(len(places)), min(12, len(places))))
     for number, place in enumerate(tqdm(places, disable=not sys.stderr.isatty())):
@@ -113,10 +117,12 @@ def judge_images(
                 "spread_correlation": float(np.corrcoef(spread.ravel(), error.ravel())[0, 1]),
                 "within_2_spreads": float((error <= 2 * spread).mean()),
             }
+        traces["model"].add(images["model"])
+        traces["real"].add(protein)
         if number in picked:
             title = f"{known or 'other'}{f', said to be {predicted}' if predicted else ''}"
             shown[f"{number}: {title}"] = np.stack([nucleus[0].numpy(), protein, images["model"]])
-    return rows, shown
+    return rows, shown, {name: found.scores() for name, found in traces.items()}
 
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:

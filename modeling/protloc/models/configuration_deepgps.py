@@ -24,10 +24,13 @@ ESM2_8M: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.0,
 }
 AT_LEAST = {
-    0: ("cls_token_id", "eos_token_id", "guidance_scale", "label_loss_weight", "image_loss_weight"),
+    0: (
+        *("cls_token_id", "eos_token_id", "guidance_scale", "label_loss_weight", "image_loss_weight"),
+        "drawing_margin",
+    ),
     1: (
         *("max_length", "latent_size", "classifier_sizes", "unet_channels", "unet_layers", "patch_size"),
-        *("attention_head_size", "image_size", "diffusion_steps", "num_inference_steps"),
+        *("attention_head_size", "image_size", "diffusion_steps", "num_inference_steps", "drawing_shifts"),
     ),
 }
 CHOICES = {
@@ -73,6 +76,11 @@ class DeepGPSConfig(PreTrainedConfig):
         image_size (`int`): Side of the images that it is trained on; others are padded and cropped back.
         cell_lines (`list[str]`): Known cell lines; with any, the image network is given it (or `unknown`).
         objective (`str`): `"regression"` (the image in one pass) or `"diffusion"` (drawn in steps from noise).
+        drawing_margin (`int`): Pixels by which the nucleus is reflected beyond its border before it is drawn on, and
+            which are cut off the drawing: there, zero padding leaves a frame. For regression, not in training.
+        drawing_shifts (`int`): Drawings that the image is the mean of, each with the grid of patches elsewhere: 1,
+            `patch_size` (along the diagonal, which leaves diagonal lines) or its square (everywhere, which leaves
+            none). Takes as many passes. For regression, not in training.
         diffusion_steps (`int`): Noise levels in training.
         num_inference_steps (`int`): Steps to draw an image in, by default.
         guidance_scale (`float`): Above 1, how much further than the condition asks (classifier-free guidance).
@@ -116,6 +124,8 @@ class DeepGPSConfig(PreTrainedConfig):
 
     # drawing in one pass, or in steps from noise
     objective: str = "regression"
+    drawing_margin: int = 0
+    drawing_shifts: int = 1
     diffusion_steps: int = 1000
     num_inference_steps: int = 20
     guidance_scale: float | int = 1.0
@@ -172,6 +182,14 @@ class DeepGPSConfig(PreTrainedConfig):
             raise ValueError("unet 'paper' draws in one pass: use objective 'regression', or unet 'condition'")
         if self.unet == "paper" and self.patch_size != 1:
             raise ValueError("unet 'paper' reads single pixels: leave patch_size at 1, or use unet 'condition'")
+        if self.drawing_margin > self.image_size:
+            raise ValueError(f"drawing_margin must be at most image_size, {self.image_size}, got {self.drawing_margin}")
+        shifts = 1, self.patch_size, self.patch_size**2
+        if self.drawing_shifts not in shifts:
+            raise ValueError(
+                f"drawing_shifts must be 1, patch_size or its square ({', '.join(map(str, shifts))}), got "
+                f"{self.drawing_shifts}"
+            )
         if self.unet == "paper" and self.cell_lines:
             raise ValueError("unet 'paper' knows no cell lines: leave cell_lines empty, or use unet 'condition'")
         if self.problem_type not in ("single_label_classification", "multi_label_classification"):

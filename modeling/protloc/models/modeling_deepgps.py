@@ -214,6 +214,37 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         drawn = F.pixel_shuffle(drawn, patch)  # (B, 1, H, W), padded
         return drawn[:, :, :height, :width]
 
+    def draw_protein(self, nucleus, latents, mask, pooled, cell_line) -> torch.Tensor:
+        """
+        Logits `(batch, 1, H, W)` of the protein's image, of a regression model.
+
+        Outside training the nucleus is reflected beyond its border by `drawing_margin`, and the probabilities of
+        `drawing_shifts` drawings are averaged. In a drawing, pixels of a patch differ by their place in it. Each shift
+        puts another place at the image's corner, so that every pixel is the mean of all places, or of a diagonal.
+        """
+        config, patch = self.config, self.config.patch_size
+        background = 2 * nucleus.to(self.dtype) - 1
+        if self.training:
+            return self.draw(background, 0, latents, mask, pooled, cell_line).float()
+        height, width = nucleus.shape[2:]
+        count = min(patch, config.drawing_shifts)  # shifts along a diagonal are drawn at once
+        margin, drawings = max(config.drawing_margin, count - 1), []  # shifts take their pixels from the margin
+        known = latents.repeat(count, 1, 1), mask.repeat(count, 1), pooled.repeat(count, 1, 1)
+        lines = None if cell_line is None else cell_line.repeat(count)
+        for diagonal in range(config.drawing_shifts // count):
+            corners = [(margin + place, margin + (place + diagonal) % patch) for place in range(count)]
+            padded = []
+            for top, left in corners:
+                pads = left, 2 * margin - left, top, 2 * margin - top
+                mode = "reflect" if left < width and top < height else "replicate"
+                padded.append(F.pad(background, pads, mode=mode))
+            drawn = self.draw(torch.cat(padded), 0, *known, lines).float()  # (count * B, 1, H + ..., W + ...)
+            for part, (top, left) in zip(drawn.chunk(count), corners, strict=True):
+                drawings.append(part[:, :, top : top + height, left : left + width])
+        if len(drawings) == 1:
+            return drawings[0]
+        return torch.stack(drawings).sigmoid().mean(dim=0).logit(eps=1e-6)
+
     def name_labels(self, logits: torch.Tensor) -> tuple[str, dict[str, float]]:
         """
         Logits `(num_labels,)` of one protein -> its label and the probability of every label.
@@ -299,9 +330,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             line = self.known_cell_line(cell_line, nucleus)
             pooled = self.condition_on_label(pooled, logits, labels)
             if config.objective == "regression":
-                drawn = self.draw(
-                    2 * nucleus.to(self.dtype) - 1, 0, latents, mask, pooled, line
-                ).float()  # (B, 1, H, W)
+                drawn = self.draw_protein(nucleus, latents, mask, pooled, line)  # (B, 1, H, W)
                 protein_image = drawn.sigmoid()  # (B, 1, H, W)
                 if protein is not None:
                     losses.append(config.image_loss_weight * image_loss(drawn, protein.float(), config.image_loss))
@@ -402,13 +431,13 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         pooled = self.condition_on_label(pooled, logits)
         line = self.known_cell_line(cell_line, nucleus)
         samples: Any
-        background = 2 * nucleus.to(self.dtype) - 1
         if config.objective == "regression":
-            image = self.draw(background, 0, latents, mask, pooled, line).float().sigmoid()
+            image = self.draw_protein(nucleus, latents, mask, pooled, line).sigmoid()
             samples = image.unsqueeze(1).expand(-1, num_samples, -1, -1, -1)
         else:
             scale = config.guidance_scale if guidance_scale is None else guidance_scale
             options = scheduler or self.scheduler, steps, scale, generator
+            background = 2 * nucleus.to(self.dtype) - 1
             known = latents, mask, pooled, line
             samples = torch.stack([self.sample(background, *known, *options) for _ in range(num_samples)], dim=1)
         if not samples.isfinite().all() or (logits is not None and not logits.isfinite().all()):
