@@ -65,6 +65,7 @@ def test_without_unirep_its_model_says_what_to_install(monkeypatch):
         load_model("deeploc-unirep")
 
 
+@pytest.mark.slow
 def test_examples(tmp_path):
     """The demo's proteins: both files agree, the demo counts what it shows, and draws them where they are."""
     with open(ROOT / "examples" / "proteins.csv") as file:

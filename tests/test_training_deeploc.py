@@ -146,7 +146,7 @@ def test_single_label_training(tmp_path):
         ([TOY, "backbone=nowhere"], "cannot build on 'nowhere'"),
         ([TOY, "initial_weights=nowhere"], "cannot build on 'nowhere'"),
         ([TOY, "initial_weights=a", "backbone=b"], "backbone and initial_weights both name weights"),
-        ([TOY, "teacher=[nowhere.csv]"], "training.deeploc.train: [Errno 2] No such file or directory: 'nowhere.csv'"),
+        ([TOY, "teacher=[nowhere.csv]"], "training.deeploc.train: nowhere.csv: No such file or directory"),
         ([TOY, "unlabelled=nowhere"], "training.deeploc.train: unlabelled proteins learn from a teacher"),
         ([TOY, "model.length_policy=error", "model.max_length=30"], "training.deeploc.train: "),
         ([TOY, "train_split=train+validation"], "deeploc, such as 'P00030', are both trained on and held out"),
