@@ -299,7 +299,9 @@ def main() -> None:
         check_finite("the largest logit of the validation split", logits.abs().max().item())
         return validation_scores(list(model_config.id2label.values()), logits, *others)
 
-    loop.run(backward, validate, f"{len(validation_proteins)} validation proteins")
+    loop.run(
+        backward, validate, "decisions are given" if decisions else f"{len(validation_proteins)} validation proteins"
+    )
 
     # Calibration and thresholds on raw logits of the best epoch
     best = loop.best_model(DeepLocForSequenceClassification)
