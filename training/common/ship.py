@@ -17,6 +17,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from protloc.files import atomic_path
 from protloc.loading import ENCODER_PREFIX, WEIGHTS
 
 COPIED = [WEIGHTS, "tokenizer_config.json", "vocab.txt"]
@@ -46,7 +47,9 @@ def ship(run: Path, out: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     if (config.get("backbone_config") or {}).get("model_type") == "unirep":
         weights = load_file(run / WEIGHTS)
-        save_file({name: weights[name] for name in weights if not name.startswith(ENCODER_PREFIX)}, out / WEIGHTS)
+        kept = {name: weights[name] for name in weights if not name.startswith(ENCODER_PREFIX)}
+        with atomic_path(out / WEIGHTS) as partial:
+            save_file(kept, partial)
     else:
         for name in COPIED:
             shutil.copyfile(run / name, out / name)
