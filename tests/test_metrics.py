@@ -146,6 +146,7 @@ def test_thresholds_of_classes_without_positives_or_negatives_are_a_half():
     labels = np.array([[0, 1, 1], [0, 1, 0], [0, 1, 0]])
     found = fit_thresholds(labels, np.array([[0.2, 0.9, 0.8], [0.1, 0.8, 0.3], [0.3, 0.7, 0.1]]))
     assert found == pytest.approx([0.5, 0.5, 0.55])
+    assert fit_thresholds(np.array([[0, 1]]), np.array([[0.3, 0.4]])) == [0.5, 0.5]
 
 
 def test_gorodkin_is_over_proteins_of_one_class():

@@ -46,6 +46,8 @@ def test_answers_are_read_by_protein(tmp_path):
     torch.testing.assert_close(found, torch.tensor([[1, 0.5, 0], [0.1, 0.9, 0.5]]))
     with pytest.raises(ValueError, match="no row for 1 proteins, such as 'P4'"):
         read_teacher(paths, ["P1", "P4"], ["x", "z"])
+    with pytest.raises(ValueError, match=r"a\.csv, line 2: 'P1' was answered before"):
+        read_teacher([paths[0], paths[0]], ["P1"], ["x"])
     for value in ("nan", "1.5", "", "high"):
         (tmp_path / "c.csv").write_text(f"protein_id,membrane_probability,x\nP1,0.5,0.5\nP2,0.5,{value}\n")
         with pytest.raises(ValueError, match=r"c\.csv, line 3.*'P2'"):

@@ -265,6 +265,8 @@ def fit_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> list[float]
     labels = np.asarray(labels)
     total, classes = labels.shape
     chosen = [i for i in range(classes) if 0 < labels[:, i].sum() < total]
+    if not chosen:
+        return [0.5] * classes
     order = np.argsort(-probabilities, axis=0, kind="stable")
     ranked = np.take_along_axis(probabilities, order, axis=0)
     hits = np.take_along_axis(labels, order, axis=0).cumsum(axis=0)[:-1].astype(float)  # (n - 1, classes)

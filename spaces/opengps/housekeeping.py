@@ -11,7 +11,8 @@ from typing import Any
 
 KEPT = 3600  # seconds that files of a visit stay on the server
 RESULT_DAYS = 30  # that a visitor may keep a result
-# Before `settle`: what is kept outlives files of visits.
+OWN = Path(tempfile.gettempdir()) / "opengps"  # temporary files of the site, of its other processes too
+# Not in it: what is kept outlives files of visits.
 RESULTS = Path(os.environ.get("OPENGPS_RESULTS") or Path(tempfile.gettempdir()) / "opengps-results")
 QUOTA = int(float(os.environ.get("OPENGPS_DISK_GB", "5")) * 1e9)  # bytes of temporary files
 # Nothing on the page makes a browser call another host, whatever gets into it. Gradio's pages need inline scripts.
@@ -37,24 +38,19 @@ HEADERS = {
 }
 
 
-def own_folder() -> Path:
-    """Where all temporary files of the site lie, of other processes of it too."""
-    return Path(tempfile.gettempdir()) / "opengps"
-
-
 def settle() -> None:
     """Put temporary files into a folder of the site's own, keep it swept, and keep inputs out of the log."""
-    folder = own_folder()
-    folder.mkdir(mode=0o700, exist_ok=True)
-    tempfile.tempdir = str(folder)
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(folder / "gradio"))
+    OWN.mkdir(mode=0o700, exist_ok=True)
+    tempfile.tempdir = str(OWN)
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(OWN / "gradio"))
     traceback.print_exc = print_places  # Gradio prints what it can't process together with what people sent
 
     def keep_swept() -> None:
         while True:
-            for place in {folder, Path(os.environ["GRADIO_TEMP_DIR"])}:
+            for place in {OWN, Path(os.environ["GRADIO_TEMP_DIR"])}:
                 sweep(place)
-            sweep(RESULTS, RESULT_DAYS * 86400)
+            for path in RESULTS.glob("*.json.gz"):  # the folder may hold other things
+                sweep_file(path, RESULT_DAYS * 86400)
             time.sleep(KEPT / 12)
 
     threading.Thread(target=keep_swept, daemon=True).start()
@@ -69,6 +65,15 @@ def sweep(folder: Path, age: float = KEPT) -> None:
                 path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
         except OSError:  # in use, or another process was faster
             continue
+
+
+def sweep_file(path: Path, age: float) -> None:
+    """Remove a file that is older."""
+    try:
+        if path.lstat().st_mtime < time.time() - age:
+            path.unlink()
+    except OSError:  # another process was faster
+        pass
 
 
 def used(folder: Path) -> int:
@@ -98,7 +103,8 @@ class Guard:
 
     def no_room(self) -> bool:
         if time.monotonic() - self.checked > 10:
-            places = {own_folder(), Path(os.environ.get("GRADIO_TEMP_DIR", own_folder()))}
+            gradio = Path(os.environ.get("GRADIO_TEMP_DIR", OWN))
+            places = {OWN, OWN if gradio.is_relative_to(OWN) else gradio}
             self.full, self.checked = sum(map(used, places)) > QUOTA, time.monotonic()
         return self.full
 

@@ -16,6 +16,8 @@ from reading import InputError
 from protloc.files import atomic_path
 
 NAME = re.compile(r"[\w-]{20,40}")
+SHARE = 0.02  # of the room, for one visitor's address
+kept_by: dict[str, int] = {}  # bytes of each
 ARRAYS = ("attention", "image", "nucleus", "uncertainty")
 GONE = f"This result is not kept here: after {housekeeping.RESULT_DAYS} days, or when its owner asks, it is deleted."
 
@@ -36,7 +38,7 @@ def plain(value: Any) -> Any:
     return (np.round(value, 4) if np.ndim(value) == 2 else value).tolist()
 
 
-def keep(rows: list[dict[str, Any]]) -> tuple[str, str]:
+def keep(rows: list[dict[str, Any]], visitor: str = "") -> tuple[str, str]:
     """
     Keep answers of `service.answer`.
 
@@ -44,17 +46,27 @@ def keep(rows: list[dict[str, Any]]) -> tuple[str, str]:
         `tuple[str, str]`: The name that finds them, and the key that deletes them.
 
     Raises:
-        InputError: If there is no room.
+        InputError: If there is no room, or this visitor has used a share of it since the site was started.
     """
     if not rows:
         raise InputError("There is no result to keep.")
-    housekeeping.RESULTS.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if housekeeping.used(housekeeping.RESULTS) > housekeeping.QUOTA:
-        raise InputError("The site has no room to keep results now: take the files home.")
     name, key = secrets.token_urlsafe(18), secrets.token_urlsafe(18)
     content = {"key": digest(key), "kept": datetime.now(UTC).date().isoformat(), "rows": rows}
-    with atomic_path(path_of(name)) as partial:
-        partial.write_bytes(gzip.compress(json.dumps(content, default=plain).encode()))
+    written = gzip.compress(json.dumps(content, default=plain).encode())
+    mine = kept_by.get(visitor, 0) + len(written)
+    if mine > SHARE * housekeeping.QUOTA:
+        raise InputError("You keep as much as this site has room for from one address: take the files home.")
+    try:
+        housekeeping.RESULTS.mkdir(parents=True, exist_ok=True)
+        if housekeeping.used(housekeeping.RESULTS) > housekeeping.QUOTA:
+            raise InputError("The site has no room to keep results now: take the files home.")
+        with atomic_path(path_of(name)) as partial:
+            partial.write_bytes(written)
+            partial.chmod(0o600)
+        path_of(name).chmod(0o600)
+    except OSError:
+        raise InputError("The site can't keep results now: take the files home.") from None
+    kept_by[visitor] = mine
     return name, key
 
 

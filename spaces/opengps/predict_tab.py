@@ -140,13 +140,15 @@ def details(rows: list[Row], chosen: str | None, gain: float, run: Any = "") -> 
     }
 
 
-def ending(rows: list[Row], gain: float, said: str) -> list[Any]:
-    """The page after a run's end: what was done can be taken home."""
+def ending(rows: list[Row], gain: float, said: str, folder: Path | None = None) -> list[Any]:
+    """The page after a run's end: what was done can be taken home, from `folder` if it was written there before."""
     shown: dict[str, Any] = {"status": said, "start": gr.Button("Predict"), "stop": gr.Button(visible=False)}
     if rows:
-        folder = housekeeping.new_folder()
-        (folder / "predictions.csv").write_text(pictures.write_csv(rows), encoding="utf-8")
-        pictures.write_archive(rows, folder / "openGPS.zip")
+        folder = folder or housekeeping.new_folder()
+        if not (folder / "openGPS.zip").exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
+            (folder / "predictions.csv").write_text(pictures.write_csv(rows), encoding="utf-8")
+            pictures.write_archive(rows, folder / "openGPS.zip")
         for name, file in (("csv", "predictions.csv"), ("zip", "openGPS.zip")):
             shown[name] = gr.DownloadButton(value=str(folder / file), visible=True)
         shown["assay"] = pictures.side_by_side(rows, gain)
@@ -157,7 +159,7 @@ def ending(rows: list[Row], gain: float, said: str) -> list[Any]:
 def keep(rows: list[Row]) -> list[Any]:
     """Keep the answers, and say where they are found and how they are deleted."""
     try:
-        name, key = keeping.keep(rows)
+        name, key = keeping.keep(rows, lanes.current_visitor())
     except InputError as error:
         return Page.show(kept=verdict.status(str(error), error=True))
     shown = {
@@ -186,7 +188,8 @@ def kept(gain: float, request: gr.Request) -> list[Any]:
         rows, said = keeping.find(name)
     except InputError as error:
         return Page.empty(verdict.status(str(error), error=True), running=False)
-    values = dict(zip(Page.names, ending(rows, gain, verdict.status(said)), strict=True))
+    folder = housekeeping.OWN / f"opengps-{name}"  # written once, however often it is looked at
+    values = dict(zip(Page.names, ending(rows, gain, verdict.status(said), folder), strict=True))
     chosen = rows[0]["protein_id"]
     values |= {"rows": rows, "chosen": chosen, "keep": gr.Button(visible=False)} | details(rows, chosen, gain, name)
     return Page.show(**values | ({"owner": (name, key), "delete": gr.Button(visible=True)} if key else {}))

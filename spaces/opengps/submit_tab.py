@@ -270,7 +270,7 @@ async def withdraw(receipt: str) -> dict[str, Any]:
 def example_archive() -> Path:
     """A ZIP with a manifest as a template, and a simulated pair of images."""
     field = simulate("nucleoplasm", size=240, seed=4)
-    path = housekeeping.own_folder() / "example.zip"
+    path = housekeeping.OWN / "example.zip"
     path.parent.mkdir(exist_ok=True)
     row = "nucleus.tif,protein.tif,MPKKKRKVLEDARRKSSPSPTSPAKQRRSRS,simulated,,,0.206"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

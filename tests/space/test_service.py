@@ -379,8 +379,18 @@ def test_a_result_is_kept_and_deleted_by_its_owner(tmp_path, monkeypatch):
     keeping.delete(name, key)
     with pytest.raises(InputError, match="not kept here"):
         keeping.find(name)
-    housekeeping.sweep(housekeeping.RESULTS, -1)
-    assert not list(housekeeping.RESULTS.iterdir())
-    monkeypatch.setattr(housekeeping, "QUOTA", -1)
-    with pytest.raises(InputError, match="no room"):
+    (left,) = housekeeping.RESULTS.iterdir()
+    assert left.stat().st_mode & 0o777 == 0o600
+    housekeeping.sweep_file(left, 60)
+    assert left.exists()
+    housekeeping.sweep_file(left, -1)
+    assert not left.exists()
+    keeping.keep(rows, "visitor")
+    monkeypatch.setattr(keeping, "SHARE", 1e-9)
+    with pytest.raises(InputError, match="as much as this site has room for from one address"):
+        keeping.keep(rows, "visitor")
+    monkeypatch.setattr(keeping, "SHARE", 1)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(housekeeping, "RESULTS", tmp_path / "file" / "x")
+    with pytest.raises(InputError, match="can't keep"):
         keeping.keep(rows)

@@ -236,26 +236,28 @@ def load_unlabelled(dataset: str, like: Dataset) -> Dataset:
     return rows.select_columns(names).cast(Features({name: like.features[name] for name in names}))
 
 
-def read_teacher(paths: list[str], ids: list[str], labels: list[str]) -> torch.Tensor:
+def read_teacher(paths: list[str], ids: list[str], labels: list[str], membrane: bool = True) -> torch.Tensor:
     """
     What a teacher answers, from tables as `protloc predict` writes them.
 
     Args:
         paths (`list[str]`): Tables with a column `protein_id`, one a label, and `membrane_probability`.
         ids (`list[str]`): Of the proteins that learn.
-        labels (`list[str]`)
+        labels (`list[str]`), membrane (`bool`): What to read.
 
     Returns:
-        `torch.Tensor` of shape `(len(ids), labels + 1)`: Probabilities of the labels, and of a membrane protein.
+        `torch.Tensor` of shape `(len(ids), labels + 1)`: Probabilities of the labels and, if read, of the membrane type.
 
     Raises:
         ValueError: Naming file and line, if a number is no probability; or if a protein is in none of the tables.
     """
-    columns = [*labels, MEMBRANE_PROBABILITY]
+    columns = [*labels, *[MEMBRANE_PROBABILITY] * membrane]
     answers: dict[str, list[float]] = {}
     for path in paths:
         for place, row in read_csv(Path(path), ["protein_id", *columns]):
             protein = row["protein_id"]
+            if protein in answers:
+                raise ValueError(f"{place}: {protein!r} was answered before: give one answer a protein")
             try:
                 answers[protein] = [float(row[name]) for name in columns]
             except ValueError:
@@ -273,15 +275,17 @@ def teach(batch: dict[str, torch.Tensor], answers: torch.Tensor, weight: float) 
     Mix a teacher's answers into the targets of a batch, in place.
 
     Args:
-        answers (`torch.Tensor` of shape `(batch, labels + 1)`): As of `read_teacher`.
+        answers (`torch.Tensor` of shape `(batch, labels + 1)`, or `(batch, labels)` without a membrane head): As of
+            `read_teacher`.
         weight (`float`): Of the answers where a protein has labels; elsewhere they are all it has.
     """
     labels, membrane = batch["labels"], batch.get("membrane_targets")
     answers = answers.to(labels.device)
+    classes = answers.shape[1] - (membrane is not None)
     if labels.ndim == 1:
-        labels = F.one_hot(labels, answers.shape[1] - 1)
+        labels = F.one_hot(labels, classes)
     share = torch.where(labels.sum(dim=-1, keepdim=True) > 0, weight, 1.0)  # (B, 1)
-    batch["labels"] = share * answers[:, :-1] + (1 - share) * labels
+    batch["labels"] = share * answers[:, :classes] + (1 - share) * labels
     if membrane is not None:
         known = torch.where(membrane >= 0, weight, 1.0)  # (B,)
         batch["membrane_targets"] = known * answers[:, -1] + (1 - known) * membrane

@@ -26,16 +26,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from datasets import concatenate_datasets
+from datasets import concatenate_datasets, load_dataset
 from omegaconf import MISSING, OmegaConf
 
-from protloc.embedding import ResidueEmbeddings
+from protloc.embedding import PROJECTION, ResidueEmbeddings
 from protloc.files import atomic_path
-from protloc.loading import load_model
+from protloc.loading import load_model, one_line
+from protloc.models.protein_sequence import clean_sequence
 from training.common.runs import parse, table, train
+from training.common.settings import stop
 from training.deeploc.data import MEMBRANE_PROBABILITY, encode, load_proteins, load_unlabelled
 from training.deeploc.evaluate import intervals, scores
+from training.deeploc.train import TrainingConfig
 from training.deeploc.validation import DECISIONS, fit_decisions, raw_logits
+
+MULTI_LABEL = "multi_label_classification"
 
 
 @dataclass
@@ -47,8 +52,45 @@ class FoldsConfig:
     unlabelled_embeddings: str | None = None  # of them, where the training reads embeddings
 
 
+def check_alike(embeddings: str, others: str) -> None:
+    """Stop unless two folders hold embeddings of one encoder, and the same components of them."""
+    first, second = ResidueEmbeddings(embeddings), ResidueEmbeddings(others)
+    alike = (first.weights, first.size, first.mean) == (second.weights, second.size, second.mean)
+    projections = first.projection or {}, second.projection or {}
+    if not alike or projections[0].keys() != projections[1].keys():
+        stop(f"{others} holds other embeddings than {embeddings}: see training/configs/teacher.yaml")
+    if any(not torch.equal(weight, projections[1][name]) for name, weight in projections[0].items()):
+        stop(f"{others} holds other components than {embeddings}: copy its {PROJECTION} there before protloc embed")
+
+
+def check(config: FoldsConfig) -> None:
+    """Stop in one sentence at what would fail, or be wrong, after hours."""
+    training = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(TrainingConfig), config.training))
+    assert isinstance(training, dict)
+    for name in ("companion", "decisions"):
+        if training[name]:
+            stop(f"training.{name} has seen the partitions that are held out: leave it out")
+    if training["model"].get("problem_type", MULTI_LABEL) != MULTI_LABEL:
+        stop("training.model.problem_type: cross-validation judges several labels a protein")
+    try:
+        if config.unlabelled:
+            everyone = load_dataset(training["dataset"], training["dataset_config"], split=training["train_split"])
+            unlabelled = load_unlabelled(config.unlabelled, everyone)
+            if training["embeddings"]:
+                if not config.unlabelled_embeddings:
+                    stop("unlabelled_embeddings must name those of the unlabelled proteins")
+                check_alike(training["embeddings"], config.unlabelled_embeddings)
+                stored = ResidueEmbeddings(config.unlabelled_embeddings)
+                missing = sum(clean_sequence(sequence) not in stored for sequence in unlabelled["sequence"][:100])
+                if missing:
+                    stop(f"{config.unlabelled_embeddings} lacks proteins of {config.unlabelled}: see protloc embed")
+    except (ValueError, OSError) as error:
+        stop(one_line(error))
+
+
 def main() -> None:
     config, launcher = parse(__doc__, FoldsConfig)
+    check(config)
     folder = Path(config.output_dir)
     ids, found, unlabelled_logits = [], [], []
     unlabelled = None
@@ -79,10 +121,10 @@ def main() -> None:
     fit_decisions(decided, pooled[0], pooled[1], pooled[2], pooled[3])
     names = list(decided.id2label.values())
     write_json(folder / "decisions.json", {name: getattr(decided, name) for name in DECISIONS})
-    write_answers(folder / "out_of_fold.csv", np.concatenate(ids), names, *answers(decided, *pooled[:2]))
+    write_answers(folder / "out_of_fold.csv", np.concatenate(ids), decided, *pooled[:2])
     if unlabelled is not None:
         mean = [torch.stack(parts).mean(dim=0) for parts in zip(*unlabelled_logits, strict=True)]
-        write_answers(folder / "unlabelled.csv", np.array(unlabelled["id"]), names, *answers(decided, *mean))
+        write_answers(folder / "unlabelled.csv", np.array(unlabelled["id"]), decided, *mean)
 
     lines = [["partition", "proteins", "macro AUPRC", "micro F1", "macro F1", "membrane accuracy"]]
     for partition, part in zip(config.partitions, found, strict=True):
@@ -117,12 +159,14 @@ def decisions(model, logits, membrane_logits, labels, membrane_labels) -> dict[s
 
 
 def write_answers(
-    path: Path, ids: np.ndarray, names: list[str], probabilities: np.ndarray, membrane: np.ndarray
+    path: Path, ids: np.ndarray, config: Any, logits: torch.Tensor, membrane_logits: torch.Tensor
 ) -> None:
     """A table as `protloc predict` writes it."""
-    rows = pd.DataFrame(probabilities, columns=names)
+    probabilities, membrane = answers(config, logits, membrane_logits)
+    rows = pd.DataFrame(probabilities, columns=list(config.id2label.values()))
     rows.insert(0, "protein_id", ids)
-    rows.insert(1, MEMBRANE_PROBABILITY, membrane)
+    if config.membrane:
+        rows.insert(1, MEMBRANE_PROBABILITY, membrane)
     with atomic_path(path) as partial:
         rows.to_csv(partial, index=False, float_format="%.6f")
 

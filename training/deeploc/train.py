@@ -141,6 +141,10 @@ def read_config() -> TrainingConfig:
     check_settings(config, DeepLocConfig, CHOICES)
     if config.backbone and config.initial_weights:
         stop("backbone and initial_weights both name weights to begin with: give one of them")
+    if config.decisions and config.validation_partition is not None:
+        stop("with decisions all proteins are trained on: leave validation_partition out")
+    if config.decisions and not has_compartments(config.dataset, config.dataset_config):
+        stop("decisions are of the ten compartments; proteins of one's own are split, and fit theirs")
     if config.unlabelled and not config.teacher:
         stop("unlabelled proteins learn from a teacher: name the tables of its answers with teacher")
     if config.embeddings and (not config.backbone or config.backbone_training != "frozen"):
@@ -213,7 +217,10 @@ def build_loaders(
     repeats = None
     if config.oversampling_frequency:
         targets = np.array(train_set["target"])
-        repeats = repeat_factors(targets, model_config.num_labels, config.oversampling_frequency)
+        labelled = targets.any(axis=-1) if targets.ndim == 2 else np.ones(len(targets), dtype=bool)
+        factors = np.ones(len(targets))  # proteins without labels are shown once
+        factors[labelled] = repeat_factors(targets[labelled], model_config.num_labels, config.oversampling_frequency)
+        repeats = factors.tolist()
     lengths, validation_lengths = (window_lengths(part, model_config) for part in (train_set, validation_set))
     budget = config.max_tokens_per_batch
     sampler = TokenBudgetBatchSampler(lengths, budget, config.seed, processes, config.max_proteins_per_batch, repeats)
@@ -245,9 +252,10 @@ def main() -> None:
                 embed_frozen(model, tokenizer, [*train_proteins["sequence"], *validation_proteins["sequence"]], folder)
             accelerator.wait_for_everyone()
             embeddings = ResidueEmbeddings(folder)
-        decisions = read_decisions(config.decisions) if config.decisions else None
+        decisions = read_decisions(config.decisions, model_config.num_labels) if config.decisions else None
         if config.teacher:
-            answers = read_teacher(config.teacher, train_proteins["id"], list(model_config.id2label.values()))
+            names = list(model_config.id2label.values())
+            answers = read_teacher(config.teacher, train_proteins["id"], names, model_config.membrane)
         with accelerator.main_process_first():
             train_set, validation_set = (
                 encode(proteins, model_config, tokenizer, config.profiles, embeddings, config.companion is not None)

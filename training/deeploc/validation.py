@@ -54,17 +54,20 @@ DECISIONS = ["thresholds", "calibration_scale", "calibration_bias"]
 DECISIONS += ["membrane_threshold", "membrane_calibration_scale", "membrane_calibration_bias"]
 
 
-def read_decisions(path: str | Path) -> dict[str, Any]:
+def read_decisions(path: str | Path, labels: int) -> dict[str, Any]:
     """
     The fields that `fit_decisions` fits, from a JSON file that has them: `decisions.json`, or a model's `config.json`.
 
     Raises:
-        ValueError: If the file has not all of them.
+        ValueError: If the file has not all of them, or of another number of labels.
     """
     found = json.loads(Path(path).read_text())
     missing = [name for name in DECISIONS if name not in found]
     if missing:
         raise ValueError(f"decisions={path}: no {', '.join(missing)}; give decisions.json of training.deeploc.folds")
+    for name in DECISIONS[:3]:
+        if not isinstance(found[name], list) or len(found[name]) != labels:
+            raise ValueError(f"decisions={path}: {name} must be a list of {labels} numbers, one a label")
     return {name: found[name] for name in DECISIONS}
 
 
