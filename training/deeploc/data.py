@@ -246,7 +246,7 @@ def read_teacher(paths: list[str], ids: list[str], labels: list[str], membrane: 
         labels (`list[str]`), membrane (`bool`): What to read.
 
     Returns:
-        `torch.Tensor` of shape `(len(ids), labels + 1)`: Probabilities of the labels and, if read, of the membrane type.
+        `torch.Tensor` of shape `(len(ids), labels + 1)`: Probabilities of labels and, if read, of the membrane type.
 
     Raises:
         ValueError: Naming file and line, if a number is no probability; or if a protein is in none of the tables.
