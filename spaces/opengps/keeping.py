@@ -57,12 +57,11 @@ def keep(rows: list[dict[str, Any]], visitor: str = "") -> tuple[str, str]:
     if mine > SHARE * housekeeping.QUOTA:
         raise InputError("You keep as much as this site has room for from one address: take the files home.")
     try:
-        housekeeping.RESULTS.mkdir(parents=True, exist_ok=True)
+        housekeeping.RESULTS.mkdir(mode=0o700, parents=True, exist_ok=True)
         if housekeeping.used(housekeeping.RESULTS) > housekeeping.QUOTA:
             raise InputError("The site has no room to keep results now: take the files home.")
         with atomic_path(path_of(name)) as partial:
             partial.write_bytes(written)
-            partial.chmod(0o600)
         path_of(name).chmod(0o600)
     except OSError:
         raise InputError("The site can't keep results now: take the files home.") from None

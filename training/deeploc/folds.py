@@ -32,7 +32,6 @@ from omegaconf import MISSING, OmegaConf
 from protloc.embedding import PROJECTION, ResidueEmbeddings
 from protloc.files import atomic_path
 from protloc.loading import load_model, one_line
-from protloc.models.protein_sequence import clean_sequence
 from training.common.runs import parse, table, train
 from training.common.settings import stop
 from training.deeploc.data import MEMBRANE_PROBABILITY, encode, load_proteins, load_unlabelled
@@ -72,25 +71,25 @@ def check(config: FoldsConfig) -> None:
             stop(f"training.{name} has seen the partitions that are held out: leave it out")
     if training["model"].get("problem_type", MULTI_LABEL) != MULTI_LABEL:
         stop("training.model.problem_type: cross-validation judges several labels a protein")
-    try:
-        if config.unlabelled:
-            everyone = load_dataset(training["dataset"], training["dataset_config"], split=training["train_split"])
-            unlabelled = load_unlabelled(config.unlabelled, everyone)
-            if training["embeddings"]:
-                if not config.unlabelled_embeddings:
-                    stop("unlabelled_embeddings must name those of the unlabelled proteins")
-                check_alike(training["embeddings"], config.unlabelled_embeddings)
-                stored = ResidueEmbeddings(config.unlabelled_embeddings)
-                missing = sum(clean_sequence(sequence) not in stored for sequence in unlabelled["sequence"][:100])
-                if missing:
-                    stop(f"{config.unlabelled_embeddings} lacks proteins of {config.unlabelled}: see protloc embed")
-    except (ValueError, OSError) as error:
-        stop(one_line(error))
+    if config.unlabelled:
+        everyone = load_dataset(training["dataset"], training["dataset_config"], split=training["train_split"])
+        load_unlabelled(config.unlabelled, everyone)
+        if training["embeddings"]:
+            if not config.unlabelled_embeddings:
+                stop("unlabelled_embeddings must name those of the unlabelled proteins")
+            check_alike(training["embeddings"], config.unlabelled_embeddings)
 
 
 def main() -> None:
     config, launcher = parse(__doc__, FoldsConfig)
-    check(config)
+    try:
+        check(config)
+        cross_validate(config, launcher)
+    except (ValueError, OSError) as error:
+        stop(one_line(error))
+
+
+def cross_validate(config: FoldsConfig, launcher: str) -> None:
     folder = Path(config.output_dir)
     ids, found, unlabelled_logits = [], [], []
     unlabelled = None
