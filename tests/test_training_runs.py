@@ -120,7 +120,10 @@ def test_a_run_that_fails_stops_the_rest(tiny_dataset, tmp_path):
     [
         (["ablate", "toy.yaml"], "training.deeploc.ablate: dataset: Key 'dataset' not in 'AblationConfig'"),
         (["folds", "ablation.yaml"], "training.deeploc.folds: variants: Key 'variants' not in 'FoldsConfig'"),
-        (["folds", "teacher.yaml", "training.companion=deeploc"], "training.deeploc.folds: training.companion has seen"),
+        (
+            ["folds", "teacher.yaml", "training.companion=deeploc"],
+            "training.deeploc.folds: training.companion has seen",
+        ),
         (["search", "search.yaml", "trials=abc"], "training.deeploc.search: trials: Value 'abc'"),
         (["search", "search.yaml", "space={seed:[0,1]}"], "training.deeploc.search: while scanning a plain scalar in"),
         (["ablate", "ablation.yaml", "--launcher", "nosuchprogram"], "cannot start 'nosuchprogram': No such file"),
