@@ -178,6 +178,15 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--nucleus-page", type=int, metavar="N", help="of a stack: where the nucleus is, from 0")
     predict.add_argument("--project", choices=["max"], help="of a stack: the maximum over its slices")
     predict.add_argument(
+        "--structure",
+        type=Path,
+        metavar="FILE|DIR",
+        help="for image models of structures: a PDB or mmCIF file, or a folder of files with the ids in their names",
+    )
+    predict.add_argument(
+        "--chain", metavar="NAME", help="of a complex: the chain to read (default: the one that fits the sequence)"
+    )
+    predict.add_argument(
         "--num-samples",
         type=positive_int,
         default=1,
@@ -374,9 +383,11 @@ def run_command() -> None:
     if args.command == "predict" and args.no_figures and args.attention is None:
         parser.error("--no-figures needs --attention DIR")
     if args.command == "predict" and not args.nucleus:
-        for name in ("image_model", "nucleus_um_per_px", "nucleus_channel", "nucleus_page", "project"):
+        for name in ("image_model", "nucleus_um_per_px", "nucleus_channel", "nucleus_page", "project", "structure"):
             if getattr(args, name) is not None:
                 parser.error(f"--{name.replace('_', '-')} needs --nucleus IMAGE, or --nucleus default")
+    if args.command == "predict" and args.chain and args.structure is None:
+        parser.error("--chain needs --structure FILE|DIR")
 
     if args.command == "predict-shards" and args.workers and not args.ray:
         parser.error("--workers needs --ray; accelerate launch has --num_processes")

@@ -21,7 +21,7 @@ import protloc_entry
 from protloc.files import lock
 from protloc.loading import load_model
 from protloc.models.configuration_deeploc import COMPARTMENTS, SORTING_SIGNALS, SORTING_TREE
-from protloc.prediction import model_digest, partial_path, predict, record_digest, write_rows
+from protloc.prediction import model_digest, partial_path, predict, record_digest, run_path, write_rows
 from protloc.sequences import read_fasta
 from tests.helpers import ROOT, tiny_deeploc, write_pssm
 
@@ -84,7 +84,8 @@ def test_formats_agree(run, fasta, tmp_path):
     assert tables["jsonl"] == tables["parquet"]
     assert [{k: str(v) for k, v in row.items()} for row in tables["jsonl"]] == tables["csv"]
     assert list(tables["parquet"][0]) == HEADER
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.jsonl", "out.parquet", "proteins.fasta"]
+    names = [*outputs, *(f"{suffix}.run.json" for suffix in outputs)]
+    assert {path.name for path in tmp_path.iterdir()} == {"proteins.fasta", *(f"out.{name}" for name in names)}
 
 
 def test_attention_signals_and_tree(run, tmp_path, tokenizer):
@@ -345,7 +346,8 @@ def test_resume_after_a_row_was_cut_off(run, fasta, tmp_path, begin, suffix):
     assert partial_path(out).read_text() == text
     assert run(fasta, "-o", out, "--resume") == (0, "", "")
     assert out.read_bytes() == whole.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, "proteins.fasta", whole.name]
+    runs = {f"{path.name}.run.json" for path in (out, whole)}
+    assert {path.name for path in tmp_path.iterdir()} == {out.name, "proteins.fasta", whole.name, *runs}
     code, _, err = run(fasta, "-o", out, "--resume")
     assert code == 0 and "nothing to resume" in err
     fasta.write_text(fasta.read_text().replace(">p3\n", ">other\n"))
@@ -355,6 +357,41 @@ def test_resume_after_a_row_was_cut_off(run, fasta, tmp_path, begin, suffix):
     code, _, err = run(fasta, "-o", out, "--resume")
     assert code == 2 and "lacks 'more' of the input" in err
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_complete_table_says_what_made_it(run, fasta, tmp_path, tiny_model_dir):
+    """`--resume` after the end: nothing to do for the same run, and never silently another's table."""
+    out, model = tmp_path / "out.csv", tmp_path / "model"
+    shutil.copytree(tiny_model_dir, model)
+    assert run(fasta, "-o", out, model=model)[0] == 0
+
+    def refused(name=fasta, *more):
+        before = out.read_bytes()
+        code, _, err = run(name, "-o", out, "--resume", *more, model=model)
+        assert out.read_bytes() == before and code == 2 and err.count("\n") == 1
+        return err
+
+    code, _, err = run(fasta, "-o", out, "--resume", model=model)
+    assert (code, err) == (0, f"protloc: {out} is complete, nothing to resume\n")
+    corrected = tmp_path / "corrected.fasta"
+    corrected.write_text(FASTA.replace("MKTAYIAKQR", "MKTAYIAKQK", 1))
+    assert "was predicted from other sequences or profiles" in refused(corrected)
+    assert "was begun with length_policy 'middle', not 'end'" in refused(fasta, "--length-policy", "end")
+    config = model / "config.json"
+    was = config.read_text()
+    config.write_text(json.dumps(json.loads(was) | {"membrane_threshold": 0.25}))  # a retrained model
+    assert "was begun with model_digest" in refused()
+    config.write_text(was)
+    text = out.read_text()
+    out.write_text(text.replace("soluble", "membrane", 1))
+    assert "was changed since" in refused()
+    out.write_text(text)
+    for left in ("{}", "[]", None):
+        if left:
+            run_path(out).write_text(left)
+        else:
+            run_path(out).unlink()
+        assert "no out.csv.run.json beside it says what made it: write to another file, or delete it" in refused()
 
 
 def test_resume_before_the_first_row_was_whole(run, fasta, tmp_path):

@@ -21,6 +21,8 @@ from protloc.images import read_image
 from protloc.loading import load_model
 from protloc.microscopy import DEFAULT_NUCLEUS, nucleus_found, simulate
 from protloc.prediction import model_digest, partial_path
+from protloc.structures import point_cloud
+from tests.fuzz.readers import structures
 from tests.helpers import ROOT, tiny_deepgps
 
 FASTA = ">sp|P1|A b\nMKTAYIAKQR\n>../x\nMKVLAAGIVGLLLALSAQA\n>C\nMPKKKRKVKK\n"
@@ -138,9 +140,61 @@ def test_samples_and_seed(protloc_command, fasta, tiny_model_dir, tokenizer, tmp
     assert (tmp_path / "c_images" / "C.uncertainty.png").exists()
 
 
+@pytest.mark.parametrize("inputs", ["structure", "sequence+structure"])
+def test_models_that_read_structures(protloc_command, tokenizer, tiny_model_dir, tmp_path, caplog, inputs):
+    """One complex for all, of which each protein's chain is read, or a folder by ids; the picture is the pipeline's."""
+    processor = DeepGPSProcessor(tokenizer, DeepGPSImageProcessor(default_nucleus=DEFAULT_NUCLEUS))
+    drawer = pipeline("protein-imaging", model=tiny_deepgps(inputs=inputs), processor=processor)
+    drawer.save_pretrained(tmp_path / "model")
+    complex_file, folder = tmp_path / "complex.pdb", tmp_path / "structures"
+    complex_file.write_bytes(structures()[0])
+    folder.mkdir()
+    for name in ("AF-A1-F1-model_v6.pdb", "B1.pdb"):
+        (folder / name).write_bytes(structures()[0])
+    proteins, options = tmp_path / "two.fasta", ("--model", tiny_model_dir, "--image-model", tmp_path / "model")
+    proteins.write_text(">sp|A1|X\nMKVAAGHC\n>B1\nGGSW\n")
+
+    def predict(out, *more):
+        return protloc_command("predict", proteins, *options, "--nucleus", "default", "-o", tmp_path / out, *more)
+
+    assert predict("file.csv", "--structure", complex_file)[0] == 0
+    assert predict("folder.csv", "--structure", folder)[0] == 0
+    assert predict("chain.csv", "--structure", complex_file, "--chain", "A")[0] == 0
+    rows = {name: list(csv.DictReader((tmp_path / f"{name}.csv").open())) for name in ("file", "folder", "chain")}
+    scores = {name: [row["image_label_probability"] for row in found] for name, found in rows.items()}
+    assert scores["file"] == scores["folder"] and scores["chain"][0] == scores["file"][0] != scores["file"][1]
+    assert scores["chain"][1] != scores["file"][1] and not caplog.text
+    drawn = drawer({"sequence": "GGSW", "structure": point_cloud(complex_file, chain="B")})
+    picture = Image.open(tmp_path / rows["file"][1]["image"])
+    assert np.abs(np.asarray(picture, int) - np.asarray(drawn["image"], int)).max() <= 1
+
+    (folder / "B1.pdb").unlink()
+    code, err = predict("none.csv", "--structure", folder)
+    assert code == 2 and f"{folder}, record 'B1': no file has this id in its name" in err
+    code, err = predict("some.csv", "--structure", folder, "--on-error", "skip")
+    assert code == 0 and "skipped 1 bad record(s)" in err
+    code, err = predict("none.csv", "--structure", complex_file, "--chain", "C")
+    assert code == 2 and f"{complex_file}, record 'sp|A1|X': has no protein chain 'C'; it has A, B" in err
+    code, err = predict("file.csv", "--structure", complex_file, "--chain", "A", "--resume")
+    assert code == 2 and "was begun with chain None, not 'A'" in err
+    complex_file.write_bytes(structures()[3])
+    code, err = predict("file.csv", "--structure", complex_file, "--resume")
+    assert code == 2 and "was begun with structure" in err
+    code, err = predict("none.csv")
+    assert code == 2 and "it reads structures: name them with --structure" in err
+    assert not (tmp_path / "none.csv").exists() and not (tmp_path / "none_images").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--structure", "a.pdb", "-o", "out.csv"], "--structure needs --nucleus"),
+        (["--nucleus", "default", "--chain", "A", "-o", "out.csv"], "--chain needs --structure"),
+        (["--nucleus", "default", "--structure", "none.pdb", "-o", "out.csv"], "none.pdb: there is no such file"),
+        (
+            ["--nucleus", "default", "--structure", str(ROOT / "README.md"), "-o", "out.csv"],
+            "holds no atom of a protein",
+        ),
         (["--nucleus", "none.png", "-o", "out.csv"], "none.png: there is no such file"),
         (["--nucleus", "default"], "--nucleus needs -o OUT"),
         (["--image-model", "x", "-o", "out.csv"], "--image-model needs --nucleus"),

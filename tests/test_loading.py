@@ -4,13 +4,16 @@ import ast
 import io
 import json
 import shutil
+import socket
 import sys
+import time
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from protloc import ASSETS, DeepGPSConfig, DeepLocConfig, UniRepConfig, drawing
+from protloc import ASSETS, DeepGPSConfig, DeepLocConfig, UniRepConfig, drawing, loading
 from protloc.embedding import Encoder
 from protloc.loading import load_config, load_model
 from protloc.prediction import predict
@@ -101,6 +104,35 @@ def test_damaged_folders(folder, name, content):
             load(str(folder))
         said = str(refused.value)
         assert said.startswith(f"cannot load the model {str(folder)!r}: ") and len(said.splitlines()) == 1, said
+
+
+@pytest.mark.parametrize(
+    "name", ["./missing", "../x", "/nowhere", "~/model", "C:\\model", "a/b/c", "model.", "a--b"]
+)
+def test_what_is_neither_a_folder_nor_a_name_is_refused_at_once(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody answers
+    for load in (load_model, Encoder, drawing.load_model):
+        with pytest.raises(
+            ValueError, match=r"^cannot load the model '.*': there is no such folder, and it is no name"
+        ):
+            load(name)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+        monkeypatch.setattr(loading, "HUB_SECONDS", 0.2)
+        start = time.monotonic()
+        with pytest.raises(
+            ValueError, match=r"^cannot load the model 'nope': there is no such folder, and the Hub can't"
+        ):
+            load_model("nope")
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")  # closed now
+    with pytest.raises(ValueError, match=r"the Hub can't be asked for a model of this name \(.+\)$"):
+        Encoder("owner/nope")
+    assert time.monotonic() - start < 5
 
 
 def test_weights_that_are_not_finite(folder, tmp_path):

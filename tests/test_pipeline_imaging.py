@@ -167,3 +167,15 @@ def test_saved_and_without_protloc(processor, tmp_path):
     expected = draw({"sequence": SEQUENCE, "nucleus": NUCLEUS})
     assert out.splitlines()[-1] == f"(208, 208) {expected['label']}"
     np.testing.assert_allclose(np.load(tmp_path / "image.npy"), np.asarray(expected["image"], dtype=int), atol=1)
+
+
+def test_texts_that_may_be_no_proteins_are_warned_of_once(processor):
+    draw = imaging(processor)
+    genes = [{"sequence": text, "nucleus": NUCLEUS} for text in ("ACGTRYKMSWBDHVNACGT", SEQUENCE, "ATGGCCCTGTGG")]
+    for proteins in (genes, (gene for gene in genes)):
+        with pytest.warns(
+            UserWarning, match=r"^2 record\(s\) may be no protein: 'ACGT\w+' \(looks like nucleotides\), 'ATG"
+        ):
+            assert len(list(draw(proteins))) == 3
+    with pytest.warns(UserWarning, match=r"^1 record\(s\) may be no protein"):
+        draw(genes[0])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +178,20 @@ def test_without_protloc(tiny_model_dir, tmp_path, locate):
     local = pipeline("protein-localization", model=tiny_deeploc(), tokenizer=locate.tokenizer)("MKTAYIAKQR")
     assert_alike(remote, local)
     assert classified == pytest.approx(local["scores"], abs=1e-6)
+
+
+def test_texts_that_may_be_no_proteins_are_warned_of_once(locate):
+    genes = ["ACGTRYKMSWBDHVNACGT", "MKTAYIAKQRQISFVK", "ATGGCCCTGTGGATGCGCC", "MKV", "MYOGLOBINLIKE"]
+    said = "4 record(s) may be no protein: 'ACGTRYKMSWBDHVNACGT' (looks like nucleotides), "
+    for texts in (genes, (text for text in genes), [{"sequence": text} for text in genes]):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert len(list(locate(texts))) == 5
+        (warning,) = [one for one in caught if "may be no protein" in str(one.message)]
+        assert str(warning.message).startswith(said) and str(warning.message).endswith("and 1 more")
+    for one in (genes[0], {"sequence": genes[0]}):
+        with pytest.warns(UserWarning, match=r"1 record\(s\) may be no protein: 'ACGT"):
+            locate(one)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        locate(genes[1])

@@ -210,6 +210,10 @@ def test_raw_text_and_warnings(tmp_path):
         "4 record(s) may be no protein: b (has '.' inside, read as a gap), c (looks like nucleotides), d (looks like "
         "text), and 1 more"
     )
+    for text in ("ACGTRYKMSWBDHVN", "ACGWNSTTRRYYKKMMGHDV", "acgtn" * 3, "GATTACA-GATTACA"):
+        assert sequence_warning(text) == "looks like nucleotides"
+    for text in ("MKVRNSTDAWYC", "MKVAAGHCWTSDRNY", "MARYRCCRSQSRSRYYRQRQRSRRRRRRS"):  # short, or with E, F, I, L, P, Q
+        assert not sequence_warning(text)
     selenoprotein = "MASKTAYUQRQISFVKSHFSRQLEERLGLIEVQAPILSRUGDGTQ"
     assert sequence_warning("X" * 12) == "mostly unknown residues" and not sequence_warning(selenoprotein)
 

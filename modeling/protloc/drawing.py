@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from .images import Picture, read_image
 from .loading import check_finite, check_tokenizer, choose_device, model_path, naming
 from .microscopy import MAX_UM_PER_PX, MIN_UM_PER_PX, OPENCELL_UM_PER_PX, nucleus_found, rescale
 from .models.image_processing_deepgps import MAX_DRAWN_PIXELS
+from .models.protein_sequence import clean_sequence
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ _CHUNK = 64  # records that are sorted by length together
 
 
 def load_model(
-    model: str | Path = DEFAULT_MODEL, device: str = "auto", dtype: str = "float32"
+    model: str | Path = DEFAULT_MODEL, device: str = "auto", dtype: str = "float32", structures: bool = False
 ) -> tuple[PreTrainedModel, Any]:
     """
     A deepGPS ready to draw, and its processor.
@@ -38,17 +39,21 @@ def load_model(
     Args:
         model (`str` or `Path`): Folder or Hub name.
         device, dtype (`str`): As for `protloc.loading.load_model`.
+        structures (`bool`): Whether proteins come with structures.
 
     Raises:
-        ValueError: In one sentence, if it can't be loaded, is of another kind, or reads structures.
+        ValueError: In one sentence, if it can't be loaded, is of another kind, or reads structures and there are none,
+            or the reverse.
     """
     device, torch_dtype = choose_device(device, dtype)
     with naming(model):
         config = AutoConfig.from_pretrained(model_path(model), trust_remote_code=False)
         if config.model_type != "deepgps":
             raise ValueError(f"it is a {config.model_type} model, and only a deepgps model draws")
-        if "structure" in config.inputs:
-            raise ValueError("it reads structures, which records of sequences don't have: use the pipeline")
+        if "structure" in config.inputs and not structures:
+            raise ValueError("it reads structures: name them with --structure, or use the pipeline")
+        if structures and "structure" not in config.inputs:
+            raise ValueError("it reads no structures: leave --structure out")
         loaded = AutoModel.from_pretrained(model_path(model), dtype=torch_dtype, trust_remote_code=False)
         check_finite(loaded)
         processor = AutoProcessor.from_pretrained(model_path(model), trust_remote_code=False)
@@ -130,6 +135,7 @@ def draw(
     max_tokens_per_batch: int = 16_384,
     num_samples: int = 1,
     seed: int = 0,
+    clouds: Callable[[str, str], np.ndarray] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """
     Draw proteins as they come, in their order, in bounded memory.
@@ -140,6 +146,8 @@ def draw(
         model, processor: As `load_model` gives them.
         max_tokens_per_batch (`int`): Of sequences that are encoded at once, padding included.
         num_samples (`int`), seed (`int`): For diffusion; a protein's noise doesn't depend on the others.
+        clouds (*optional*): For models that read structures: gives the point cloud of an id and its sequence, such as
+            `Structures.cloud`.
 
     Yields:
         `dict`: `protein_id`, `label` and `scores` (by label; empty without a label head), and `image` and
@@ -151,17 +159,24 @@ def draw(
     while chunk := list(islice(iterator, _CHUNK)):
         drawn: list[dict[str, Any]] = [{}] * len(chunk)
         for part in token_budget_batches([len(sequence) for _, sequence in chunk], max_tokens_per_batch):
-            tokens = processor.tokenize([chunk[i][1] for i in part])
-            inputs = {name: tensor.to(model.device) for name, tensor in tokens.items()}
-            mask = inputs["attention_mask"].bool()
-            states = model.encode_sequence(inputs["input_ids"], inputs["attention_mask"])
+            if model.reads_sequence:
+                tokens = processor.tokenize([chunk[i][1] for i in part])
+                inputs = {name: tensor.to(model.device) for name, tensor in tokens.items()}
+                mask = inputs["attention_mask"].bool()
+                states = model.encode_sequence(inputs["input_ids"], inputs["attention_mask"])
             for start in range(0, len(part), at_once):
                 rows = slice(start, start + at_once)
-                length = int(mask[rows].sum(dim=1).max()) - 2
+                known: dict[str, torch.Tensor] = {}
+                if model.reads_sequence:
+                    length = int(mask[rows].sum(dim=1).max()) - 2
+                    known["residue_embeddings"] = states[rows, 1 : length + 1]  # the residues
+                    known["residue_mask"] = mask[rows, 2 : length + 2]
+                if clouds is not None:
+                    found = [clouds(chunk[i][0], clean_sequence(chunk[i][1])) for i in part[rows]]
+                    known["structure"] = torch.tensor(np.stack(found)).to(model.device)
                 outputs = model.generate(
                     nucleus.expand(len(part[rows]), -1, -1, -1),
-                    residue_embeddings=states[rows, 1 : length + 1],  # the residues
-                    residue_mask=mask[rows, 2 : length + 2],
+                    **known,
                     num_samples=num_samples,
                     generator=torch.Generator().manual_seed(seed),
                 )

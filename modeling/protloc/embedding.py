@@ -124,8 +124,8 @@ class Encoder:
     def __init__(self, model: str, device: str = "auto", dtype: str = "auto", compile: bool = False):
         self.name = model
         self.device, torch_dtype = choose_device(device, dtype)
-        path = model_path(model)
         with naming(model):
+            path = model_path(model)
             backbone, tokens = load_backbone(path, torch_dtype)
             check_finite(backbone)
             self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)

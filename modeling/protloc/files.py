@@ -123,6 +123,12 @@ def disk_errors(path: Path, way_out: str) -> Iterator[None]:
         raise ValueError(f"{name}: {getattr(error, 'strerror', None) or error}: {way_out}") from None
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def same_settings(begun: Mapping[str, Any], asked: Mapping[str, Any], where: str | Path, way_out: str) -> None:
     """
     Compare the settings of a run with those that it is to be resumed with.

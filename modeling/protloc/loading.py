@@ -9,9 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import torch
+from huggingface_hub import HfApi, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.constants import HF_HOME
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -43,6 +46,7 @@ LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDatacla
 NEED_IMAGES = "drawing and microscopy need protloc[images]: pip install 'protloc[images]'"
 WEIGHTS = "model.safetensors"
 ENCODER_PREFIX = "deeploc.backbone."  # of a DeepLoc's weights
+HUB_SECONDS = 5  # for its first answer
 UNIREP_SIZES = {"unirep": 1900, "unirep-1900": 1900, "unirep-256": 256, "unirep-64": 64}
 
 
@@ -171,14 +175,37 @@ def model_path(model: str | Path) -> str:
     for; a folder or a Hub name for itself.
 
     Raises:
-        ValueError: In one sentence, if UniRep is asked for and not installed.
+        ValueError: In one sentence, if UniRep is asked for and not installed, or the name is neither a folder nor one
+            that the Hub can be asked for.
     """
     name = str(model)
     if name == "deeploc":
         return str(DEFAULT_MODEL)
     if name == UNIREP_MODEL.name or Path(name).absolute() == UNIREP_MODEL:
         return str(_joined_with_unirep(UNIREP_MODEL))
-    return str(_converted_unirep(UNIREP_SIZES[name])) if name in UNIREP_SIZES else name
+    if name in UNIREP_SIZES:
+        return str(_converted_unirep(UNIREP_SIZES[name]))
+    if not Path(name).is_dir():
+        _check_hub_name(name)
+    return name
+
+
+def _check_hub_name(name: str) -> None:
+    """`ValueError` for what the Hub is asked for in vain: without a connection its client retries for half a minute."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise ValueError("there is no such folder, and it is no name of a model on the Hub") from None
+    if is_offline_mode() or isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except (httpx2.ConnectError, httpx2.TimeoutException) as error:
+        raise ValueError(
+            f"there is no such folder, and the Hub can't be asked for a model of this name ({one_line(error)})"
+        ) from None
+    except HfHubHTTPError:
+        pass  # loading says what is wrong
 
 
 def load_unirep(size: int = 1900) -> tuple["UniRepModel", PreTrainedTokenizerFast]:

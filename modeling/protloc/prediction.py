@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from .batching import SPECIAL_TOKENS, memory_ran_out, token_budget_batches
 from .ensemble import DeepLocEnsemble
-from .files import atomic_path, disk_errors, same_settings
+from .files import atomic_path, disk_errors, file_digest, same_settings
 from .loading import DEFAULT_MODEL, load_model
 from .models.configuration_deeploc import DeepLocConfig
 from .models.protein_sequence import clean_sequence, sequence_text, shortened, tokenize, window_text
@@ -270,6 +270,11 @@ def partial_path(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
+def run_path(out: Path) -> Path:
+    """Where it stands what made a complete table: the settings, and digests of the records and of the table."""
+    return out.with_name(out.name + ".run.json")
+
+
 def record_digest(protein_id: str, text: str, profiles: Path | None = None) -> str:
     """Tells records of other ids, sequences or profiles apart."""
     digest = hashlib.sha1(f"{protein_id}\n{text}".encode())
@@ -338,7 +343,7 @@ def write_rows(rows: Iterable[Row], digests: Iterator[str], out: Path, settings:
     Write predictions to a table, which appears only when it is complete.
 
     Until then rows are appended to `OUT.partial`, from which a killed run resumes: its first line holds the settings,
-    each other a row and the digest of its record.
+    each other a row and the digest of its record. What `check_complete` needs goes to `OUT.run.json`.
 
     Args:
         rows: As `predict` gives them.
@@ -357,8 +362,18 @@ def write_rows(rows: Iterable[Row], digests: Iterator[str], out: Path, settings:
             file.write(json.dumps({"digest": next(digests), "row": row}) + "\n")
     with disk_errors(out, "make room, then resume with --resume"), open(partial, encoding="utf-8") as file:
         next(file)
-        with atomic_path(out) as complete:
-            write_table((json.loads(line)["row"] for line in file), complete, out.name, settings["columns"])
+        records = hashlib.sha256()
+
+        def finished() -> Iterator[Row]:
+            for line in file:
+                content = json.loads(line)
+                records.update(content["digest"].encode())
+                yield content["row"]
+
+        with atomic_path(out) as complete, atomic_path(run_path(out)) as run:
+            write_table(finished(), complete, out.name, settings["columns"])
+            made = {"settings": settings, "records": records.hexdigest(), "table": file_digest(complete)}
+            run.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     partial.unlink()
 
 
@@ -378,17 +393,45 @@ def read_table(path: Path) -> Iterator[Row]:
             yield from csv.DictReader(text, delimiter="\t" if ".tsv" in path.name[-7:] else ",")
 
 
-def check_complete(path: Path, ids: Iterator[str], names: list[str]) -> None:
-    """`ValueError` if a complete table has other columns than `names`, or other proteins than the input's `ids`."""
+def check_complete(out: Path, records: Iterator[tuple[str, str]], settings: dict[str, Any]) -> None:
+    """
+    Compare a complete table with what would be predicted now.
+
+    Args:
+        out (`Path`): The table.
+        records: Pairs of id and digest (`record_digest`).
+        settings (`dict`): Of this run.
+
+    Raises:
+        ValueError: In one sentence, if it has other columns or proteins, was predicted from other sequences, by another
+            model or with other settings, or nothing beside it says so.
+    """
     other = "write to another file, or delete it to predict anew"
-    for number, row in enumerate(read_table(path), start=1):
-        if set(row) != set(names):
-            raise ValueError(f"{path} is complete and has other columns than these options give: {other}")
-        if (asked := next(ids, None)) != row["protein_id"]:
+    digests = hashlib.sha256()
+    for number, row in enumerate(read_table(out), start=1):
+        if set(row) != set(settings["columns"]):
+            raise ValueError(f"{out} is complete and has other columns than these options give: {other}")
+        asked, digest = next(records, (None, ""))
+        if asked != row["protein_id"]:
             held = row["protein_id"]
-            raise ValueError(f"{path} is complete and has {held!r} in row {number}, the input {asked!r}: {other}")
-    if (asked := next(ids, None)) is not None:
-        raise ValueError(f"{path} is complete and lacks {asked!r} of the input: {other}")
+            raise ValueError(f"{out} is complete and has {held!r} in row {number}, the input {asked!r}: {other}")
+        digests.update(digest.encode())
+    if (left := next(records, None)) is not None:
+        raise ValueError(f"{out} is complete and lacks {left[0]!r} of the input: {other}")
+    try:
+        made = json.loads(run_path(out).read_text(encoding="utf-8"))
+        begun, table, predicted = dict(made["settings"]), made["table"], made["records"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{out} is complete, and no {run_path(out).name} beside it says what made it: {other}"
+        ) from None
+    if table != file_digest(out):
+        raise ValueError(f"{out} is complete and was changed since: {other}")
+    same_settings(begun, settings, out, other)
+    if predicted != digests.hexdigest():
+        raise ValueError(
+            f"{out} is complete and was predicted from other sequences or profiles than the input's: {other}"
+        )
 
 
 def write_table(rows: Iterator[Row], path: Path, name: str, names: list[str]) -> None:

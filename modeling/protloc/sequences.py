@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .models.protein_sequence import InvalidResidueError, clean_sequence, split_windows
+from .models.protein_sequence import InvalidResidueError, Warned, clean_sequence, sequence_warning, split_windows
 from .text_files import (
     SequenceError,
     Source,
@@ -26,11 +26,13 @@ SEQUENCE_COLUMNS = ["sequence", "seq", "fasta"]
 
 __all__ = [
     "SequenceError",
+    "Warned",
     "clean_sequence",
     "open_text",
     "read_fasta",
     "read_lines",
     "read_sequences",
+    "sequence_warning",
     "split_windows",
 ]
 
@@ -337,48 +339,3 @@ def read_fasta(path_or_handle: Source, full_header: bool = False) -> Iterator[tu
             yield header, _clean_body(body)
         except ValueError as error:
             raise SequenceError(name, str(error), header, getattr(error, "line", line), unit) from None
-
-
-def sequence_warning(text: str) -> str:
-    """
-    Why a text that reads as a sequence may be none: nucleotides, unknown residues, stops, text, a short peptide.
-
-    Args:
-        text (`str`): As it stands in a file.
-
-    Returns:
-        `str`: Reasons joined by `; `, empty for what looks like a protein.
-    """
-    text = "".join(text.split()).strip("*-.").upper()
-    residues = text.replace("-", "").replace(".", "")
-    found = []
-    if len(residues) < 10:
-        found.append("under 10 residues")
-    elif sum(map(residues.count, "ACGTUN")) >= 0.9 * len(residues):
-        found.append("looks like nucleotides")
-    elif residues.count("X") >= 0.5 * len(residues):
-        found.append("mostly unknown residues")
-    elif sum(map(residues.count, "OUBZJ")) >= max(2, 0.1 * len(residues)):
-        found.append("looks like text")
-    if "." in text:
-        found.append("has '.' inside, read as a gap")
-    return "; ".join(found)
-
-
-class Warned:
-    """How many records have a warning, and which are the first three; sums add up."""
-
-    def __init__(self, count: int = 0, first: Iterable[str] = ()):
-        self.count, self.first = count, list(first)[:3]
-
-    def add(self, protein_id: str, warning: str) -> None:
-        if warning:
-            self.count += 1
-            self.first = [*self.first, f"{protein_id} ({warning})"][:3]
-
-    def __add__(self, other: "Warned") -> "Warned":
-        return Warned(self.count + other.count, self.first + other.first)
-
-    def __str__(self) -> str:
-        more = f", and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
-        return f"{self.count} record(s) may be no protein: {', '.join(self.first)}{more}"

@@ -1,16 +1,20 @@
 """Protein structures (PDB, mmCIF, plain or gzipped) as point clouds."""
 
 import gzip
+import hashlib
 import logging
 import math
 import re
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from .files import file_digest
 from .loading import NEED_IMAGES
+from .text_files import SequenceError
 
 try:
     import gemmi
@@ -110,6 +114,53 @@ def point_cloud(
     coordinates /= max(size, 1.0)  # a single atom stays where it is
     channels = elements[order, None] == np.array(ELEMENTS)
     return np.concatenate([coordinates, channels], axis=1).astype(np.float32)
+
+
+def structure_files(folder: str | Path) -> dict[str, Path]:
+    """Files of a folder by each part of their names: `AF-P04637-F1-model_v6.pdb.gz` is found as `P04637`."""
+    files: dict[str, Path] = {}
+    for path in sorted(Path(folder).iterdir()):
+        for part in [path.name.split(".")[0], *re.split(r"[-_.]", path.name)]:
+            files.setdefault(part, path)
+    return files
+
+
+class Structures:
+    """
+    The structures of proteins, as the command line names them.
+
+    Args:
+        source (`Path`): A PDB or mmCIF file for all proteins, or a folder of files with the ids in their names.
+        chain (`str`, *optional*): As for `point_cloud`; by default the chain that fits a protein's sequence.
+
+    Raises:
+        ValueError: If there is no such file or folder.
+    """
+
+    def __init__(self, source: Path, chain: str | None = None):
+        if not source.exists():
+            raise ValueError(f"{source}: there is no such file or folder")
+        self.source, self.chain = source, chain
+        self.files = structure_files(source) if source.is_dir() else {}
+        self.cloud = lru_cache(maxsize=1000)(self._read_cloud)  # what is checked first is read once
+
+    @property
+    def digest(self) -> str:
+        digest = hashlib.sha1()
+        for path in sorted(set(self.files.values())) or [self.source]:
+            digest.update(f"{path.name} {file_digest(path)}".encode())
+        return digest.hexdigest()[:12]
+
+    def _read_cloud(self, protein_id: str, sequence: str) -> np.ndarray:
+        """`point_cloud` of one protein; `SequenceError` if it has none, or one that can't be read."""
+        found = [self.files[name] for name in (protein_id, *protein_id.split("|")) if name in self.files]
+        if self.files and not found:
+            raise SequenceError(str(self.source), "no file has this id in its name", protein_id)
+        path = found[0] if found else self.source
+        try:
+            return point_cloud(path, chain=self.chain, sequence=sequence)
+        except ValueError as error:
+            raise SequenceError(str(path), str(error).removeprefix(f"{path}: "), protein_id) from None
 
 
 def choose(path: str | Path, chains: dict[str, Chain], chain: str | None, sequence: str | None) -> list[Chain]:

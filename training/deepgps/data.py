@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from protloc import DeepGPSConfig
 from protloc.embedding import ResidueEmbeddings
 from protloc.microscopy import normalize
-from protloc.structures import point_cloud
+from protloc.structures import point_cloud, structure_files
 from protloc.taxonomy import image_class
 from training.common.splits import check_apart
 
@@ -167,9 +166,7 @@ class ProteinReader:
         if self.reads_structure:
             if structures is None:
                 raise ValueError("the model reads structures: name their folder with structures")
-            for path in sorted(Path(structures).iterdir()):
-                for part in re.split(r"[-_.]", path.name):
-                    self.files.setdefault(part, path)
+            self.files = structure_files(structures)
 
     def cloud(self, accession: str, sequence: str) -> torch.Tensor:
         """Of the chain that fits the sequence, where a file holds several."""

@@ -65,18 +65,17 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
 
     skip = args.on_error == "skip"
     columns = prediction.columns(config, args.signals, args.tree, args.ids) + (IMAGE_COLUMNS if args.nucleus else [])
-    if out and not left:
-        records = read(inputs, (lambda error: None) if skip else None, longest, args.profiles)
-        prediction.check_complete(out, (protein_id for protein_id, _ in records), columns)
-        if args.gff3:
-            prediction.write_gff3(prediction.read_table(out), args.gff3)
-        print(f"protloc: {out} is complete, nothing to resume; it does not say which model made it", file=sys.stderr)
-        return 0
+    structures = None
+    if args.structure:
+        from ..structures import Structures  # needs the extra [images]
+
+        structures = Structures(args.structure, args.chain)
+    reading = longest, args.profiles, structures and structures.cloud
 
     # All input is checked before anything is predicted, so that a bad record costs no time and leaves no file.
     errors: list[SequenceError] = []
     total, warned = 0, Warned()
-    for protein_id, text in read(inputs, errors.append if skip else None, longest, args.profiles):
+    for protein_id, text in read(inputs, errors.append if skip else None, *reading):
         total += 1
         warned.add(protein_id, sequence_warning(text))
     report_errors([named(error, names) for error in errors], out)
@@ -102,13 +101,22 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
         from .. import drawing  # pictures need more than sequences do
 
         image_model = args.image_model or drawing.DEFAULT_MODEL
-        drawer, processor = drawing.load_model(image_model, args.device)
-        reading = args.nucleus_channel, args.nucleus_page, args.project, args.nucleus_um_per_px
-        nuclei = [drawing.read_nucleus(name, processor, *reading) for name in args.nucleus]
+        drawer, processor = drawing.load_model(image_model, args.device, structures=structures is not None)
+        part = args.nucleus_channel, args.nucleus_page, args.project, args.nucleus_um_per_px
+        nuclei = [drawing.read_nucleus(name, processor, *part) for name in args.nucleus]
         settings["nucleus"] = [f"{nucleus.name}, SHA-1 {nucleus.digest}" for nucleus in nuclei]
         settings |= {"image_model": str(image_model), "seed": args.seed, "num_samples": args.num_samples}
+        if structures:
+            settings |= {"structure": f"{args.structure}, SHA-1 {structures.digest}", "chain": args.chain}
 
-    records = read(inputs, (lambda error: None) if skip else None, longest, args.profiles)
+    records = read(inputs, (lambda error: None) if skip else None, *reading)
+    if out and not left:
+        digests = ((record[0], prediction.record_digest(*record, args.profiles)) for record in records)
+        prediction.check_complete(out, digests, settings)
+        if args.gff3:
+            prediction.write_gff3(prediction.read_table(out), args.gff3)
+        print(f"protloc: {out} is complete, nothing to resume", file=sys.stderr)
+        return 0
 
     done = 0
     if out and prediction.partial_path(out).exists():
@@ -129,7 +137,8 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
         predicted = save_attention(predicted, args.attention, not args.no_figures)
     if args.nucleus:
         assert out is not None  # the parser has seen to it
-        options = drawer, processor, args.max_tokens_per_batch, args.num_samples, args.seed
+        clouds = structures and structures.cloud
+        options = drawer, processor, args.max_tokens_per_batch, args.num_samples, args.seed, clouds
         drawn = [drawing.draw(part, n.pixels, *options) for part, n in zip(to_draw, nuclei, strict=True)]
         folder = out.with_name(f"{out.name.removesuffix('.gz').rpartition('.')[0]}_images")
         folder.mkdir(exist_ok=True)
@@ -177,20 +186,27 @@ def is_left_to_do(out: Path, args: argparse.Namespace) -> bool:
 
 
 def read(
-    inputs: list[str], on_error: Callable[[SequenceError], None] | None, longest: int | None, profiles: Path | None
+    inputs: list[str],
+    on_error: Callable[[SequenceError], None] | None,
+    longest: int | None,
+    profiles: Path | None,
+    clouds: Callable[[str, str], Any] | None,
 ) -> Iterator[tuple[str, str]]:
     """
-    Ids and texts whose sequence, and profile if they need one, can be read; the others go to `on_error`, or stop it.
+    Ids and texts whose sequence, and profile and structure if they need them, can be read; the others go to `on_error`,
+    or stop it.
     """
     for protein_id, text in read_sequences(inputs, on_error, longest, raw=True):
-        if profiles:
-            try:
+        try:
+            if profiles:
                 protein_profile(profiles, protein_id, clean_sequence(text))
-            except SequenceError as error:
-                if on_error is None:
-                    raise
-                on_error(SequenceError(error.file, error.reason, protein_id, error.line))
-                continue
+            if clouds:
+                clouds(protein_id, clean_sequence(text))
+        except SequenceError as error:
+            if on_error is None:
+                raise
+            on_error(SequenceError(error.file, error.reason, protein_id, error.line))
+            continue
         yield protein_id, text
 
 

@@ -24,7 +24,7 @@ from .losses_deeploc import (
     tree_loss,
 )
 from .modeling_unirep import UniRepModel
-from .protein_sequence import clean_sequence, sequence_items, split_windows, tokenize, window_text
+from .protein_sequence import clean_sequence, sequence_items, split_windows, tokenize, warned, window_text
 from .residue_features import RESIDUES, VOCABULARY, residue_table
 from .segments_deeploc import find_segments
 
@@ -412,6 +412,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
 
     # For the pipeline, which is copied with the weights and imports nothing of ours.
     sequence_items = staticmethod(sequence_items)
+    warned = staticmethod(warned)
     find_segments = staticmethod(find_segments)
 
     def prepare_sequence(self, text: Any) -> tuple[str, list[list[slice]]]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature, ProcessorMixin
 
-from .protein_sequence import clean_sequence, sequence_items, tokenize
+from .protein_sequence import clean_sequence, sequence_items, tokenize, warned
 
 
 class DeepGPSProcessor(ProcessorMixin):
@@ -17,6 +17,8 @@ class DeepGPSProcessor(ProcessorMixin):
         tokenizer: Of the sequence encoder.
         image_processor ([`DeepGPSImageProcessor`])
     """
+
+    warned = staticmethod(warned)  # for the pipeline, which is copied with the weights and imports nothing of ours
 
     def __init__(self, tokenizer=None, image_processor=None, **kwargs):
         super().__init__(tokenizer=tokenizer, image_processor=image_processor, **kwargs)

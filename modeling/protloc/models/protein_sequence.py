@@ -1,7 +1,9 @@
 """What counts as a protein sequence, what happens to one that is too long, and its tokens."""
 
 import re
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ OTHER_RESIDUES = "UOBZXJ"
 
 _RESIDUES = set(AMINO_ACIDS + OTHER_RESIDUES)
 _CHARACTERS = _RESIDUES | {residue.lower() for residue in _RESIDUES} | {"-", "."}
+_NUCLEOTIDES = set("ACGTURYKMSWBDHVN")
 _READ_AS = str.maketrans("J", "X", "-.")
 # What tools write where there is no sequence; each of its letters stands for a residue.
 _MISSING = {"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "missing", "unknown", "unavailable", "not available",
@@ -115,6 +118,76 @@ def sequence_items(items: Any) -> list[Any]:
     if isinstance(items, dict) or not isinstance(items, Iterable) or getattr(items, "ndim", 1) != 1:
         raise ValueError(f"{shortened(items)} is no sequence and no list of sequences")
     return list(items)
+
+
+def sequence_warning(text: str) -> str:
+    """
+    Why a text that reads as a sequence may be none: nucleotides, unknown residues, stops, text, a short peptide.
+
+    Args:
+        text (`str`): As it stands in a file.
+
+    Returns:
+        `str`: Reasons joined by `; `, empty for what looks like a protein.
+    """
+    text = "".join(text.split()).strip("*-.").upper()
+    residues = text.replace("-", "").replace(".", "")
+    found = []
+    if len(residues) < 10:
+        found.append("under 10 residues")
+    elif sum(map(residues.count, "ACGTUN")) >= 0.9 * len(residues) or _are_ambiguous_nucleotides(residues):
+        found.append("looks like nucleotides")
+    elif residues.count("X") >= 0.5 * len(residues):
+        found.append("mostly unknown residues")
+    elif sum(map(residues.count, "OUBZJ")) >= max(2, 0.1 * len(residues)):
+        found.append("looks like text")
+    if "." in text:
+        found.append("has '.' inside, read as a gap")
+    return "; ".join(found)
+
+
+def _are_ambiguous_nucleotides(residues: str) -> bool:
+    """Codes of the IUPAC alone: a third of a protein's residues are none (E, F, I, L, P, Q), and B is rare there."""
+    return _NUCLEOTIDES.issuperset(residues) and (len(residues) >= 20 or "B" in residues)
+
+
+class Warned:
+    """How many records have a warning, and which are the first three; sums add up."""
+
+    def __init__(self, count: int = 0, first: Iterable[str] = ()):
+        self.count, self.first = count, list(first)[:3]
+
+    def add(self, protein_id: str, warning: str) -> None:
+        if warning:
+            self.count += 1
+            self.first = [*self.first, f"{protein_id} ({warning})"][:3]
+
+    def __add__(self, other: "Warned") -> "Warned":
+        return Warned(self.count + other.count, self.first + other.first)
+
+    def __str__(self) -> str:
+        more = f", and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
+        return f"{self.count} record(s) may be no protein: {', '.join(self.first)}{more}"
+
+
+def warned(items: Iterable[Any]) -> Iterator[Any]:
+    """
+    The items, and after the last one a single `UserWarning` if some may be no proteins.
+
+    Args:
+        items: Sequences as for `clean_sequence`, or dictionaries with a `"sequence"`. What is no sequence is refused
+            where it is read.
+    """
+    found = Warned()
+    for item in items:
+        text = item.get("sequence") if isinstance(item, dict) else item
+        with suppress(ValueError):
+            clean_sequence(text)
+            text = str(sequence_text(text))
+            found.add(shortened(text), sequence_warning(text))
+        yield item
+    if found.count:
+        warnings.warn(str(found), stacklevel=2)
 
 
 def split_windows(length: int, max_length: int, policy: str) -> list[list[slice]]:

@@ -1,5 +1,6 @@
 """`pipeline("protein-imaging")`: a protein and a nucleus in, a label and the protein's image out."""
 
+import types
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ class ProteinImagingPipeline(Pipeline):
     - `uncertainty` (`PIL.Image.Image` or `None`): the standard deviation of several samples, from a diffusion model,
       stretched so that 0.5 is white.
 
-    Raises `ValueError` for a text that is no sequence and an image that can't be read.
+    Raises `ValueError` for a text that is no sequence and an image that can't be read; warns once of texts that may be
+    no protein, such as nucleotides.
     """
 
     _load_processor = True
@@ -36,6 +38,15 @@ class ProteinImagingPipeline(Pipeline):
     def save_pretrained(self, save_directory, **kwargs):
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)  # which the base class leaves out
+
+    def __call__(self, proteins: Any, **kwargs) -> Any:
+        if isinstance(proteins, types.GeneratorType):
+            proteins = self.processor.warned(proteins)
+        elif isinstance(proteins, dict):
+            (proteins,) = self.processor.warned([proteins])
+        elif isinstance(proteins, list):
+            proteins = list(self.processor.warned(proteins))
+        return super().__call__(proteins, **kwargs)
 
     def _sanitize_parameters(self, channel=None, page=None, project=None, seed=None, **generation):
         reading = {"channel": channel, "page": page, "project": project}

@@ -42,7 +42,8 @@ class ProteinLocalizationPipeline(ChunkPipeline):
     (`list[dict]`: `type`, `start`, `end` and `probability` of each, residues counted from 1) and `tree` (`dict[str,
     float]`, the probability of the first side of each decision in the sorting tree).
 
-    What is no protein sequence raises `ValueError`, which names it.
+    What is no protein sequence raises `ValueError`, which names it; what may be none, such as nucleotides, is predicted
+    with one `UserWarning` for all.
     """
 
     _load_processor = False
@@ -55,9 +56,12 @@ class ProteinLocalizationPipeline(ChunkPipeline):
         self.model.eval()  # `pipeline(model=model)` leaves a model in training mode
 
     def __call__(self, proteins: Any, **kwargs) -> Any:
-        if isinstance(proteins, (dict, types.GeneratorType, Dataset)):
+        if isinstance(proteins, Dataset):
             return super().__call__(proteins, **kwargs)
-        items = self.model.sequence_items(proteins)
+        if isinstance(proteins, types.GeneratorType):
+            return super().__call__(self.model.warned(proteins), **kwargs)
+        items = [proteins] if isinstance(proteins, dict) else self.model.sequence_items(proteins)
+        items = list(self.model.warned(items))
         if not items:
             return []
         alone = len(items) == 1 and items[0] is proteins
