@@ -24,13 +24,13 @@ def made_up_proteins(count: int) -> list[tuple[str, str]]:
 def save(name: str, ratios: dict[str, float]) -> None:
     """Keep a run's ratios, by what was measured, in `benchmarks/results/<name>.json`, to be committed."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(ratios, indent=2) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(ratios, indent=2) + "\n", encoding="utf-8")
 
 
 def compare(name: str, ratios: dict[str, float]) -> None:
     """Print a run's ratios to those that are committed, where there are any: below 1 something became slower."""
     path = RESULTS / f"{name}.json"
-    committed = json.loads(path.read_text()) if path.exists() else {}
+    committed = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for what, ratio in ratios.items():
         if what in committed:
             print(

@@ -71,7 +71,7 @@ def main() -> None:
             away = log_odds(found["membrane_probabilities"]) - log_odds(np.array(model.config.membrane_threshold))
             right = found["membrane_predictions"] == found["membrane_labels"]
             result["membrane"][title] = counted(right[known], np.abs(away[known]))
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for title, words in result["compartments"].items():
         print(f"\n{title}\n| word | calls | right |\n|---|---|---|")
         for word, said in words.items():

@@ -86,7 +86,7 @@ def made_up_fasta(path: Path, count: int, mean_length: int) -> list[tuple[str, s
     proteins = [
         (f"tr|{i:010}|P", "".join(generator.choices(AMINO_ACIDS, k=length))) for i, length in enumerate(lengths)
     ]
-    with open(path, "w") as file:
+    with open(path, "w", encoding="utf-8") as file:
         for name, sequence in proteins:
             lines = "\n".join(sequence[i : i + 60] for i in range(0, len(sequence), 60))
             file.write(f">{name} ".ljust(HEADER - 1, "x") + f"\n{lines}\n")

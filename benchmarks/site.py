@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def memory_mib(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -113,7 +113,7 @@ def main() -> None:
                         lost.append(error)
 
             batch = Path(folder) / "batch.fasta"
-            batch.write_text("".join(f">p{number}\n{long}\n" for number in range(25)))
+            batch.write_text("".join(f">p{number}\n{long}\n" for number in range(25)), encoding="utf-8")
 
             def send_batches(_: int) -> None:
                 client = Client(url, verbose=False)

@@ -123,7 +123,7 @@ def main() -> None:
         if args.jax_python:
             path = Path(folder) / "proteins.txt"
             some = proteins[: args.jax_count]
-            path.write_text("\n".join(some))
+            path.write_text("\n".join(some), encoding="utf-8")
             command = [args.jax_python, "-c", JAX, str(path), str(args.size)]
             jax_rate = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             ours = rate(partial(encode, encoders["float32"], some), sum(map(len, some)), args.device)

@@ -54,7 +54,7 @@ def render_card(template: str, files: dict[str, dict[str, list[Path]]], repo_id:
         repo_id=repo_id,
         few_nuclei=FEW_NUCLEI,
         confluent=CONFLUENT,
-        nuclei=json.loads((TEMPLATES / "nuclei.json").read_text()),
+        nuclei=json.loads((TEMPLATES / "nuclei.json").read_text(encoding="utf-8")),
         crops={
             config: {split: describe_crops(paths, known["labels"]) for split, paths in splits.items()}
             for config, splits in files.items()

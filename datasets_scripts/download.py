@@ -172,7 +172,7 @@ def _download(client: httpx2.Client, file: RemoteFile, target: Path) -> None:
     part = target.with_name(f"{target.name}.part")
     etag_file = target.with_name(f"{target.name}.part.etag")  # which content the part is of
     start = part.stat().st_size if part.exists() and etag_file.exists() else 0
-    etag = etag_file.read_text() if start else ""
+    etag = etag_file.read_text(encoding="utf-8") if start else ""
     headers = {"Range": f"bytes={start}-", "If-Range": etag} if etag else {}
     with client.stream("GET", file.url, headers=headers) as response:
         sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
@@ -183,7 +183,7 @@ def _download(client: httpx2.Client, file: RemoteFile, target: Path) -> None:
         _check_status(response)
         if not resumed:
             part.write_bytes(b"")  # first, as part and ETag must never be of different contents
-            etag_file.write_text(response.headers.get("ETag", ""))
+            etag_file.write_text(response.headers.get("ETag", ""), encoding="utf-8")
         with open(part, "ab") as out:
             for chunk in response.iter_raw():
                 out.write(chunk)

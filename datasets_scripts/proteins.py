@@ -80,14 +80,14 @@ def clusters(sequences: Iterable[str], identity: float | None) -> dict[str, str]
         raise ValueError("--cluster-identity needs MMseqs2, but there is no program 'mmseqs': install it")
     with tempfile.TemporaryDirectory() as folder:
         fasta, out = Path(folder) / "in.fasta", Path(folder) / "out"
-        fasta.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(unique)))
+        fasta.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(unique)), encoding="utf-8")
         command: list[str | Path] = ["mmseqs", "easy-cluster", fasta, out, Path(folder) / "tmp"]
         command += ["--min-seq-id", str(identity)]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             reason = (result.stdout + result.stderr).strip().splitlines()[-1:]
             raise ValueError(f"mmseqs easy-cluster failed: {' '.join(reason)}")
-        rows = (line.split() for line in Path(f"{out}_cluster.tsv").read_text().splitlines())
+        rows = (line.split() for line in Path(f"{out}_cluster.tsv").read_text(encoding="utf-8").splitlines())
         return {unique[int(member)]: unique[int(representative)] for representative, member in rows}
 
 
@@ -207,7 +207,7 @@ def download_structures(proteins: Iterable[Protein], folder: Path, parallel: int
     files = []
     for entry in entries:
         if entry not in missing:
-            found = json.loads((folder / entry.path).read_text())
+            found = json.loads((folder / entry.path).read_text(encoding="utf-8"))
             files += [RemoteFile(model["cifUrl"], model["cifUrl"].rsplit("/", 1)[1]) for model in found[:1]]
     missing |= fetch_some(files, folder, parallel)
     for file, error in missing.items():  # not every protein has a model, and the crops don't need it

@@ -6,6 +6,7 @@ It stands outside the package because importing anything in `protloc` imports tr
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -364,6 +365,8 @@ def open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # a pipe's on Windows can't name all ids
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")
 

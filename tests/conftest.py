@@ -43,6 +43,14 @@ def hub(monkeypatch):
     HUB.reset()
 
 
+@pytest.fixture
+def fasta(request, tmp_path) -> Path:
+    """The test file's own `FASTA`."""
+    path = tmp_path / "proteins.fasta"
+    path.write_text(request.module.FASTA)
+    return path
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return load_model(ASSETS / "deeploc")[1]

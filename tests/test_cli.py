@@ -32,13 +32,6 @@ COMMAND = [str(Path(sys.executable).with_name("protloc"))]
 
 
 @pytest.fixture
-def fasta(tmp_path):
-    path = tmp_path / "proteins.fasta"
-    path.write_text(FASTA)
-    return path
-
-
-@pytest.fixture
 def run(monkeypatch, capsys, tiny_model_dir):
     """Run the command in this process: exit code, standard output, standard error."""
 
@@ -111,6 +104,14 @@ def test_attention_signals_and_tree(run, tmp_path, tokenizer):
     assert "".join(row["residue"] for row in weights) == "MKTAYIAK"
     assert sum(float(row["attention"]) for row in weights) == pytest.approx(1, abs=1e-4)
     assert table.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_terminal_gets_utf8_whatever_its_encoding(tiny_model_dir, tmp_path):
+    """As on Windows, whose pipes have a code page."""
+    (tmp_path / "in.fasta").write_text(">β-actin\nMKTAYIAKQRQISFVK\n", encoding="utf-8")
+    command = [*COMMAND, "predict", tmp_path / "in.fasta", "--model", tiny_model_dir]
+    shown = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+    assert shown.returncode == 0 and shown.stdout.decode("utf-8").splitlines()[1].startswith("β-actin,16,")
 
 
 @pytest.mark.parametrize("option", ["--signals", "--tree"])

@@ -37,13 +37,6 @@ def drawer_dir(tmp_path_factory, tokenizer) -> Path:
 
 
 @pytest.fixture
-def fasta(tmp_path):
-    path = tmp_path / "proteins.fasta"
-    path.write_text(FASTA)
-    return path
-
-
-@pytest.fixture
 def protloc_command(monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["protloc", *map(str, arguments)])

@@ -1,5 +1,6 @@
 """Files that are whole or absent, and settings of runs that resume."""
 
+import ast
 import errno
 import os
 import signal
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from protloc.files import atomic_path, disk_errors, lock, replaced_folder, safe_name, same_settings
+from tests.helpers import ROOT
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -105,6 +107,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from protloc.files import lock
+from tests.helpers import ROOT
 with lock(Path(sys.argv[1]), "out.csv"):
     print("held", flush=True)
     time.sleep(60)
@@ -136,3 +139,17 @@ def test_names_of_files():
     for device in ("CON", "Lpt1.x", "nul"):  # of Windows
         assert safe_name(device).startswith(f"_{device}-")
     assert safe_name("a/b") != safe_name("a_b") and not safe_name("..").startswith(".")
+
+
+def test_text_is_read_and_written_in_utf8_everywhere():
+    """Windows has another encoding by default; binary files are opened with their mode in place."""
+    places = []
+    for path in [path for top in ("modeling", "training", "datasets_scripts") for path in (ROOT / top).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or "encoding" in {word.arg for word in node.keywords}:
+                continue
+            method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            opened = isinstance(node.func, ast.Name) and node.func.id == "open"
+            if method in ("read_text", "write_text") or (opened and "b" not in ast.unparse(node.args[1:])):
+                places.append(f"{path}:{node.lineno}")
+    assert not places

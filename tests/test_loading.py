@@ -106,9 +106,7 @@ def test_damaged_folders(folder, name, content):
         assert said.startswith(f"cannot load the model {str(folder)!r}: ") and len(said.splitlines()) == 1, said
 
 
-@pytest.mark.parametrize(
-    "name", ["./missing", "../x", "/nowhere", "~/model", "C:\\model", "a/b/c", "model.", "a--b"]
-)
+@pytest.mark.parametrize("name", ["./missing", "../x", "/nowhere", "~/model", "C:\\model", "a/b/c", "model.", "a--b"])
 def test_what_is_neither_a_folder_nor_a_name_is_refused_at_once(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody answers

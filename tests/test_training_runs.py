@@ -1,14 +1,18 @@
 """Configurations, cross-validation, ablation and search: real runs at tiny size, cut off and resumed."""
 
+import contextlib
 import json
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
+from pickle import UnpicklingError
 
 import pandas as pd
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from datasets import Dataset, load_dataset
 from omegaconf import OmegaConf
 
@@ -17,6 +21,8 @@ from protloc.files import lock
 from protloc.loading import load_ensemble, load_model
 from protloc.prediction import predict
 from tests.helpers import ROOT
+from training.common.checkpoints import tensors_only
+from training.common.loop import check_fsdp
 from training.common.settings import choose_precision, load_yaml
 from training.deepgps.train import TrainingConfig as DeepGPSTraining
 from training.deeploc.train import TrainingConfig
@@ -48,7 +54,10 @@ def test_configurations(path):
         assert DeepGPSConfig(**run.model).model_type == "deepgps" and run.images[0].dataset
         return
     if "distributed_type" in config:  # of accelerate, which refuses unknown fields
-        assert load_config_from_file(str(path)).distributed_type == config.distributed_type
+        launched = load_config_from_file(str(path))
+        assert launched.distributed_type == config.distributed_type
+        if launched.distributed_type == DistributedType.FSDP:
+            assert launched.fsdp_config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
         return
     runs = [config]
     if "training" in config:
@@ -238,6 +247,40 @@ def test_a_tracker_that_is_not_installed_is_named(run_script, tmp_path):
 def test_what_accelerate_was_launched_with_is_honoured(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     assert choose_precision("auto") == "fp16" and choose_precision("no") == "no"
+
+
+def test_sharded_checkpoints_are_refused(capsys):
+    config = TrainingConfig(output_dir="x", dataset="x")
+    for kind in ("SHARDED_STATE_DICT", "FULL_STATE_DICT"):
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, state_dict_type=kind)
+        for decay in (0.0, 0.9):
+            config.ema_decay = decay
+            refused = contextlib.nullcontext() if not decay and kind.startswith("FULL") else pytest.raises(SystemExit)
+            with refused:
+                check_fsdp(plugin, config)
+    said = capsys.readouterr().err.splitlines()
+    assert ["FULL_STATE_DICT" in line for line in said] == [True, False, False]
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_what_a_library_unpickles_runs_no_code(tmp_path):
+    """As DeepSpeed does, which asks for everything."""
+    torch.save({"weight": torch.ones(2), "other": Payload(tmp_path / "executed")}, tmp_path / "checkpoint")
+    torch.save({"weight": torch.ones(2), "step": 3}, tmp_path / "plain")
+    with tensors_only():
+        with pytest.raises(UnpicklingError):
+            torch.load(tmp_path / "checkpoint", weights_only=False)
+        assert torch.load(tmp_path / "plain", weights_only=False)["step"] == 3
+    assert not (tmp_path / "executed").exists()
+    torch.load(tmp_path / "checkpoint", weights_only=False)
+    assert (tmp_path / "executed").exists()  # so that the test can fail
 
 
 @pytest.mark.slow

@@ -1,68 +1,38 @@
 """Protein subcellular localization with transformers: importing this registers its Auto classes and pipelines."""
 
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoProcessor,
-    AutoTokenizer,
-    EsmTokenizer,
-    PreTrainedTokenizerFast,
-)
-from transformers.pipelines import PIPELINE_REGISTRY
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from .loading import ASSETS, load_unirep
-from .models.configuration_deepgps import DeepGPSConfig
-from .models.configuration_deeploc import DeepLocConfig
-from .models.configuration_unirep import UniRepConfig
-from .models.image_processing_deepgps import DeepGPSImageProcessor
-from .models.modeling_deepgps import DeepGPSModel
-from .models.modeling_deeploc import DeepLocForSequenceClassification, DeepLocModel
-from .models.modeling_unirep import UniRepForCausalLM, UniRepModel
-from .models.processing_deepgps import DeepGPSProcessor
-from .pipelines.pipeline_protein_imaging import ProteinImagingPipeline
-from .pipelines.pipeline_protein_localization import ProteinLocalizationPipeline
+from .registration import ASSETS
 
-AutoConfig.register("deeploc", DeepLocConfig)
-AutoTokenizer.register(DeepLocConfig, EsmTokenizer)
-AutoModel.register(DeepLocConfig, DeepLocModel)
-AutoModelForSequenceClassification.register(DeepLocConfig, DeepLocForSequenceClassification)
-AutoConfig.register("unirep", UniRepConfig)
-AutoTokenizer.register(UniRepConfig, fast_tokenizer_class=PreTrainedTokenizerFast)
-AutoModel.register(UniRepConfig, UniRepModel)
-AutoModelForCausalLM.register(UniRepConfig, UniRepForCausalLM)
-AutoConfig.register("deepgps", DeepGPSConfig)
-AutoTokenizer.register(DeepGPSConfig, EsmTokenizer)
-AutoImageProcessor.register(DeepGPSConfig, DeepGPSImageProcessor)
-AutoProcessor.register(DeepGPSConfig, DeepGPSProcessor)
-AutoModel.register(DeepGPSConfig, DeepGPSModel)
+if TYPE_CHECKING:
+    from .loading import load_unirep
+    from .models.configuration_deepgps import DeepGPSConfig
+    from .models.configuration_deeploc import DeepLocConfig
+    from .models.configuration_unirep import UniRepConfig
+    from .models.image_processing_deepgps import DeepGPSImageProcessor
+    from .models.modeling_deepgps import DeepGPSModel
+    from .models.modeling_deeploc import DeepLocForSequenceClassification, DeepLocModel
+    from .models.modeling_unirep import UniRepForCausalLM, UniRepModel
+    from .models.processing_deepgps import DeepGPSProcessor
+    from .pipelines.pipeline_protein_imaging import ProteinImagingPipeline
+    from .pipelines.pipeline_protein_localization import ProteinLocalizationPipeline
 
-PIPELINE_REGISTRY.register_pipeline(
-    "protein-localization",
-    pipeline_class=ProteinLocalizationPipeline,
-    pt_model=AutoModelForSequenceClassification,
-    default={"model": (str(ASSETS / "deeploc"), "main")},
-    type="text",
-)
-PIPELINE_REGISTRY.register_pipeline(
-    "protein-imaging",
-    pipeline_class=ProteinImagingPipeline,
-    pt_model=AutoModel,
-    default={"model": (str(ASSETS / "deepgps"), "main")},
-    type="multimodal",
-)
-# `save_pretrained` writes this into a model's config.json, where the path of this installation has no place.
-ProteinLocalizationPipeline._registered_impl = {
-    "protein-localization": {
-        "impl": ProteinLocalizationPipeline,
-        "pt": (AutoModelForSequenceClassification,),
-        "type": "text",
-    }
-}
-ProteinImagingPipeline._registered_impl = {
-    "protein-imaging": {"impl": ProteinImagingPipeline, "pt": (AutoModel,), "type": "multimodal"}
+# Loaded when they are asked for (PEP 562)
+_MODULES = {
+    "DeepGPSConfig": "models.configuration_deepgps",
+    "DeepGPSImageProcessor": "models.image_processing_deepgps",
+    "DeepGPSModel": "models.modeling_deepgps",
+    "DeepGPSProcessor": "models.processing_deepgps",
+    "DeepLocConfig": "models.configuration_deeploc",
+    "DeepLocForSequenceClassification": "models.modeling_deeploc",
+    "DeepLocModel": "models.modeling_deeploc",
+    "ProteinImagingPipeline": "pipelines.pipeline_protein_imaging",
+    "ProteinLocalizationPipeline": "pipelines.pipeline_protein_localization",
+    "UniRepConfig": "models.configuration_unirep",
+    "UniRepForCausalLM": "models.modeling_unirep",
+    "UniRepModel": "models.modeling_unirep",
+    "load_unirep": "loading",
 }
 
 __all__ = [
@@ -81,3 +51,13 @@ __all__ = [
     "UniRepModel",
     "load_unirep",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -53,7 +53,7 @@ def read_index(folder: str | Path) -> dict[str, Any]:
         ValueError: If there is none.
     """
     try:
-        return json.loads((Path(folder) / INDEX).read_text())
+        return json.loads((Path(folder) / INDEX).read_text(encoding="utf-8"))
     except OSError:
         raise ValueError(f"{folder} holds no {INDEX}: make it with protloc embed") from None
 
@@ -408,7 +408,7 @@ def _write_embeddings(
             save_file(shard, partial)
         weight_map.update(dict.fromkeys(shard, name))
         with disk_errors(out / INDEX, way_out), atomic_path(out / INDEX) as partial:
-            partial.write_text(json.dumps(index))
+            partial.write_text(json.dumps(index), encoding="utf-8")
         shard.clear()
 
     shard_size = 0

@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from yaml import YAMLError
 
+from . import ASSETS
 from .ensemble import DeepLocEnsemble
 from .files import atomic_path
 from .models.configuration_deeploc import DeepLocConfig
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ASSETS = Path(__file__).parent / "assets"  # the checkpoints that the package ships
 DEFAULT_MODEL = ASSETS / "deeploc"
 UNIREP_MODEL = ASSETS / "deeploc-unirep"  # all but the encoder
 # What loading a missing or damaged model raises; RuntimeError is for weights that don't fit the configuration.

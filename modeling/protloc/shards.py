@@ -143,7 +143,7 @@ class Worker:
         shards = [asdict(shard) for shard in cut(self.job.inputs, self.job.shard_size, out)]
         for name, content in ((INDEX, shards), (RUN, self._settings())):
             with disk_errors(out / name, _WAY_OUT), atomic_path(out / name) as partial:
-                partial.write_text(json.dumps(content))
+                partial.write_text(json.dumps(content), encoding="utf-8")
 
     def shards(self) -> list[Shard]:
         """
@@ -152,10 +152,10 @@ class Worker:
         Raises:
             ValueError: If it was begun with other settings.
         """
-        begun = json.loads((self.job.out / RUN).read_text())
+        begun = json.loads((self.job.out / RUN).read_text(encoding="utf-8"))
         way_out = "give the settings of that run, or choose another folder"
         same_settings(begun, self._settings(), self.job.out, way_out)
-        return [Shard(**fields) for fields in json.loads((self.job.out / INDEX).read_text())]
+        return [Shard(**fields) for fields in json.loads((self.job.out / INDEX).read_text(encoding="utf-8"))]
 
     def predict(self, shard: Shard) -> Done:
         """

@@ -81,6 +81,7 @@ def virtual_bytes() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=2000, help="for each reader (default: 2000)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first case, of a run in pieces")
     parser.add_argument("--reader", choices=[reader.name for reader in READERS], action="append", help="only this one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timeout", type=float, default=10, help="seconds for a case (default: 10)")
@@ -93,7 +94,7 @@ def main() -> None:
             continue
         seeds, counts = reader.seeds(), Counter()
         with tempfile.TemporaryDirectory() as folder:
-            for number in range(args.cases) if args.only is None else [args.only]:
+            for number in range(args.first, args.cases) if args.only is None else [args.only]:
                 path = Path(folder) / "case"
                 path.write_bytes(case(reader, seeds, args.seed, number))
                 if args.keep:

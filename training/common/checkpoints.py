@@ -1,12 +1,16 @@
 """What a training run saves in order to resume: nothing that could run code when it is loaded."""
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from safetensors.torch import load_model, save_model
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -46,7 +50,7 @@ def save_checkpoint(
     accelerator.save_state(str(partial_folder))
     if accelerator.is_main_process:
         state = {"progress": asdict(progress), "scheduler": scheduler.state_dict()}
-        (partial_folder / STATE).write_text(json.dumps(state, indent=1) + "\n")
+        (partial_folder / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
         if average is not None:
             save_model(average, str(partial_folder / AVERAGE))
     accelerator.wait_for_everyone()  # every process writes its random states
@@ -65,17 +69,38 @@ def load_checkpoint(
     """
     Put back everything that `save_checkpoint` has written.
 
-    Under FSDP and DeepSpeed these libraries read their own formats, which hold pickles: resume only runs of your own.
-
     Raises:
         OSError, ValueError, RuntimeError, UnpicklingError: If the folder is not a checkpoint of this model.
     """
-    state = json.loads((checkpoint / STATE).read_text())
-    accelerator.load_state(str(checkpoint), load_kwargs={"weights_only": True})
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    with tensors_only(accelerator.distributed_type == DistributedType.DEEPSPEED):
+        accelerator.load_state(str(checkpoint), load_kwargs={"weights_only": True})
     scheduler.load_state_dict(state["scheduler"])
     if average is not None:
         load_model(average, checkpoint / AVERAGE)  # into tensors that are on their device already
     return Progress(**state["progress"])
+
+
+@contextmanager
+def tensors_only(deepspeed: bool = False) -> Iterator[None]:
+    """
+    Nothing but tensors and plain values is unpickled in the block, whatever a library asks for.
+
+    DeepSpeed asks for everything. Of its own types its optimizer states need the four below, which run no code.
+    """
+    types: list = []
+    if deepspeed:
+        from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+        from deepspeed.runtime.zero.config import ZeroStageEnum
+        from deepspeed.utils.tensor_fragment import fragment_address
+
+        types = [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        with torch.serialization.safe_globals(types):
+            yield
+    finally:
+        del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -16,7 +16,14 @@ from typing import Any, Protocol, TypeVar
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, KwargsHandler, ProjectConfiguration, set_seed
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    KwargsHandler,
+    ProjectConfiguration,
+    set_seed,
+)
+from torch.distributed.fsdp import StateDictType
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -102,10 +109,17 @@ def start_accelerator(config: LoopConfig, *handlers: KwargsHandler) -> Accelerat
     if accelerator.is_main_process:
         hold(Path(config.output_dir))
     set_seed(config.seed)
-    whole_weights = config.ema_decay or config.backbone_training == "lora"
-    if accelerator.distributed_type == DistributedType.FSDP and whole_weights:
-        stop("moving averages and low-rank updates need whole weights: under FSDP give ema_decay=0 and no lora")
+    if accelerator.distributed_type == DistributedType.FSDP:
+        check_fsdp(accelerator.state.fsdp_plugin, config)
     return accelerator
+
+
+def check_fsdp(plugin: FullyShardedDataParallelPlugin, config: LoopConfig) -> None:
+    """Stop where weights that are cut over processes don't do."""
+    if config.ema_decay or config.backbone_training == "lora":
+        stop("moving averages and low-rank updates need whole weights: under FSDP give ema_decay=0 and no lora")
+    if plugin.state_dict_type != StateDictType.FULL_STATE_DICT:
+        stop("sharded checkpoints are read by pickle, which runs code: set fsdp_state_dict_type to FULL_STATE_DICT")
 
 
 def steps_per_epoch(accelerator: Accelerator, batches: int) -> int:

@@ -58,8 +58,8 @@ def publish(
     card.save(output_dir / "README.md")
     (output_dir / EVALUATION).unlink(missing_ok=True)  # of an earlier model in this folder
     if evaluation:
-        (output_dir / EVALUATION).write_text(json.dumps(evaluation, indent=1) + "\n")
-    (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+        (output_dir / EVALUATION).write_text(json.dumps(evaluation, indent=1) + "\n", encoding="utf-8")
+    (output_dir / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"saved {output_dir}")
     if config.push_to_hub:
         try:

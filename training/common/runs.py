@@ -23,7 +23,7 @@ def parse(description: str | None, kind: type[Config]) -> tuple[Config, str]:
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="in place of the file's values")
     parser.add_argument(
         "--launcher",
-        default=sys.executable,
+        default=shlex.quote(sys.executable),  # it may hold spaces, and backslashes
         help='what starts a run, such as "accelerate launch --multi_gpu" (default: this Python, one process)',
     )
     args = parser.parse_args()
@@ -51,7 +51,7 @@ def train(launcher: str, settings: dict[str, Any], folder: Path, overrides: dict
         raise SystemExit(2) from None
     if result.returncode:
         raise SystemExit(result.returncode)
-    return json.loads((folder / "training.json").read_text())
+    return json.loads((folder / "training.json").read_text(encoding="utf-8"))
 
 
 def table(rows: list[list[str]]) -> str:
@@ -62,7 +62,7 @@ def table(rows: list[list[str]]) -> str:
 
 def training_cost(folder: Path, watts: float, hardware: str) -> dict[str, Any]:
     """What a run cost, from its `training.json`, for a card."""
-    report = json.loads((folder / "training.json").read_text())
+    report = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     hours = report["seconds"] / 3600
     return {
         "command": report["command"],

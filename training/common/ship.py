@@ -44,7 +44,7 @@ def ship(run: Path, out: Path) -> None:
         FileNotFoundError: If the run has no weights, tokenizer or configuration.
     """
     out.mkdir(parents=True, exist_ok=True)
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     if (config.get("backbone_config") or {}).get("model_type") == "unirep":
         weights = load_file(run / WEIGHTS)
         kept = {name: weights[name] for name in weights if not name.startswith(ENCODER_PREFIX)}
@@ -55,8 +55,8 @@ def ship(run: Path, out: Path) -> None:
             shutil.copyfile(run / name, out / name)
     for name in CONFIGURATIONS:
         if name == "config.json" or (run / name).exists():
-            config = without_references(json.loads((run / name).read_text()))
-            (out / name).write_text(json.dumps(config, indent=2, sort_keys=True))
+            config = without_references(json.loads((run / name).read_text(encoding="utf-8")))
+            (out / name).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def main() -> None:

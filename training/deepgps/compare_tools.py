@@ -54,7 +54,7 @@ def read_answers(path: Path) -> dict[str, float]:
         ValueError: If the file has no column for proteins, or none for answers.
     """
     try:
-        found = read_text(path.read_text())
+        found = read_text(path.read_text(encoding="utf-8"))
         if found:
             return found
         rows = pd.read_csv(path, sep=None, engine="python", dtype=str, keep_default_na=False)
@@ -131,7 +131,9 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     rows, of_class = known_proteins(args), GROUPS["single-2"]
     truth = np.array([CLASSES.index(of_class[row["source_labels"]]) for row in rows])
     if args.fasta:
-        args.fasta.write_text("".join(f">{row['uniprot_id'] or row['gene']}\n{row['sequence']}\n" for row in rows))
+        args.fasta.write_text(
+            "".join(f">{row['uniprot_id'] or row['gene']}\n{row['sequence']}\n" for row in rows), encoding="utf-8"
+        )
     results = {}
     for name, path in args.tool:
         answers = read_answers(path)

@@ -88,7 +88,7 @@ def main() -> None:
     print(report(results))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(results, indent=2) + "\n")
+        args.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:

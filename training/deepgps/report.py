@@ -54,13 +54,13 @@ def report(args: argparse.Namespace) -> None:
     results["evaluations"][found["objective"]] = {**found, "model": shipped.name}
     results["parameters"] = found["parameters"]
     if args.other:
-        found = json.loads(args.other_scores.read_text())
+        found = json.loads(args.other_scores.read_text(encoding="utf-8"))
         if found["objective"] in results["evaluations"]:
             raise ValueError(f"{args.other} has the objective {found['objective']!r} too: --other is for the other one")
         results["evaluations"][found["objective"]] = {**found, "model": args.other.name}
     written = json.dumps(results, indent=1) + "\n"
     card = render_deepgps_card(json.loads(written), TEMPLATE)
-    (shipped / EVALUATION).write_text(written)
+    (shipped / EVALUATION).write_text(written, encoding="utf-8")
     card.save(shipped / "README.md")
     print(f"{shipped / EVALUATION}, {shipped / 'README.md'}")
 

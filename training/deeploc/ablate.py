@@ -35,7 +35,7 @@ def main() -> None:
             "minutes": report["seconds"] / 60,
             **report["validation"]["best"],
         }
-    (folder / "ablation.json").write_text(json.dumps(results, indent=2) + "\n")
+    (folder / "ablation.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     scores = ["macro_auprc", "micro_f1", "macro_f1", "membrane_accuracy"]
     scores = [score for score in scores if all(score in result for result in results.values())]
     rows = [["variant", *(score.replace("_", " ") for score in scores), "minutes"]]

@@ -258,7 +258,7 @@ def main() -> None:
         parser.exit(2, f"training.deeploc.evaluate: {one_line(error)}\n")
     print(text)
     if args.out:
-        args.out.write_text(json.dumps(result, indent=2) + "\n")
+        args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         print(f"\nall scores in {args.out}", file=sys.stderr)
 
 

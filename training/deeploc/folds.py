@@ -172,7 +172,7 @@ def write_answers(
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     with atomic_path(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def summary(title: str, result: dict) -> list[str]:

@@ -65,13 +65,13 @@ def main() -> None:
 def costs(run: Path, watts: float, hardware: str) -> list[dict[str, Any]]:
     """What a run cost; of a model that shipped, which a run began with, what its own runs did."""
     if (run / EVALUATION).exists():
-        return json.loads((run / EVALUATION).read_text())["training"]
+        return json.loads((run / EVALUATION).read_text(encoding="utf-8"))["training"]
     return [training_cost(run, watts, hardware)]
 
 
 def report(args: argparse.Namespace) -> None:
     results: dict = {}
-    results["ablation"] = json.loads(args.ablation.read_text()) if args.ablation else {}
+    results["ablation"] = json.loads(args.ablation.read_text(encoding="utf-8")) if args.ablation else {}
     results["training"] = [cost for run in args.runs for cost in costs(run, args.watts, args.hardware)]
     model, tokenizer = load_model(args.model, dtype=args.dtype)
     results |= {"parameters": model.num_parameters(), "dtype": args.dtype, "evaluations": {}}
@@ -95,7 +95,7 @@ def report(args: argparse.Namespace) -> None:
     if results["language_model"] is None and max(map(len, proteins["sequence"])) > model.config.max_length:
         results["length_policies"], _ = compare_policies(load, proteins, ["middle", "end", "window"], 16_384, None)
     card = render_deeploc_card(results, TEMPLATE)
-    (args.model / EVALUATION).write_text(json.dumps(results, indent=1) + "\n")
+    (args.model / EVALUATION).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     card.save(args.model / "README.md")
     print(f"{args.model / EVALUATION}, {args.model / 'README.md'}")
 

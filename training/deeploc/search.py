@@ -75,7 +75,7 @@ def main() -> None:
 
     done = sorted(study.get_trials(states=[TrialState.COMPLETE]), key=lambda trial: trial.values[0], reverse=True)
     best = {"macro_auprc": done[0].value, "fields": done[0].params, "folder": done[0].user_attrs["folder"]}
-    (folder / "best.json").write_text(json.dumps(best, indent=2) + "\n")
+    (folder / "best.json").write_text(json.dumps(best, indent=2) + "\n", encoding="utf-8")
     rows = [[*space, "macro AUPRC"]]
     rows += [[f"{trial.params[name]:.4g}" if isinstance(trial.params[name], float) else str(trial.params[name])
               for name in space] + [f"{trial.value:.3f}"] for trial in done]  # fmt: skip

@@ -131,13 +131,15 @@ def main() -> None:
                 print(f"\n{split}, {title}\n\n{table(scores)}")
         if args.card:
             path = Path(args.model) / EVALUATION
-            results = json.loads(path.read_text()) | {"segments": {name: result[name] for name in args.split}}
+            results = json.loads(path.read_text(encoding="utf-8")) | {
+                "segments": {name: result[name] for name in args.split}
+            }
             results["parameters"] = model.num_parameters()
             card = render_deeploc_card(results, TEMPLATE)
-            path.write_text(json.dumps(results, indent=1) + "\n")
+            path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             card.save(Path(args.model) / "README.md")
         if args.out:
-            args.out.write_text(json.dumps(result, indent=1) + "\n")
+            args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             print(f"\nall scores in {args.out}", file=sys.stderr)
     except (*LOAD_ERRORS, KeyError) as error:
         parser.exit(2, f"training.deeploc.segments: {one_line(error)}\n")

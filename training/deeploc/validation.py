@@ -61,7 +61,7 @@ def read_decisions(path: str | Path, labels: int) -> dict[str, Any]:
     Raises:
         ValueError: If the file has not all of them, or of another number of labels.
     """
-    found = json.loads(Path(path).read_text())
+    found = json.loads(Path(path).read_text(encoding="utf-8"))
     missing = [name for name in DECISIONS if name not in found]
     if missing:
         raise ValueError(f"decisions={path}: no {', '.join(missing)}; give decisions.json of training.deeploc.folds")

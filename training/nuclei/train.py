@@ -165,7 +165,7 @@ def main() -> None:
         report = json.dumps(scores, indent=2)
         print(report)
         if args.report:
-            args.report.write_text(report + "\n")
+            args.report.write_text(report + "\n", encoding="utf-8")
     if args.out:
         model = train(pairs, args.steps, seed=0)
         args.out.mkdir(parents=True, exist_ok=True)

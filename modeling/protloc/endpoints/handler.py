@@ -54,7 +54,7 @@ class EndpointHandler:
     """Called with the JSON of a request as a `dict`; gives what goes back as JSON, or a PIL image."""
 
     def __init__(self, path: str = ""):
-        model_type = json.loads((Path(path) / "config.json").read_text())["model_type"]
+        model_type = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))["model_type"]
         self.task = {"deeploc": "protein-localization", "deepgps": "protein-imaging"}[model_type]
         self.max_bytes = MAX_BYTES[self.task]
         device = 0 if torch.cuda.is_available() else -1

@@ -207,7 +207,7 @@ def convert(source: Path, out: Path, size: int = 1900, dtype: torch.dtype = torc
         raise ValueError(f"{source} holds {model.config.hidden_size} units, not {size}: give its size")
     model.to(dtype).save_pretrained(out)
     build_tokenizer().save_pretrained(out)
-    (out / "README.md").write_text(CARD.format(size=f"{size:,}"))
+    (out / "README.md").write_text(CARD.format(size=f"{size:,}"), encoding="utf-8")
 
 
 def main() -> None:

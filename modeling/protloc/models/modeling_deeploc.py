@@ -1,6 +1,5 @@
 """DeepLoc: convolutions, a bidirectional LSTM and an attention decoder over a protein's residues."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,8 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .companion_deeploc import CompanionMixin
 from .configuration_deeploc import SORTING_SIGNALS, SORTING_TREE, DeepLocConfig
-from .configuration_unirep import TOKENS
 from .layers_deeploc import POOLING, DeepLocConvolutions, DeepLocEncoder, DeepLocResidueHead, ResidueTable
 from .losses_deeploc import (
     attention_loss,
@@ -24,9 +23,8 @@ from .losses_deeploc import (
     tree_loss,
 )
 from .modeling_unirep import UniRepModel
-from .protein_sequence import clean_sequence, sequence_items, split_windows, tokenize, warned, window_text
 from .residue_features import RESIDUES, VOCABULARY, residue_table
-from .segments_deeploc import find_segments
+from .windows_deeploc import WindowsMixin
 
 
 @dataclass
@@ -319,7 +317,7 @@ class DeepLocModel(DeepLocPreTrainedModel):
         return DeepLocModelOutput(last_hidden_state=states, pooler_output=pooled, attentions=attentions)
 
 
-class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
+class DeepLocForSequenceClassification(DeepLocPreTrainedModel, WindowsMixin, CompanionMixin):
     """DeepLoc with its heads; thresholds and calibration come from the configuration."""
 
     tree_names = tuple(SORTING_TREE)
@@ -375,105 +373,6 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
             AutoModel.from_pretrained(backbone, use_safetensors=True, trust_remote_code=False)
         )
         return model
-
-    def add_companion(self, companion: "DeepLocForSequenceClassification") -> None:
-        """
-        Average the logits of this model with those of another, which reads residues by itself.
-
-        Raises:
-            ValueError: If the other has other labels or heads, or no embedding of residues.
-        """
-        self.check_companion(companion.config)
-        self.config.companion_config = companion.config.to_dict()
-        self.companion = companion
-
-    def check_companion(self, config: DeepLocConfig) -> None:
-        """What `add_companion` raises of a companion with this configuration."""
-        for name in ("id2label", "problem_type", "max_length", "length_policy", "membrane", "tree", "signals"):
-            own, other = getattr(self.config, name), getattr(config, name)
-            if own != other:
-                raise ValueError(f"a model and its companion must agree: {name} is {own!r} and {other!r}")
-        if config.vocab_size != len(VOCABULARY):
-            raise ValueError("a companion has its own embedding of residues, not a backbone")
-
-    def ask_companion(self, input_ids: torch.Tensor) -> DeepLocClassifierOutput:
-        """What the companion says of UniRep's tokens `(batch, length)`."""
-        special = {"<pad>": "<pad>", "<start>": "<cls>", "<stop>": "<eos>"}
-        own_ids = input_ids.new_tensor([VOCABULARY.index(special.get(token, token)) for token in TOKENS])
-        lengths = (input_ids != self.config.pad_token_id).sum(dim=1, keepdim=True)  # (B, 1)
-        positions = torch.arange(input_ids.shape[1] + 1, device=input_ids.device)
-        ids = F.pad(own_ids[input_ids], (0, 1), value=VOCABULARY.index("<pad>"))
-        ids = torch.where(positions == lengths, VOCABULARY.index("<eos>"), ids)  # (B, L + 1)
-        outputs = self.companion(ids, (positions <= lengths).long())
-        outputs.attentions = outputs.attentions[..., :-1]
-        if outputs.residue_signal_logits is not None:
-            outputs.residue_signal_logits = outputs.residue_signal_logits[:, :-1]
-        return outputs
-
-    # For the pipeline, which is copied with the weights and imports nothing of ours.
-    sequence_items = staticmethod(sequence_items)
-    warned = staticmethod(warned)
-    find_segments = staticmethod(find_segments)
-
-    def prepare_sequence(self, text: Any) -> tuple[str, list[list[slice]]]:
-        """
-        Clean a sequence and apply the configuration's length policy.
-
-        Returns:
-            `tuple[str, list[list[slice]]]`: The whole, and its windows, each put together from slices.
-
-        Raises:
-            ValueError: If the text is no protein sequence, or too long under the policy `"error"`.
-        """
-        whole = clean_sequence(text)
-        return whole, split_windows(len(whole), self.config.max_length, self.config.length_policy)
-
-    def window_text(self, whole: str, window: list[slice]) -> str:
-        """What the tokenizer should get for one window of a sequence."""
-        return window_text(whole, window, self.config.spaced_residues)
-
-    def tokenize(self, whole: str, windows: Sequence[list[slice]], tokenizer: Any) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask` `(windows, tokens)` of windows of one sequence."""
-        return tokenize([self.window_text(whole, window) for window in windows], tokenizer)
-
-    @staticmethod
-    def merge_windows(
-        length: int, windows: Sequence[list[slice]], outputs: Sequence[dict[str, torch.Tensor]]
-    ) -> dict[str, torch.Tensor]:
-        """
-        One answer for a protein from those of its windows: their mean.
-
-        Args:
-            length (`int`): The protein's residues.
-            windows (`Sequence[list[slice]]`): As `prepare_sequence` gives them.
-            outputs (`Sequence[dict[str, torch.Tensor]]`): Of each window, without the batch: `logits (num_labels,)`,
-                `membrane_logits ()` and other heads' logits, and, if wanted, `attention (residues of the window,)` and
-                `residue_signals (residues of the window, 10)`, probabilities.
-
-        Returns:
-            `dict[str, torch.Tensor]`: The same names, with `attention (length,)`, 0 at residues of no window, and
-            `residue_signals (length, 10)`, there of no signal.
-
-        Raises:
-            ValueError: If a number is NaN or infinite.
-        """
-        heads = [name for name in outputs[0] if name not in ("attention", "residue_signals")]
-        merged = {name: torch.stack([output[name] for output in outputs]).mean(dim=0) for name in heads}
-        positions = [torch.cat([torch.arange(piece.start, piece.stop) for piece in window]) for window in windows]
-        if "attention" in outputs[0]:
-            merged["attention"] = torch.zeros(length)
-            for place, output in zip(positions, outputs, strict=True):
-                merged["attention"][place] += output["attention"].float().cpu() / len(windows)
-        if "residue_signals" in outputs[0]:
-            total, counts = torch.zeros(length, 1 + len(SORTING_SIGNALS)), torch.zeros(length, 1)
-            for place, output in zip(positions, outputs, strict=True):
-                total[place] += output["residue_signals"].float().cpu()
-                counts[place] += 1
-            total[counts[:, 0] == 0, 0] = 1
-            merged["residue_signals"] = total / counts.clamp(min=1)
-        if not all(values.isfinite().all() for values in merged.values()):
-            raise ValueError("the model answers with NaN or infinite numbers: its weights or its inputs are damaged")
-        return merged
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Calibrated logits `(batch, num_labels)` as probabilities: a sigmoid, or a softmax if single-label."""

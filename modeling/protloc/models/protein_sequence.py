@@ -148,7 +148,8 @@ def sequence_warning(text: str) -> str:
 
 def _are_ambiguous_nucleotides(residues: str) -> bool:
     """Codes of the IUPAC alone: a third of a protein's residues are none (E, F, I, L, P, Q), and B is rare there."""
-    return _NUCLEOTIDES.issuperset(residues) and (len(residues) >= 20 or "B" in residues)
+    found = set(residues)
+    return set("ACG") <= found <= _NUCLEOTIDES and (len(residues) >= 20 or "B" in found)
 
 
 class Warned:

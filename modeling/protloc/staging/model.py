@@ -70,14 +70,14 @@ def stage_model(
     if datasets:
         card.data.datasets = sorted({*(card.data.datasets or []), *datasets})
         if scores := name_datasets(card, datasets):
-            (staging / "eval_results.yaml").write_text(yaml.safe_dump(scores, sort_keys=False))
+            (staging / "eval_results.yaml").write_text(yaml.safe_dump(scores, sort_keys=False), encoding="utf-8")
             files[EVAL_RESULTS] = staging / "eval_results.yaml"
     card.save(staging / "README.md")
     files["README.md"] = staging / "README.md"
     if EVALUATION in written:
         files[EVALUATION] = written[EVALUATION]
     files["handler.py"] = HANDLER
-    (staging / "requirements.txt").write_text(requirements(REMOTE_CODE_NEEDS[config.model_type]))
+    (staging / "requirements.txt").write_text(requirements(REMOTE_CODE_NEEDS[config.model_type]), encoding="utf-8")
     files["requirements.txt"] = staging / "requirements.txt"
     return files
 

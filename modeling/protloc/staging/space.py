@@ -33,8 +33,8 @@ def stage_space(folder: Path, repo_id: str, staging: Path, private: bool, **_: A
     # anew when the wheel has changed.
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     address = f"{constants.ENDPOINT}/spaces/{repo_id}/resolve/main/{wheel.name}#sha256={digest}"
-    own = (folder / "requirements.txt").read_text() if (folder / "requirements.txt").exists() else ""
-    (staging / "requirements.txt").write_text(f"protloc[space] @ {address}\n{own}")
+    own = (folder / "requirements.txt").read_text(encoding="utf-8") if (folder / "requirements.txt").exists() else ""
+    (staging / "requirements.txt").write_text(f"protloc[space] @ {address}\n{own}", encoding="utf-8")
     files["requirements.txt"] = staging / "requirements.txt"
     return files
 
