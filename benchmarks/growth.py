@@ -50,7 +50,8 @@ from pathlib import Path
 from protloc import DeepLocConfig, DeepLocForSequenceClassification
 from protloc.models.protein_sequence import AMINO_ACIDS
 from protloc.loading import load_model
-from protloc.prediction import columns, predict, write_rows
+from protloc.prediction import columns, predict
+from protloc.results import write_rows
 from protloc.sequences import read_sequences
 
 count, folder = int(sys.argv[1]), Path(sys.argv[2])

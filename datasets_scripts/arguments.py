@@ -5,13 +5,14 @@ import itertools
 import math
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from httpx2 import HTTPError
 
 from protloc import hub
+from protloc.files import replaced_folder
 
 
 def positive(text: str) -> float:
@@ -83,6 +84,32 @@ def add_push_arguments(parser: argparse.ArgumentParser) -> None:
         help="publish the folder as this data set repository",
     )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
+
+
+def build_and_push(
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    own: re.Pattern,
+    build: Callable[[argparse.Namespace], tuple[Any, str]],
+    write: Callable[[Any, str, Path, str], None],
+) -> None:
+    """
+    What a build script does with its arguments: `--out` is replaced whole, and published where asked to.
+
+    Args:
+        own (`re.Pattern`): As for `check_out`.
+        build: Gives the content, and what is told of it.
+        write: Writes both into a folder, with the name for its card.
+    """
+    try:
+        check_out(args.out, own)
+        content, told = build(args)
+        print(told, file=sys.stderr)
+        with replaced_folder(args.out) as folder:
+            write(content, told, folder, args.push_to_hub or str(args.out))
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{Path(parser.prog).stem}: {error}\n")
+    push(parser, args.out, args.push_to_hub, args.private)
 
 
 def push(parser: argparse.ArgumentParser, folder: Path, repo_id: str | None, private: bool) -> None:

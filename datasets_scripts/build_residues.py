@@ -30,9 +30,8 @@ from typing import Any
 from datasets import Dataset, Features, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, check_out, default_config, push
+from datasets_scripts.arguments import add_push_arguments, build_and_push, default_config
 from datasets_scripts.homology import similar
-from protloc.files import replaced_folder
 from protloc.sequences import clean_sequence, read_sequences
 from protloc.tables import read_csv, read_exclusions, sha1
 from protloc.taxonomy import SORTING_SIGNALS
@@ -205,16 +204,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     add_push_arguments(parser)
-    args = parser.parse_args()
-    try:
-        check_out(args.out, OWN_FILES)
-        splits, told = build(args)
-        print(told, file=sys.stderr)
-        with replaced_folder(args.out) as folder:
-            write(splits, told, folder, args.push_to_hub or str(args.out))
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"build_residues: {error}\n")
-    push(parser, args.out, args.push_to_hub, args.private)
+    build_and_push(parser, parser.parse_args(), OWN_FILES, build, write)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ import protloc_entry
 from protloc.files import lock
 from protloc.loading import load_model
 from protloc.models.configuration_deeploc import COMPARTMENTS, SORTING_SIGNALS, SORTING_TREE
-from protloc.prediction import model_digest, partial_path, predict, record_digest, run_path, write_rows
+from protloc.prediction import model_digest, predict
+from protloc.results import partial_path, record_digest, run_path, write_rows
 from protloc.sequences import read_fasta
 from tests.helpers import ROOT, tiny_deeploc, write_pssm
 

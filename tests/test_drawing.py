@@ -20,7 +20,8 @@ from protloc.embedding import ResidueEmbeddings
 from protloc.images import read_image
 from protloc.loading import load_model
 from protloc.microscopy import DEFAULT_NUCLEUS, nucleus_found, simulate
-from protloc.prediction import model_digest, partial_path
+from protloc.prediction import model_digest
+from protloc.results import partial_path
 from protloc.structures import point_cloud
 from tests.fuzz.readers import structures
 from tests.helpers import ROOT, tiny_deepgps

@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .. import prediction
+from .. import prediction, results
 from ..files import check_other, lock, safe_name
 from ..loading import DEFAULT_MODEL, load_config, load_ensemble, load_model
 from ..profiles import protein_profile
@@ -111,16 +111,16 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
 
     records = read(inputs, (lambda error: None) if skip else None, *reading)
     if out and not left:
-        digests = ((record[0], prediction.record_digest(*record, args.profiles)) for record in records)
-        prediction.check_complete(out, digests, settings)
+        digests = ((record[0], results.record_digest(*record, args.profiles)) for record in records)
+        results.check_complete(out, digests, settings)
         if args.gff3:
-            prediction.write_gff3(prediction.read_table(out), args.gff3)
+            results.write_gff3(results.read_table(out), args.gff3)
         print(f"protloc: {out} is complete, nothing to resume", file=sys.stderr)
         return 0
 
     done = 0
-    if out and prediction.partial_path(out).exists():
-        done, records = prediction.resume(records, out, settings, args.profiles)
+    if out and results.partial_path(out).exists():
+        done, records = results.resume(records, out, settings, args.profiles)
     records, finished = itertools.tee(records)
     if args.nucleus:
         records, *to_draw = itertools.tee(records, 1 + len(nuclei))
@@ -145,12 +145,12 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
         predicted = save_images(predicted, zip(*drawn, strict=True), nuclei, folder, str(image_model))
     rows = tqdm(predicted, total=total, initial=done, unit=" proteins", disable=not show_bars)
     if out:
-        digests = (prediction.record_digest(*record, args.profiles) for record in finished)
-        prediction.write_rows(rows, digests, out, settings)
+        digests = (results.record_digest(*record, args.profiles) for record in finished)
+        results.write_rows(rows, digests, out, settings)
         if args.gff3:
-            prediction.write_gff3(prediction.read_table(out), args.gff3)
+            results.write_gff3(results.read_table(out), args.gff3)
     else:
-        prediction.write_csv(rows, sys.stdout, settings["columns"], flush=True)
+        results.write_csv(rows, sys.stdout, settings["columns"], flush=True)
     return 0
 
 
@@ -179,7 +179,7 @@ def is_left_to_do(out: Path, args: argparse.Namespace) -> bool:
         ValueError: If `OUT` is an input, or unfinished and not to be resumed.
     """
     check_other(out, args.inputs)
-    partial = prediction.partial_path(out)
+    partial = results.partial_path(out)
     if partial.exists() and not args.resume:
         raise ValueError(f"{partial} is an unfinished run: add --resume to resume it, or delete it")
     return partial.exists() or not (args.resume and out.exists())

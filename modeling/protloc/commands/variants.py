@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..files import atomic_path, check_other
 from ..loading import DEFAULT_MODEL, load_model
-from ..prediction import Row, write_csv, write_table
+from ..prediction import Row
+from ..results import write_csv, write_table
 from ..sequences import read_sequences
 from ..tables import read_csv
 from ..text_files import open_text

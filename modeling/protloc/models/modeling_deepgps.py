@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -16,6 +15,7 @@ from .configuration_deepgps import DeepGPSConfig
 from .losses_deepgps import image_loss
 from .modeling_deeploc import DeepLocModel, build_backbone
 from .pointnet_deepgps import PointNet
+from .safetensors_model import SafetensorsModel
 from .sequence_encoder_deepgps import encode_sequence, load_backbone
 from .unet_deepgps import make_unet
 
@@ -78,18 +78,11 @@ class SequencePooling(nn.Module):
         return torch.bmm(weights.to(latents.dtype).unsqueeze(1), latents).squeeze(1), weights
 
 
-class DeepGPSPreTrainedModel(PreTrainedModel):
+class DeepGPSPreTrainedModel(SafetensorsModel):
     config_class = DeepGPSConfig
     base_model_prefix = ""
     main_input_name = "nucleus"
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
     _keep_in_fp32_modules_strict = {"forward_lstm", "backward_lstm"}  # noqa: RUF012
-
-    @classmethod
-    def from_pretrained(cls, *args, use_safetensors: bool = True, **kwargs):
-        """As always, but from safetensors alone: loading a pickle would run what it says."""
-        return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module):

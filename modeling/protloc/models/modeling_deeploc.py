@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -24,6 +24,7 @@ from .losses_deeploc import (
 )
 from .modeling_unirep import UniRepModel
 from .residue_features import RESIDUES, VOCABULARY, residue_table
+from .safetensors_model import SafetensorsModel
 from .windows_deeploc import WindowsMixin
 
 
@@ -99,20 +100,13 @@ def build_backbone(config: Any) -> Any:
     return without_heads(AutoModel.from_config(config, trust_remote_code=False))
 
 
-class DeepLocPreTrainedModel(PreTrainedModel):
+class DeepLocPreTrainedModel(SafetensorsModel):
     config_class = DeepLocConfig
     base_model_prefix = "deeploc"
     main_input_name = "input_ids"
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
     # Loaded in bfloat16, the recurrence stays in float32: rounded at each of a thousand steps it moved probabilities by
     # up to 0.02 in trials, all the rest in bfloat16 by less than 0.001.
     _keep_in_fp32_modules_strict = {"forward_lstm", "backward_lstm"}  # noqa: RUF012
-
-    @classmethod
-    def from_pretrained(cls, *args, use_safetensors: bool = True, **kwargs):
-        """As always, but from safetensors alone: loading a pickle would run what it says."""
-        return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module):

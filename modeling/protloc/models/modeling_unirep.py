@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_unirep import UniRepConfig
+from .safetensors_model import SafetensorsModel
 
 STEPS = 16  # time steps whose input products are computed at once: enough for the product, few enough for the caches
 
@@ -91,17 +91,10 @@ class UniRepLayer(nn.Module):
         return torch.cat(states)
 
 
-class UniRepPreTrainedModel(PreTrainedModel):
+class UniRepPreTrainedModel(SafetensorsModel):
     config_class = UniRepConfig
     base_model_prefix = "unirep"
     main_input_name = "input_ids"
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
-
-    @classmethod
-    def from_pretrained(cls, *args, use_safetensors: bool = True, **kwargs):
-        """As always, but from safetensors alone: loading a pickle would run what it says."""
-        return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module):
