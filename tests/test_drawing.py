@@ -274,6 +274,7 @@ def test_a_run_goes_on_with_the_same_nucleus_only(protloc_command, fasta, drawer
         "columns": rows.splitlines()[0].split(","),
         "nucleus": [f"default, SHA-1 {drawing.read_nucleus('default', drawing.load_model(drawer_dir)[1]).digest}"],
         "image_model": str(drawer_dir),
+        "image_model_digest": model_digest(drawing.load_model(drawer_dir)[0]),
         "seed": 0,
         "num_samples": 1,
     }

@@ -70,7 +70,8 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
         from ..structures import Structures  # needs the extra [images]
 
         structures = Structures(args.structure, args.chain)
-    reading = longest, args.profiles, structures and structures.cloud
+    clouds: Callable[[str, str], Any] | None = structures.cloud if structures else None
+    reading = longest, args.profiles, clouds
 
     # All input is checked before anything is predicted, so that a bad record costs no time and leaves no file.
     errors: list[SequenceError] = []
@@ -98,21 +99,13 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
         "columns": columns,
     }
     if args.nucleus:
-        from .. import drawing  # pictures need more than sequences do
-
-        image_model = args.image_model or drawing.DEFAULT_MODEL
-        drawer, processor = drawing.load_model(image_model, args.device, structures=structures is not None)
-        part = args.nucleus_channel, args.nucleus_page, args.project, args.nucleus_um_per_px
-        nuclei = [drawing.read_nucleus(name, processor, *part) for name in args.nucleus]
-        settings["nucleus"] = [f"{nucleus.name}, SHA-1 {nucleus.digest}" for nucleus in nuclei]
-        settings |= {"image_model": str(image_model), "seed": args.seed, "num_samples": args.num_samples}
-        if structures:
-            settings |= {"structure": f"{args.structure}, SHA-1 {structures.digest}", "chain": args.chain}
+        drawer, processor, nuclei = load_drawer(args, structures is not None)
+        settings |= drawing_settings(args, drawer, nuclei, structures)
 
     records = read(inputs, (lambda error: None) if skip else None, *reading)
     if out and not left:
-        digests = ((record[0], results.record_digest(*record, args.profiles)) for record in records)
-        results.check_complete(out, digests, settings)
+        asked = ((record[0], results.record_digest(*record, args.profiles)) for record in records)
+        results.check_complete(out, asked, settings)
         if args.gff3:
             results.write_gff3(results.read_table(out), args.gff3)
         print(f"protloc: {out} is complete, nothing to resume", file=sys.stderr)
@@ -137,12 +130,13 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
         predicted = save_attention(predicted, args.attention, not args.no_figures)
     if args.nucleus:
         assert out is not None  # the parser has seen to it
-        clouds = structures and structures.cloud
         options = drawer, processor, args.max_tokens_per_batch, args.num_samples, args.seed, clouds
-        drawn = [drawing.draw(part, n.pixels, *options) for part, n in zip(to_draw, nuclei, strict=True)]
+        from ..drawing import draw
+
+        drawn = [draw(part, nucleus.pixels, *options) for part, nucleus in zip(to_draw, nuclei, strict=True)]
         folder = out.with_name(f"{out.name.removesuffix('.gz').rpartition('.')[0]}_images")
         folder.mkdir(exist_ok=True)
-        predicted = save_images(predicted, zip(*drawn, strict=True), nuclei, folder, str(image_model))
+        predicted = save_images(predicted, zip(*drawn, strict=True), nuclei, folder, settings["image_model"])
     rows = tqdm(predicted, total=total, initial=done, unit=" proteins", disable=not show_bars)
     if out:
         digests = (results.record_digest(*record, args.profiles) for record in finished)
@@ -152,6 +146,33 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
     else:
         results.write_csv(rows, sys.stdout, settings["columns"], flush=True)
     return 0
+
+
+def load_drawer(args: argparse.Namespace, structures: bool) -> tuple[Any, Any, list[Any]]:
+    """The image model, its processor, and the nuclei."""
+    from .. import drawing  # pictures need more than sequences do
+
+    drawer, processor = drawing.load_model(
+        args.image_model or drawing.DEFAULT_MODEL, args.device, structures=structures
+    )
+    part = args.nucleus_channel, args.nucleus_page, args.project, args.nucleus_um_per_px
+    return drawer, processor, [drawing.read_nucleus(name, processor, *part) for name in args.nucleus]
+
+
+def drawing_settings(args: argparse.Namespace, drawer: Any, nuclei: list[Any], structures: Any) -> dict[str, Any]:
+    """What a resumed run must draw with again."""
+    from ..drawing import DEFAULT_MODEL
+
+    settings = {
+        "nucleus": [f"{nucleus.name}, SHA-1 {nucleus.digest}" for nucleus in nuclei],
+        "image_model": str(args.image_model or DEFAULT_MODEL),
+        "image_model_digest": prediction.model_digest(drawer),
+        "seed": args.seed,
+        "num_samples": args.num_samples,
+    }
+    if structures:
+        settings |= {"structure": f"{args.structure}, SHA-1 {structures.digest}", "chain": args.chain}
+    return settings
 
 
 def spool(source: str, copy: Path) -> str:
