@@ -47,7 +47,8 @@ def test_a_model_arrives_whole_in_one_commit(trained, hub):
         ".gitattributes", "README.md", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt",
         "configuration_deeploc.py", "layers_deeploc.py", "losses_deeploc.py", "modeling_deeploc.py",
         "configuration_unirep.py", "modeling_unirep.py", "protein_sequence.py", "residue_features.py",
-        "segments_deeploc.py", "pipeline_protein_localization.py", "handler.py", "requirements.txt",
+        "companion_deeploc.py", "windows_deeploc.py", "segments_deeploc.py", "safetensors_model.py",
+        "pipeline_protein_localization.py", "handler.py", "requirements.txt",
     }  # fmt: skip
     assert files["model.safetensors"] == (trained / "model.safetensors").read_bytes()
     assert b"`owner/deeploc`" in files["README.md"]
@@ -128,7 +129,7 @@ def test_secrets_and_links_stay_here(trained, hub, tmp_path):
 def test_dry_run_sends_nothing(trained, hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     code, out, _ = run_protloc("push", "model", trained, "owner/deeploc", "--dry-run")
-    assert code == 0 and "model.safetensors" in out and "bytes in 17 files" in out
+    assert code == 0 and "model.safetensors" in out and "bytes in 20 files" in out
     assert hub.requests == []
 
 
