@@ -98,15 +98,15 @@ def build_and_push(
 
     Args:
         own (`re.Pattern`): As for `check_out`.
-        build: Gives the content, and what is told of it.
+        build: Gives the content, and its summary.
         write: Writes both into a folder, with the name for its card.
     """
     try:
         check_out(args.out, own)
-        content, told = build(args)
-        print(told, file=sys.stderr)
+        content, summary = build(args)
+        print(summary, file=sys.stderr)
         with replaced_folder(args.out) as folder:
-            write(content, told, folder, args.push_to_hub or str(args.out))
+            write(content, summary, folder, args.push_to_hub or str(args.out))
     except (ValueError, OSError) as error:
         parser.exit(2, f"{Path(parser.prog).stem}: {error}\n")
     push(parser, args.out, args.push_to_hub, args.private)

@@ -124,7 +124,7 @@ def build(args: argparse.Namespace) -> tuple[dict[str, list[Row]], str]:
     kept = [row for row in [*topology, *deeploc] if not excluded(row)]
     homologs = [row for row in kept if row["source"] == "topology" and row["sequence"] in near]
     left_out = Counter(row["source"] for row in [*topology, *deeploc] if excluded(row))
-    told = (
+    summary = (
         f"Left out: {left_out['topology']} proteins of the topology and "
         f"{left_out['signals'] + left_out['compartments']} of DeepLoc 2.0 that are held out elsewhere, and "
         f"{len(homologs)} of the topology with 30 % identity to one of {len(references)} held-out sequences."
@@ -150,10 +150,10 @@ def build(args: argparse.Namespace) -> tuple[dict[str, list[Row]], str]:
     tested = {row["id"] for row in splits["test"]}
     for split in ("train", "validation"):
         splits[split] = [row for row in splits[split] if row["id"] not in tested]
-    return splits, told
+    return splits, summary
 
 
-def write(splits: dict[str, list[Row]], told: str, out: Path, repo_id: str) -> None:
+def write(splits: dict[str, list[Row]], summary: str, out: Path, repo_id: str) -> None:
     for split, rows in splits.items():
         Dataset.from_list(rows, features=FEATURES).to_parquet(out / f"{split}.parquet")
         print(f"{split}: {len(rows)} proteins", file=sys.stderr)
@@ -179,7 +179,7 @@ def write(splits: dict[str, list[Row]], told: str, out: Path, repo_id: str) -> N
         signals=SORTING_SIGNALS,
         counts=counts,
         segments=segments,
-        told=told,
+        summary=summary,
     )
     card.save(out / "README.md")
 

@@ -42,7 +42,7 @@ def build(args: argparse.Namespace) -> tuple[dict[str, str], str]:
     ]
     near = similar(fitting, references) if references else set()
     kept = [sequence for sequence in fitting if sequence not in near]
-    told = (
+    summary = (
         f"Of {len(found)} sequences {len(excluded)} are held out elsewhere, {len(fitting)} of the others have "
         f"{args.shortest} to {args.longest} residues, and {len(near)} of these, with 30 % identity to one of "
         f"{len(references)} held-out sequences, are left out."
@@ -54,10 +54,10 @@ def build(args: argparse.Namespace) -> tuple[dict[str, str], str]:
         protein = found[sequence]
         chosen[sequence] = f"{protein}-{sha1(sequence)[:8]}" if protein in named else protein
         named.add(protein)
-    return chosen, told
+    return chosen, summary
 
 
-def write(proteins: dict[str, str], told: str, out: Path, repo_id: str) -> None:
+def write(proteins: dict[str, str], summary: str, out: Path, repo_id: str) -> None:
     Dataset.from_dict({"id": list(proteins.values()), "sequence": list(proteins)}).to_parquet(out / "train.parquet")
     print(f"train: {len(proteins)} proteins", file=sys.stderr)
     content = hashlib.sha256("\n".join(proteins).encode()).hexdigest()[:12]
@@ -69,7 +69,7 @@ def write(proteins: dict[str, str], told: str, out: Path, repo_id: str) -> None:
         configs=default_config(content, ["train"]),
     )
     card = DatasetCard.from_template(
-        card_data, template_path=str(CARD_TEMPLATE), repo_id=repo_id, told=told, proteins=len(proteins)
+        card_data, template_path=str(CARD_TEMPLATE), repo_id=repo_id, summary=summary, proteins=len(proteins)
     )
     card.save(out / "README.md")
 

@@ -478,7 +478,7 @@ def test_hpa_fields(tmp_path, run_script):
 
 
 def test_hpa_images_in_any_form(tmp_path, run_script):
-    """What can't be used is listed with its reason, and the build goes on."""
+    """What can't be used is listed with its reason, and the build continues."""
     arguments = hpa_arguments(tmp_path, tmp_path / "out")
     images = tmp_path / "images"
     for colour in ("blue", "green"):

@@ -357,7 +357,7 @@ def start_script(server, folder, **options):
 
 
 def test_an_interrupt_keeps_what_is_there(fetch, server, tmp_path):
-    """Ctrl-C while the server stalls: the program ends at once, and the next start goes on."""
+    """Ctrl-C while the server stalls: the program ends at once, and the next start resumes."""
     server.faults["/a"] = ["stall"]
     process = start_script(server, tmp_path, stderr=subprocess.PIPE, text=True)
     part = tmp_path / "a.part"

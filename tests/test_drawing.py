@@ -260,7 +260,7 @@ def test_embed(protloc_command, fasta, tiny_backbones, tmp_path):
     assert code == 2 and "none.parquet" in err and err.count("\n") == 1
 
 
-def test_a_run_goes_on_with_the_same_nucleus_only(protloc_command, fasta, drawer_dir, tiny_model_dir, tmp_path):
+def test_a_run_resumes_with_the_same_nucleus_only(protloc_command, fasta, drawer_dir, tiny_model_dir, tmp_path):
     out = tmp_path / "out.csv"
     command = ("predict", fasta, "--model", tiny_model_dir, "--image-model", drawer_dir, "-o", out)
     assert protloc_command(*command, "--nucleus", "default") == (0, "")

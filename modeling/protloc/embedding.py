@@ -37,7 +37,7 @@ PROJECTION = "projection.safetensors"
 PROJECTION_SAMPLE = 1000  # proteins that the principal components are fitted on
 
 T = TypeVar("T")
-Read = tuple[int, slice]  # number of the sequence, residues
+Window = tuple[int, slice]  # number of the sequence, residues
 
 
 def sequence_key(sequence: str) -> str:
@@ -167,62 +167,62 @@ class Encoder:
         Those over the `max_length` of [`DeepGPSConfig`] are read in the windows of `encode_sequence`.
         """
         found: dict[int, list[tuple[slice, torch.Tensor]]] = {}  # by the number of the sequence
-        for reads, inputs in prefetch(self._batches(sequences, max_tokens_per_batch or self.max_tokens_per_batch)):
-            for (i, residues), states in zip(reads, self._encode_in_parts(sequences, reads, inputs), strict=True):
+        for windows, inputs in prefetch(self._batches(sequences, max_tokens_per_batch or self.max_tokens_per_batch)):
+            for (i, residues), states in zip(windows, self._encode_in_parts(sequences, windows, inputs), strict=True):
                 found.setdefault(i, []).append((residues, states))
-                if len(found[i]) == len(self._reads(sequences[i])):
+                if len(found[i]) == len(self._windows(sequences[i])):
                     yield sequences[i], _joined(len(sequences[i]), found.pop(i))
 
-    def _reads(self, sequence: str) -> list[slice]:
+    def _windows(self, sequence: str) -> list[slice]:
         limit = len(sequence) if self.recurrent else self.config.max_length
         return [read for [read] in split_windows(len(sequence), limit, "window")]
 
     def _batches(
         self, sequences: Sequence[str], max_tokens: int
-    ) -> Iterator[tuple[list[Read], dict[str, torch.Tensor]]]:
-        reads = [(i, read) for i, sequence in enumerate(sequences) for read in self._reads(sequence)]
-        lengths = [residues.stop - residues.start for _, residues in reads]
+    ) -> Iterator[tuple[list[Window], dict[str, torch.Tensor]]]:
+        windows = [(i, window) for i, sequence in enumerate(sequences) for window in self._windows(sequence)]
+        lengths = [residues.stop - residues.start for _, residues in windows]
         if self.packed:
             batches = packed_batches(lengths, max_tokens)
         else:
             batches = token_budget_batches(lengths, max_tokens, self.max_proteins_per_batch)
         for batch in batches:
-            chosen = [reads[k] for k in batch]
+            chosen = [windows[k] for k in batch]
             yield chosen, self._inputs(sequences, chosen)
 
-    def _inputs(self, sequences: Sequence[str], reads: list[Read]) -> dict[str, torch.Tensor]:
-        texts = [window_text(sequences[i], [residues], self.spaced) for i, residues in reads]
+    def _inputs(self, sequences: Sequence[str], windows: list[Window]) -> dict[str, torch.Tensor]:
+        texts = [window_text(sequences[i], [residues], self.spaced) for i, residues in windows]
         if self.packed:
             return packed_attention.pack(self.tokenizer(texts)["input_ids"])
         return dict(self.tokenizer(texts, padding=True, return_tensors="pt"))
 
     def _encode_in_parts(
-        self, sequences: Sequence[str], reads: list[Read], inputs: dict[str, torch.Tensor]
+        self, sequences: Sequence[str], windows: list[Window], inputs: dict[str, torch.Tensor]
     ) -> list[torch.Tensor]:
         """States of the residues of each read; where memory runs out, of half of them at a time."""
         try:
-            return self._encode(inputs, reads)
+            return self._encode(inputs, windows)
         except (RuntimeError, MemoryError) as error:
             if not memory_ran_out(error):
                 raise
-        if len(reads) == 1:
-            length = reads[0][1].stop - reads[0][1].start
+        if len(windows) == 1:
+            length = windows[0][1].stop - windows[0][1].start
             raise ValueError(
-                f"memory does not suffice for {sequences[reads[0][0]][:20]}... ({length} residues at once)"
+                f"memory does not suffice for {sequences[windows[0][0]][:20]}... ({length} residues at once)"
             )
-        half = len(reads) // 2
-        logger.warning("memory ran out: a batch of %d proteins is halved; lower --max-tokens-per-batch", len(reads))
+        half = len(windows) // 2
+        logger.warning("memory ran out: a batch of %d proteins is halved; lower --max-tokens-per-batch", len(windows))
         return [
             states
-            for part in (reads[:half], reads[half:])
+            for part in (windows[:half], windows[half:])
             for states in self._encode_in_parts(sequences, part, self._inputs(sequences, part))
         ]
 
     @torch.inference_mode()
-    def _encode(self, inputs: dict[str, torch.Tensor], reads: list[Read]) -> list[torch.Tensor]:
+    def _encode(self, inputs: dict[str, torch.Tensor], windows: list[Window]) -> list[torch.Tensor]:
         """States of the residues of each read."""
         inputs = {name: x if name == "max_length_q" else x.to(self.device) for name, x in inputs.items()}
-        lengths = [residues.stop - residues.start for _, residues in reads]
+        lengths = [residues.stop - residues.start for _, residues in windows]
         if self.packed:
             rows = self.backbone(**inputs).last_hidden_state[0].cpu().split([n + SPECIAL_TOKENS for n in lengths])
         else:
@@ -234,7 +234,7 @@ class Encoder:
 
 
 def _joined(length: int, parts: list[tuple[slice, torch.Tensor]]) -> torch.Tensor:
-    """States of a sequence from those of its reads: their mean where they overlap."""
+    """States of a sequence from those of its windows: their mean where they overlap."""
     if len(parts) == 1:
         return parts[0][1]
     total = torch.zeros(length, parts[0][1].shape[1])

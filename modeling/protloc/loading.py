@@ -51,7 +51,7 @@ UNIREP_SIZES = {"unirep": 1900, "unirep-1900": 1900, "unirep-256": 256, "unirep-
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line: errors of validation and YAML go on below their first, others leave advice."""
+    """What an error says, in one line: errors of validation and YAML continue below it, others leave advice."""
     if isinstance(error, StrictDataclassError | YAMLError):
         return " ".join(str(error).split())
     if type(error) in (KeyError, IndexError):  # says no more than what was looked up

@@ -236,7 +236,7 @@ def _csv_rows(
         except csv.Error as error:
             raise SequenceError(name, f"a quote in the row is wrong ({error})", line=line) from None
         if number > line and _swallowed(cells, delimiter, width):
-            reason = f"a quoted cell goes on to line {number} and may hold other rows: is a quote missing?"
+            reason = f"a quoted cell continues to line {number} and may hold other rows: is a quote missing?"
             raise SequenceError(name, reason, line=line)
         yield line, cells
 

@@ -51,8 +51,8 @@ def encode_sequence(
         return backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
     windows = []  # (protein, start, stop) in residues
     for protein, tokens in enumerate(attention_mask.sum(dim=1).tolist()):
-        reads = split_windows(tokens - 2, config.max_length, "window")
-        windows += [(protein, read[0].start, read[0].stop) for read in reads]
+        pieces = [window[0] for window in split_windows(tokens - 2, config.max_length, "window")]
+        windows += [(protein, piece.start, piece.stop) for piece in pieces]
     dtype = backbone.dtype
     states = torch.zeros(*input_ids.shape, config.sequence_size, dtype=dtype, device=input_ids.device)
     counts = torch.zeros(*input_ids.shape, 1, dtype=dtype, device=input_ids.device)
@@ -65,8 +65,8 @@ def encode_sequence(
             ids[row, 0], ids[row, stop - begin + 1] = config.cls_token_id, config.eos_token_id
             ids[row, 1 : stop - begin + 1] = input_ids[protein, begin + 1 : stop + 1]
             mask[row, : stop - begin + 2] = 1
-        read = backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+        found = backbone(input_ids=ids, attention_mask=mask).last_hidden_state
         for row, (protein, begin, stop) in enumerate(some):
-            states[protein, begin + 1 : stop + 1] += read[row, 1 : stop - begin + 1]
+            states[protein, begin + 1 : stop + 1] += found[row, 1 : stop - begin + 1]
             counts[protein, begin + 1 : stop + 1] += 1
     return states / counts.clamp(min=1)

@@ -192,7 +192,7 @@ def read_plane(file: Any, series: Any, number: int, inner: str, shape: tuple[int
             raise ValueError("this plane is missing, or in another file")
         ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
         if max(ends, default=0) > file.filehandle.size:
-            raise ValueError("its pixels should go on behind its end")
+            raise ValueError("its pixels lie beyond its end")
         pixels = page.asarray(maxworkers=1).reshape(per_page, samples)[number % per_page]
     pixels = pixels.reshape(shape)
     if inner == "SYX":
