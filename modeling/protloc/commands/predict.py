@@ -75,10 +75,7 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
 
     # All input is checked before anything is predicted, so that a bad record costs no time and leaves no file.
     errors: list[SequenceError] = []
-    total, warned = 0, Warned()
-    for protein_id, text in read(inputs, errors.append if skip else None, *reading):
-        total += 1
-        warned.add(protein_id, sequence_warning(text))
+    total, warned = count(read(inputs, errors.append if skip else None, *reading))
     report_errors([named(error, names) for error in errors], out)
     if total == 0:
         print("protloc: no sequence is left to predict", file=sys.stderr)
@@ -146,6 +143,15 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
     else:
         results.write_csv(rows, sys.stdout, settings["columns"], flush=True)
     return 0
+
+
+def count(records: Iterator[tuple[str, str]]) -> tuple[int, Warned]:
+    """How many records there are, and which may be no proteins."""
+    total, warned = 0, Warned()
+    for protein_id, text in records:
+        total += 1
+        warned.add(protein_id, sequence_warning(text))
+    return total, warned
 
 
 def load_drawer(args: argparse.Namespace, structures: bool) -> tuple[Any, Any, list[Any]]:
