@@ -387,6 +387,8 @@ def test_a_complete_table_says_what_made_it(run, fasta, tmp_path, tiny_model_dir
     text = out.read_text()
     out.write_text(text.replace("soluble", "membrane", 1))
     assert "was changed since" in refused()
+    out.write_bytes(b"\x1f\x8b" + text.encode()[:500])
+    assert "was changed since" in refused()
     out.write_text(text)
     for left in ("{}", "[]", None):
         if left:

@@ -143,6 +143,7 @@ def test_models_that_read_structures(protloc_command, tokenizer, tiny_model_dir,
     complex_file, folder = tmp_path / "complex.pdb", tmp_path / "structures"
     complex_file.write_bytes(structures()[0])
     folder.mkdir()
+    (folder / "B1").mkdir()
     for name in ("AF-A1-F1-model_v6.pdb", "B1.pdb"):
         (folder / name).write_bytes(structures()[0])
     proteins, options = tmp_path / "two.fasta", ("--model", tiny_model_dir, "--image-model", tmp_path / "model")

@@ -156,21 +156,10 @@ def check_complete(out: Path, records: Iterator[tuple[str, str]], settings: dict
         settings (`dict`): Of this run.
 
     Raises:
-        ValueError: In one sentence, if it has other columns or proteins, was predicted from other sequences, by another
-            model or with other settings, or nothing beside it says so.
+        ValueError: In one sentence, if nothing beside it says what made it, it was changed since, or was predicted by
+            another model, with other settings, or from other proteins or sequences.
     """
     other = "write to another file, or delete it to predict anew"
-    digests = hashlib.sha256()
-    for number, row in enumerate(read_table(out), start=1):
-        if set(row) != set(settings["columns"]):
-            raise ValueError(f"{out} is complete and has other columns than these options give: {other}")
-        asked, digest = next(records, (None, ""))
-        if asked != row["protein_id"]:
-            held = row["protein_id"]
-            raise ValueError(f"{out} is complete and has {held!r} in row {number}, the input {asked!r}: {other}")
-        digests.update(digest.encode())
-    if (left := next(records, None)) is not None:
-        raise ValueError(f"{out} is complete and lacks {left[0]!r} of the input: {other}")
     try:
         made = json.loads(run_path(out).read_text(encoding="utf-8"))
         begun, table, predicted = dict(made["settings"]), made["table"], made["records"]
@@ -181,6 +170,15 @@ def check_complete(out: Path, records: Iterator[tuple[str, str]], settings: dict
     if table != file_digest(out):
         raise ValueError(f"{out} is complete and was changed since: {other}")
     same_settings(begun, settings, out, other)
+    digests = hashlib.sha256()
+    for number, row in enumerate(read_table(out), start=1):
+        asked, digest = next(records, (None, ""))
+        if asked != row["protein_id"]:
+            held = row["protein_id"]
+            raise ValueError(f"{out} is complete and has {held!r} in row {number}, the input {asked!r}: {other}")
+        digests.update(digest.encode())
+    if (left := next(records, None)) is not None:
+        raise ValueError(f"{out} is complete and lacks {left[0]!r} of the input: {other}")
     if predicted != digests.hexdigest():
         raise ValueError(
             f"{out} is complete and was predicted from other sequences or profiles than the input's: {other}"

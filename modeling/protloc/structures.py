@@ -119,7 +119,7 @@ def point_cloud(
 def structure_files(folder: str | Path) -> dict[str, Path]:
     """Files of a folder by each part of their names: `AF-P04637-F1-model_v6.pdb.gz` is found as `P04637`."""
     files: dict[str, Path] = {}
-    for path in sorted(Path(folder).iterdir()):
+    for path in filter(Path.is_file, sorted(Path(folder).iterdir())):
         for part in [path.name.split(".")[0], *re.split(r"[-_.]", path.name)]:
             files.setdefault(part, path)
     return files
