@@ -353,7 +353,7 @@ def three_splits(classes: dict[str, str], seed: int) -> dict[str, str]:
     by_class = defaultdict(list)
     for source in sorted(classes):
         by_class[classes[source]].append(source)
-    split = {}
+    split: dict[str, str] = {}
     for name, sources in by_class.items():
         random.Random(f"{seed} {name}").shuffle(sources)
         count = max(1, len(sources) // 4) if len(sources) >= 3 else 0

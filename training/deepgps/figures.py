@@ -84,10 +84,10 @@ def panel_figure(
         _show(axes[row, 0], nucleus)
         for column, image in enumerate(images, start=1):
             _show(axes[row, column], image)
-    for column, (label, image) in enumerate(zip(labels, real, strict=True), start=1):
+    for column, (label, example) in enumerate(zip(labels, real, strict=True), start=1):
         axes[0, column].set_title(label, fontsize=8)
-        if image is not None:
-            _show(axes[-1, column], image)
+        if example is not None:
+            _show(axes[-1, column], example)
     axes[0, 0].set_title("nucleus", fontsize=8)
     axes[-1, 0].set_ylabel("real, other cells", fontsize=8)
     axes[-1, 0].spines[:].set_visible(False)

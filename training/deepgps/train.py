@@ -279,9 +279,8 @@ def build_opponent(config: TrainingConfig, accelerator: Accelerator, model: Deep
         )
     # Convolutions of a CPU are several times faster with the channels beside each other.
     model.unet.to(memory_format=torch.channels_last)
-    network = Discriminator(model.config.num_labels, config.discriminator_channels).to(
-        memory_format=torch.channels_last
-    )
+    network: Any = Discriminator(model.config.num_labels, config.discriminator_channels)
+    network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.discriminator_learning_rate, betas=(0.5, 0.99))
     return accelerator.prepare(network, optimizer)
 

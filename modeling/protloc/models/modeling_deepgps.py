@@ -504,9 +504,9 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         line = self.known_cell_line(cell_line, nucleus)
         samples: Any
         if config.objective == "adversarial":
-            known = self.seen_of_protein(nucleus, latents, mask, pooled)
+            seen = self.seen_of_protein(nucleus, latents, mask, pooled)
             noises = [self.draw_noise(nucleus, generator) for _ in range(num_samples)]
-            drawn = [self.draw_from_noise(nucleus, noise, *known, line, logits, labels) for noise in noises]
+            drawn = [self.draw_from_noise(nucleus, noise, *seen, line, logits, labels) for noise in noises]
             samples = torch.stack(drawn, dim=1)
         elif config.objective == "regression":
             pooled = self.condition_on_label(pooled, logits)
