@@ -2,7 +2,8 @@
 Build the Human Protein Atlas data set: immunofluorescence fields, or single cells -> crops in Parquet.
 
     python -m datasets_scripts.build_hpa --fields raw/hpa --labels kaggle_2021.tsv --download --out data/hpa
-    python -m datasets_scripts.build_hpa --cells cells.csv --sequences human_sequences.csv.gz --out data/hpa-cells
+    python -m datasets_scripts.build_hpa --cells cells.csv --dictionary dictionary/index.csv \
+        --sequences human_sequences.csv.gz --size 320 --max-overlap 0.9 --out data/hpa-cells
 
 Images of a field are `ID_blue.png` (nucleus) and `ID_green.png` (protein), PNG, JPEG or TIFF, in any folder below
 `--fields`. Their labels come from
@@ -16,11 +17,18 @@ Images of a field are `ID_blue.png` (nucleus) and `ID_green.png` (protein), PNG,
 
 `--antibodies proteinatlas.tsv` names the gene of the antibody in the image's address. `--cells cells.csv` reads single
 cells (columns image_id, compartment, um_per_px and mosaic; images in the folder `cells` beside it), whose genes are not
-known, and of each the two markers that are (alpha-tubulin, calreticulin). Configurations of the result:
+known, and of each the two markers that are (alpha-tubulin, calreticulin). `--dictionary index.csv` reads the pictures
+of the atlas's dictionary of compartments (columns file and compartment; beside it the colour composites, with a scale
+bar of 10 um at the lower right that gives their pixel size), whose genes aren't known either. The sources of cells and
+the pictures of each compartment are divided in three, so that a model that draws (`train`), a classifier that judges
+what it draws (`validation`) and the real images that it is measured on (`test`) share none.
+
+Configurations of the result:
 
     u2os-single-2   proteins that have one localization in U-2 OS, cytosol or nucleoplasm (deepGPS's own choice)
     all             all fields
     cells, markers  the single cells, split by the mosaic they come from; their markers
+    dictionary      the dictionary's pictures
 
 `--download` fetches what is not there yet into the folder of the fields: the images of U-2 OS that the table names, the
 atlas's tables and UniProt's human proteome (the table with cell lines is on Kaggle, which wants an account). Add
@@ -31,6 +39,7 @@ import argparse
 import dataclasses
 import gzip
 import io
+import random
 import re
 import sys
 import zipfile
@@ -40,12 +49,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets_scripts.arguments import positive, push
+from datasets_scripts.dictionary import read_index
 from datasets_scripts.download import DownloadError, RemoteFile, fetch_archives, fetch_some, is_damaged
 from datasets_scripts.fields import Field, add_arguments, build
-from datasets_scripts.proteins import MAX_LENGTH, UNIPROT_HUMAN, Protein, Proteins, held_out, ramp_split, split_proteins
+from datasets_scripts.proteins import MAX_LENGTH, UNIPROT_HUMAN, Protein, Proteins, held_out, split_proteins
 from protloc.files import atomic_path
 from protloc.tables import read_csv, read_exclusions
-from protloc.taxonomy import HPA_LOCATIONS, HPA_SPELLINGS, KAGGLE_2018_LOCATIONS, KAGGLE_LOCATIONS
+from protloc.taxonomy import HPA_LOCATIONS, HPA_SPELLINGS, KAGGLE_2018_LOCATIONS, KAGGLE_LOCATIONS, image_class
 
 U2OS = "U-2 OS"
 SINGLE_2 = (["Cytosol"], ["Nucleoplasm"])
@@ -275,8 +285,8 @@ def unpack(folder: Path) -> None:
 
 def single_cells(path: Path, sequences: Proteins, args: argparse.Namespace) -> Iterator[Field]:
     """
-    Cells, and each of their two markers. A mosaic is never on both sides: markers of `--exclude`, which only test, are
-    left out where their cell is in the training split.
+    Cells, and each of their two markers. A mosaic is in one split: markers of `--exclude`, which only test, are left
+    out where their cell is in another.
     """
     rows = []
     for place, row in read_csv(path, ["image_id", "compartment", "um_per_px", "mosaic"]):
@@ -285,12 +295,12 @@ def single_cells(path: Path, sequences: Proteins, args: argparse.Namespace) -> I
         rows.append(row)
     ids, sums = read_exclusions(args.exclude)
     mosaics = {row["mosaic"]: row["compartment"] for row in rows}
-    split = ramp_split(mosaics, {mosaic: mosaic for mosaic in mosaics}, args.seed)
+    split = three_splits(mosaics, args.seed)
     for row in rows:
         for colour in ("green", *MARKERS):
             gene, labels = MARKERS.get(colour, ("", [row["compartment"]]))
             protein = sequences.find(gene) or Protein(gene=gene)
-            if held_out(protein, ids, sums) and split[row["mosaic"]] == "train":
+            if held_out(protein, ids, sums) and split[row["mosaic"]] != "test":
                 continue
             yield Field(
                 field_id=f"{row['image_id']}_{colour}",
@@ -307,6 +317,51 @@ def single_cells(path: Path, sequences: Proteins, args: argparse.Namespace) -> I
             )
 
 
+def dictionary_pictures(path: Path, seed: int) -> tuple[list[Field], list[tuple[str, str]]]:
+    """The dictionary's pictures, and those without a scale bar, whose pixel size isn't known."""
+    fields, unmatched, compartments = [], [], {}
+    for picture, compartment, um_per_px in read_index(path):
+        check_locations([compartment], str(path))
+        if um_per_px is None:
+            unmatched.append((picture.name, "no scale bar is seen in the picture"))
+            continue
+        compartments[picture.name] = image_class([compartment]) or compartment
+        fields.append(
+            Field(
+                field_id=picture.name,
+                nucleus=picture,
+                protein_image=picture,
+                um_per_px=um_per_px,
+                protein=Protein(),
+                labels=(compartment,),
+                cell_line="",
+                split="train",
+                group="dictionary",
+                pad=True,
+                composite=True,
+            )
+        )
+    split = three_splits(compartments, seed)
+    return [dataclasses.replace(field, split=split[field.field_id]) for field in fields], unmatched
+
+
+def three_splits(classes: dict[str, str], seed: int) -> dict[str, str]:
+    """
+    Sources -> `train`, `validation` or `test`, by the class of each: of three or more a quarter, at least one, are to
+    validation and as many to test; of fewer all train.
+    """
+    by_class = defaultdict(list)
+    for source in sorted(classes):
+        by_class[classes[source]].append(source)
+    split: dict[str, str] = {}
+    for name, sources in by_class.items():
+        random.Random(f"{seed} {name}").shuffle(sources)
+        count = max(1, len(sources) // 4) if len(sources) >= 3 else 0
+        sides = ["validation"] * count + ["test"] * count + ["train"] * (len(sources) - 2 * count)
+        split.update(zip(sources, sides, strict=True))
+    return split
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fields", type=Path, help="folder of the fields")
@@ -321,11 +376,12 @@ def main() -> None:
         "--sequences", type=Path, nargs="+", default=[], help="FASTA of UniProt, or tables with sequences"
     )
     parser.add_argument("--cells", type=Path, help="table of single cells")
+    parser.add_argument("--dictionary", type=Path, help="table of the pictures of the atlas's dictionary")
     parser.add_argument("--download", action="store_true", help="fetch what is missing into the folder of the fields")
     add_arguments(parser)
     args = parser.parse_args()
-    if not (args.fields or args.cells):
-        parser.error("give --fields, --cells or both")
+    if not (args.fields or args.cells or args.dictionary):
+        parser.error("give --fields, --cells or --dictionary")
     if args.fields and not args.labels:
         parser.error("--fields needs --labels")
     if args.download and not args.fields:
@@ -338,8 +394,11 @@ def main() -> None:
         fields, unmatched, rule = whole_fields(args, sequences) if args.fields else ([], [], "")
         if args.cells:
             fields += single_cells(args.cells, sequences, args)
+        if args.dictionary:
+            pictures, without = dictionary_pictures(args.dictionary, args.seed)
+            fields, unmatched = fields + pictures, unmatched + without
         groups = {"u2os-single-2": ["u2os-single-2"], "all": ["u2os-single-2", "others"]}
-        groups |= {"cells": ["cells"], "markers": ["markers"]}
+        groups |= {name: [name] for name in ("cells", "markers", "dictionary")}
         counts = {
             "title": "Human Protein Atlas crops: nucleus, protein and localization",
             "licence": "cc-by-sa-4.0",

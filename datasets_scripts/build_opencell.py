@@ -25,11 +25,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+from skimage.measure import regionprops
+
 from datasets_scripts.arguments import positive, push
 from datasets_scripts.download import DownloadError, RemoteFile, fetch, fetch_archives, list_bucket
 from datasets_scripts.fields import Field, add_arguments, build
 from datasets_scripts.proteins import MAX_LENGTH, UNIPROT_HUMAN, Proteins, split_proteins
-from protloc.microscopy import OPENCELL_UM_PER_PX
+from protloc.images import read_image
+from protloc.microscopy import OPENCELL_UM_PER_PX, segment_nuclei
 from protloc.tables import read_csv
 from protloc.taxonomy import OPENCELL_CATEGORIES
 
@@ -151,7 +155,7 @@ def gather(args: argparse.Namespace) -> tuple[list[Field], dict]:
                 field_id=field_id,
                 nucleus=nucleus,
                 protein_image=protein_image,
-                um_per_px=args.fields_um_per_px,
+                um_per_px=pixel_size(nucleus, args.nucleus_um) if args.nucleus_um else args.fields_um_per_px,
                 protein=proteins[gene],
                 labels=tuple(labels),
                 cell_line="HEK293T",
@@ -190,6 +194,25 @@ def gather(args: argparse.Namespace) -> tuple[list[Field], dict]:
     }
 
 
+PIXEL_SIZES = np.geomspace(0.08, 0.5, 8)  # micrometres, that are tried
+
+
+def pixel_size(nucleus: Path, diameter: float) -> float:
+    """The pixel size in micrometres at which the usual nucleus of an image has this diameter."""
+    image = read_image(nucleus).pixels
+    found = []
+    for size in PIXEL_SIZES:
+        areas = np.sort([region.area for region in regionprops(segment_nuclei(image, size))])
+        if len(areas):
+            # Half of all that is nucleus lies in larger ones: pieces, into which a wrong size cuts them, count little.
+            middle = areas[np.searchsorted(areas.cumsum(), areas.sum() / 2)]
+            fitting = diameter / (2 * np.sqrt(middle / np.pi))
+            found.append((abs(np.log(fitting / size)), fitting))  # the nuclei are those of the size that was looked for
+    if not found:
+        raise ValueError(f"{nucleus}: no nucleus is seen in it that --nucleus-um could measure")
+    return float(min(found)[1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", type=Path, help="OpenCell's localization annotations")
@@ -199,6 +222,11 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of the fields")
     parser.add_argument(
         "--fields-um-per-px", type=positive, default=OPENCELL_UM_PER_PX, help="pixel size of the fields"
+    )
+    parser.add_argument(
+        "--nucleus-um",
+        type=positive,
+        help="for pictures of unknown pixel size: the usual diameter of a nucleus in micrometres, 13 in HEK293T",
     )
     parser.add_argument("--download", action="store_true", help="fetch what is missing into the folder of the images")
     add_arguments(parser)

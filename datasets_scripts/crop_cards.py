@@ -18,7 +18,7 @@ from protloc.microscopy import normalize, segment_nuclei
 
 FEW_NUCLEI = 3
 CONFLUENT = 0.4  # share of the field that nuclei cover, above which many touch
-SPLITS = ("train", "test")
+SPLITS = ("train", "validation", "test")
 TEMPLATES = Path(__file__).resolve().parents[1] / "model_cards"
 
 

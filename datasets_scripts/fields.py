@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from datasets_scripts.arguments import add_push_arguments, check_out, positive, share
 from datasets_scripts.crop_cards import SPLITS, describe_fields, montage, overlays, render_card
+from datasets_scripts.dictionary import read_composite
 from datasets_scripts.proteins import MAX_LENGTH, Protein, download_structures
 from protloc.crops import crop_features, crop_row
 from protloc.files import atomic_path, replaced_folder
@@ -44,7 +45,7 @@ from protloc_entry import positive_int
 
 SHARD_BYTES = 500_000_000
 OWN_FILES = re.compile(
-    r"README\.md|(fields|unmatched|split)\.csv|(overlays|montage)\.png|data/.+-(train|test)-\d{5}\.parquet"
+    r"README\.md|(fields|unmatched|split)\.csv|(overlays|montage)\.png|data/.+-(train|validation|test)-\d{5}\.parquet"
 )
 
 
@@ -62,6 +63,7 @@ class Field:
     grade: int = 0  # of the labels, 3 very prominent to 1 weak; 0 where the source has none
     source_image: str = ""  # what several fields were cut from; the field itself by default
     pad: bool = False  # a picture of one or a few cells: what is missing around it is black
+    composite: bool = False  # both images are channels of one picture, with a scale bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +118,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_field(field: Field, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Nucleus and protein, float32 `(H, W)` at the pixel size of the crops."""
-    if field.protein_image is None:
+    if field.composite:
+        nucleus, protein = read_composite(field.nucleus)
+    elif field.protein_image is None:
         nucleus, protein = read_two_channels(field.nucleus)
     else:
         paths = (field.nucleus, field.protein_image)
@@ -170,7 +174,15 @@ def work_path(folder: Path, field: Field, settings: Settings) -> Path:
     """Where the crops of a field are kept until all are done: another place for whatever would change them."""
     sources = [path for path in (field.nucleus, field.protein_image) if path is not None and path.exists()]
     versions = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
-    made_of = (field.field_id, field.um_per_px, field.pad, settings, versions, WEIGHTS.stat().st_mtime_ns)
+    made_of = (
+        field.field_id,
+        field.um_per_px,
+        field.pad,
+        field.composite,
+        settings,
+        versions,
+        WEIGHTS.stat().st_mtime_ns,
+    )
     return folder / f"{hashlib.sha1(repr(made_of).encode()).hexdigest()}.parquet"
 
 

@@ -146,22 +146,35 @@ def crop(category: str, seed: int, sequence: str) -> dict:
     }
 
 
+def crop_features() -> Features:
+    text = Value("string")
+    names = ("sequence", "uniprot_id", "gene", "field_id", "source_image")
+    return Features(
+        {"nucleus": Image(), "protein": Image(), "labels": List(ClassLabel(names=OPENCELL_CATEGORIES))}
+        | {name: text for name in names}
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny_crops(tmp_path_factory) -> Path:
     """Configuration `known`: sixteen crops with sequences, eight of them to learn with; `cells`: none has one."""
     folder = tmp_path_factory.mktemp("data")
-    text = Value("string")
-    names = ("sequence", "uniprot_id", "gene", "field_id", "source_image")
-    features = Features(
-        {"nucleus": Image(), "protein": Image(), "labels": List(ClassLabel(names=OPENCELL_CATEGORIES))}
-        | {name: text for name in names}
-    )
     for config in ("known", "cells"):
         rows = [
             crop(name, seed, SEQUENCES[name] + "A" * seed if config == "known" else "")
             for seed, name in enumerate(list(SEQUENCES) * 8)
         ]
-        write_dataset(folder / config, config, {"train": rows[:12], "test": rows[12:]}, features)
+        write_dataset(folder / config, config, {"train": rows[:12], "test": rows[12:]}, crop_features())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def split_cells(tmp_path_factory) -> Path:
+    """Configuration `cells` with a validation split too: six crops of two classes in each."""
+    folder = tmp_path_factory.mktemp("data") / "cells"
+    cells = [crop(name, seed, "") for seed, name in enumerate(list(SEQUENCES) * 9)]
+    splits = {split: cells[6 * i : 6 * i + 6] for i, split in enumerate(("train", "validation", "test"))}
+    write_dataset(folder, "cells", splits, crop_features())
     return folder
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,9 @@ from datasets import load_dataset
 from PIL import Image
 
 from datasets_scripts import build_hpa, build_opencell, proteins
-from datasets_scripts.build_hpa import read_antibodies, read_labels
-from datasets_scripts.build_opencell import major_localizations, read_annotations
+from datasets_scripts.build_hpa import read_antibodies, read_labels, three_splits
+from datasets_scripts.build_opencell import major_localizations, pixel_size, read_annotations
+from datasets_scripts.dictionary import read_composite
 from datasets_scripts.download import RemoteFile
 from datasets_scripts.proteins import Protein, Proteins, clusters, ramp, ramp_split, split_proteins
 from protloc.microscopy import simulate
@@ -475,6 +477,52 @@ def test_hpa_fields(tmp_path, run_script):
     everything = load_dataset(str(tmp_path / "out"), "all")
     assert "G5" in {gene for split in everything.values() for gene in split["gene"]}
     assert "f6,no table names a label" in (tmp_path / "out" / "unmatched.csv").read_text()
+
+
+def composite(path: Path, category: str, seed: int, bar: int) -> None:
+    """A picture as the atlas's dictionary has them: nucleus blue, protein green, a white scale bar of `bar` pixels."""
+    field = simulate(category, size=600, um_per_px=0.125, seed=seed, cells=6)
+    pixels = np.zeros((600, 600, 3), np.uint8)
+    for channel, image in ((2, field.nucleus), (1, field.protein)):
+        pixels[..., channel] = image / image.max() * 255
+    pixels[570:574, 480 : 480 + bar] = 255
+    Image.fromarray(pixels).save(path, quality=95)
+
+
+def test_hpa_dictionary(tmp_path, run_script):
+    rows = ["file,class_id,compartment"]
+    for number in range(7):
+        category, name = (("golgi", "Golgi apparatus"), ("nucleoplasm", "Nucleoplasm"))[number % 2]
+        composite(tmp_path / f"{number}.jpg", category, number, bar=80 if number < 6 else 0)
+        rows.append(f"{number}.jpg,{number % 2},{name}")
+    (tmp_path / "index.csv").write_text("\n".join(rows) + "\n")
+    options = ("--size", 120, "--max-overlap", 0.9, "--processes", 1, "--out", tmp_path / "out")
+    code, _, error = run_script("datasets_scripts.build_hpa", "--dictionary", tmp_path / "index.csv", *options)
+    assert code == 0, error
+    crops = load_dataset(str(tmp_path / "out"), "dictionary")
+    sources = [set(crops[split]["source_image"]) for split in ("train", "validation", "test")]
+    assert sorted(map(len, sources)) == [2, 2, 2] and len(set.union(*sources)) == 6  # a picture of either class in each
+    assert "6.jpg,no scale bar is seen in the picture" in (tmp_path / "out" / "unmatched.csv").read_text()
+    nucleus, protein = read_composite(tmp_path / "1.jpg")
+    assert nucleus[565:579, 475:565].max() < 0.3 and protein[565:579, 475:565].max() < 0.3  # the bar is gone
+    (tmp_path / "index.csv").write_text("file,compartment\n1.jpg,Moon\n")
+    code, _, error = run_script("datasets_scripts.build_hpa", "--dictionary", tmp_path / "index.csv", *options)
+    assert code == 2 and "'Moon' is no location of the Human Protein Atlas" in error
+
+
+def test_few_sources_all_train():
+    classes = {f"s{i}": "few" for i in range(2)} | {f"m{i}": "many" for i in range(30)}
+    split = three_splits(classes, seed=0)
+    assert {split["s0"], split["s1"]} == {"train"}
+    assert Counter(split[f"m{i}"] for i in range(30)) == {"train": 16, "validation": 7, "test": 7}
+
+
+@pytest.mark.parametrize("um_per_px", [0.12, 0.3])
+def test_pixel_size_from_nuclei(tmp_path, um_per_px):
+    field = simulate("cytoplasmic", size=400, um_per_px=um_per_px, seed=1, cells=8)
+    Image.fromarray((field.nucleus / field.nucleus.max() * 255).astype(np.uint8)).save(tmp_path / "n.png")
+    diameter = 2 * np.sqrt(12 * 9) / 2  # of the simulation's ellipses
+    assert pixel_size(tmp_path / "n.png", diameter) == pytest.approx(um_per_px, rel=0.15)
 
 
 def test_hpa_images_in_any_form(tmp_path, run_script):

@@ -137,6 +137,13 @@ def fill_datasets(folder: Path) -> None:
         field = simulate(("nucleoplasm", "cytoplasmic")[i % 2], size=320, um_per_px=0.16, seed=i, cells=1)
         for colour, image in (("blue", field.nucleus), ("green", field.protein)):
             Image.fromarray((image / image.max() * 255).astype(np.uint8)).save(folder / "cells" / f"c{i}_{colour}.png")
+    (folder / "dictionary").mkdir()
+    write_csv(folder / "dictionary" / "index.csv", ["file", "compartment"], [["0-1.jpg", "Nucleoplasm"]])
+    field = simulate("nucleoplasm", size=600, um_per_px=0.125, cells=4)
+    picture = np.zeros((600, 600, 3), np.uint8)
+    picture[..., 2], picture[..., 1] = (image / image.max() * 255 for image in (field.nucleus, field.protein))
+    picture[570:574, 480:560] = 255  # the scale bar
+    Image.fromarray(picture).save(folder / "dictionary" / "0-1.jpg")
 
 
 FILL = {"docs/datasets.md": fill_datasets}

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModel, pipeline
@@ -90,6 +91,47 @@ def test_evaluation(run_script, trained, tiny_crops, tiny_proteins, tmp_path):
     assert np.array(scores["cross_assay"]["ratios"]).shape == (6, 4)
     figures = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"examples.png", "cutoffs.png", "cross_assay.png", "matrix_by_crop.png", "curves_by_protein.png"} <= figures
+
+
+@pytest.fixture(scope="module")
+def adversarial(tiny_crops, tiny_proteins, tmp_path_factory) -> Path:
+    """A model that is told labels alone and learns to deceive a discriminator, in two sittings."""
+    folder = tmp_path_factory.mktemp("runs") / "adversarial"
+    model = ["objective=adversarial", "condition_on_label=true", "condition_on_residues=false", "head_channels=4"]
+    overrides = [f"model.{field}" for field in model] + [f"proteins={tiny_proteins}", "validation_by=source_image"]
+    overrides += ["discriminator_channels=4", "balance_classes=true", "proteins_per_step=4", "ema_decay=0.5"]
+    train(folder, tiny_crops, *overrides, "epochs=1", config="cells")
+    (latest,) = (folder / "checkpoints").iterdir()
+    assert {"model.safetensors", "model_1.safetensors", "optimizer_1.bin"} <= {path.name for path in latest.iterdir()}
+    assert "resumed from" in train(folder, tiny_crops, *overrides, "epochs=2", "resume=true", config="cells")
+    return folder
+
+
+@pytest.mark.slow
+def test_an_adversarial_model_draws_from_noise(adversarial):
+    report = json.loads((adversarial / "training.json").read_text())
+    assert {"texture_error", "image_loss", "psnr", "accuracy"} <= set(report["validation"]["best"])
+    draw = pipeline("protein-imaging", model=AutoModel.from_pretrained(adversarial), processor=str(adversarial))
+    protein = {"sequence": "MPKKKRKV", "nucleus": None}
+    first, again, other = (np.asarray(draw(protein, seed=seed)["image"]) for seed in (0, 0, 1))
+    assert (first == again).all() and (first != other).any()
+    assert draw(protein, seed=0, num_samples=2)["uncertainty"].size == (208, 208)
+
+
+@pytest.mark.slow
+def test_a_classifier_judges_what_is_drawn(run_script, adversarial, trained, split_cells, tmp_path):
+    arguments = ["--model", adversarial, "--images", f"{split_cells}:cells", "--epochs", 2, "--nuclei", 3]
+    files = ["--out", tmp_path / "judge.json", "--panel", tmp_path / "panel.png"]
+    code, _, error = run_script("training.deepgps.judge", *arguments, *files)
+    assert code == 0, error
+    found = json.loads((tmp_path / "judge.json").read_text())
+    assert found["real"]["images"] == 6 and found["drawn"]["images"] == 2 * 3
+    for part in ("real", "drawn"):
+        low, high = found[part]["interval"]
+        assert low <= found[part]["right"] <= high and set(found[part]["classes"]) == {"cytoplasm", "nucleoplasm"}
+    assert Image.open(tmp_path / "panel.png").width > 300
+    code, _, error = run_script("training.deepgps.judge", *arguments[2:], "--model", trained)
+    assert code == 2 and "draws proteins, not compartments" in error
 
 
 @pytest.mark.slow

@@ -148,7 +148,7 @@ def nucleus_crops(
         size (`int`): Side of the crops in pixels.
         um_per_px (`float`): Size of a pixel in micrometres.
         max_overlap (`float`): Largest intersection over union of two windows.
-        pad (`bool`): Fill what lies outside of the field with 0 rather than leave a window out, for fields of one cell.
+        pad (`bool`): Mirror the field beyond its border rather than leave a window out, for fields of a few cells.
 
     Returns:
         `list[Crop]`: Ordered from the top to the bottom of the field.
@@ -162,7 +162,7 @@ def nucleus_crops(
         )
     height, width = labels.shape
     margin = size if pad else 0
-    nucleus, protein = (np.pad(image, margin) for image in (nucleus, protein))
+    nucleus, protein = (np.pad(image, margin, mode="symmetric") for image in (nucleus, protein))
     crops: list[Crop] = []
     for region in sorted(regionprops(labels), key=lambda region: region.centroid):
         top, left, bottom, right = region.bbox

@@ -181,6 +181,7 @@ IMAGE_CLASS_OF = {
     "Vesicles": "vesicles",
     "Lysosomes": "vesicles",
     "Endosomes": "vesicles",
+    "Peroxisomes": "vesicles",
     "Lysosome/Vacuole": "vesicles",
     "er": "ER",
     "Endoplasmic reticulum": "ER",

@@ -269,7 +269,7 @@ def answer(protein: tuple[str, str], job: Job) -> dict[str, Any]:
         found["accurate"] = localize(protein, job, accurate=True)
     if job.models.drawer:
         (drawn,) = drawing.draw([protein], job.pixels, *job.models.drawer, num_samples=job.samples)
-        diffusion = job.models.drawer[0].config.objective == "diffusion" and job.samples > 1
+        varies = job.models.drawer[0].config.objective != "regression" and job.samples > 1
         found |= {
             "image_label": drawn["label"],
             "image_scores": {name: round(score, 6) for name, score in drawn["scores"].items()},
@@ -277,7 +277,7 @@ def answer(protein: tuple[str, str], job: Job) -> dict[str, Any]:
             "image": drawn["image"],
             "nucleus": job.pixels[0, 0].numpy(),
             "scale": job.scale,
-            "uncertainty": drawn["uncertainty"] if diffusion else None,
+            "uncertainty": drawn["uncertainty"] if varies else None,
         }
     return found
 

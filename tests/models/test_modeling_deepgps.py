@@ -29,6 +29,14 @@ VARIANTS = {
     "deeploc": {"backbone_config": {"model_type": "deeploc", **TINY_DEEPLOC}},
     "one scale": {"unet_channels": [8]},
     "conditioned on the label": {"condition_on_label": True, "label_temperature": 0.5},
+    "adversarial": {"objective": "adversarial", "noise_scales": [1, 4], "head_channels": 4, "patch_size": 2},
+    "adversarial, of labels alone": {
+        "objective": "adversarial",
+        "noise_scales": [1],
+        "head_channels": 4,
+        "condition_on_label": True,
+        "condition_on_residues": False,
+    },
     "conditioned on the label, both": {"condition_on_label": True, "inputs": "sequence+structure"},
 }
 
@@ -62,15 +70,15 @@ def test_variants_alone_and_saved_give_the_same(overrides, tmp_path):
     model = tiny_deepgps(**overrides)
     inputs = inputs_for(model)
 
-    def draw(model):
-        return model.generate(**inputs, num_inference_steps=2, generator=torch.Generator().manual_seed(5))
+    def draw(model, **inputs):
+        return model.generate(**inputs, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
 
-    together = draw(model)
+    together = draw(model, **inputs)
     assert together.protein_image.shape == (3, 1, 18, 21)
     assert together.protein_image.min() >= 0 and together.protein_image.max() <= 1
     model.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path).eval()
-    torch.testing.assert_close(draw(loaded).protein_image, together.protein_image, rtol=0, atol=0)
+    torch.testing.assert_close(draw(loaded, **inputs).protein_image, together.protein_image, rtol=0, atol=0)
     if model.config.objective == "diffusion":
         assert DDIMScheduler.from_pretrained(tmp_path).config.prediction_type == "v_prediction"
         return
@@ -80,7 +88,7 @@ def test_variants_alone_and_saved_give_the_same(overrides, tmp_path):
             single = TESTER.single(inputs, i)
         if model.reads_structure:
             single["structure"] = inputs["structure"][i : i + 1]
-        alone = model(**single)
+        alone = model(**single)  # an adversarial one draws from the noise of seed 0
         torch.testing.assert_close(alone.protein_image, together.protein_image[i : i + 1], rtol=0, atol=1e-5)
         if model.config.classify:
             torch.testing.assert_close(alone.logits, together.logits[i : i + 1], rtol=0, atol=1e-5)
@@ -352,7 +360,17 @@ def test_the_paper_s_size():
         ({"unet": "big"}, "unet must be one of condition, paper, got 'big'"),
         ({"inputs": "image"}, "inputs must be one of"),
         ({"condition_dropout": 1}, "condition_dropout must be at least 0 and below 1, got 1"),
-        ({"unet": "paper", "objective": "diffusion"}, "draws in one pass"),
+        ({"unet": "paper", "objective": "diffusion"}, "draws the mean of what a protein looks like"),
+        (
+            {"condition_on_residues": False, "objective": "adversarial"},
+            "depends on the label alone: set condition_on_label",
+        ),
+        (
+            {"condition_on_residues": False, "condition_on_label": True, "objective": "diffusion"},
+            "must be true but for objective 'adversarial'",
+        ),
+        ({"objective": "adversarial", "patch_size": 3}, "must be a power of two for an adversarial model, got 3"),
+        ({"objective": "adversarial", "noise_scales": [0]}, "noise_scales must be 1 or more, got 0"),
         ({"unet": "paper", "cell_lines": ["U2OS"]}, "knows no cell lines"),
         ({"problem_type": "regression"}, "problem_type must be"),
         ({"condition_on_label": True, "classify": False}, "condition_on_label needs a head for single labels"),

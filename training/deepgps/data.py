@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from datasets import Dataset, Image, concatenate_datasets, load_dataset
 from omegaconf import MISSING
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
@@ -26,6 +27,10 @@ from training.common.splits import check_apart
 
 COLUMNS = ["nucleus", "protein", "sequence", "uniprot_id", "gene", "source_image", "class", "repeats"]
 UNKNOWN = -100  # a label that no loss counts
+
+# Augmentation: pixels of a crop that become one, spread of the shift (share of the side), exponents of the brightness,
+# and the most noise
+SCALES, SHIFT, GAMMAS, NOISE = (0.8, 1.3), 0.06, (0.8, 1.25), 0.06
 
 
 @dataclass
@@ -73,7 +78,7 @@ def load_crops(sources: Sequence[ImageSource], split: str, labels: Sequence[str]
         names = crops.features["labels"].feature.names
         classes = [image_class([names[i] for i in row]) for row in crops["labels"]]
         indices = [labels.index(name) if name in labels else UNKNOWN for name in classes]
-        crops = crops.add_column("class", indices).add_column("repeats", [source.repeats] * len(crops))
+        crops = crops.add_column("class", indices).add_column("repeats", [float(source.repeats)] * len(crops))
         parts.append(crops.select_columns(COLUMNS))
     if not parts:
         raise ValueError(f"no split {split!r} in {', '.join(f'{s.dataset} ({s.config})' for s in sources)}")
@@ -206,29 +211,50 @@ class Crops(TorchDataset):
     Args:
         crops (`Dataset`): As `load_crops` gives them.
         partners (`dict[int, list[str]]`): Sequences by class.
-        reader ([`ProteinReader`])
-        augment (`bool`): Whether crops are turned and flipped at random.
+        reader ([`ProteinReader`], *optional*): Without it no protein is read, and none needs to be known.
+        size (`int`): Side of the crops; of larger ones the middle.
+        augment (`bool`): Whether crops are turned, flipped, scaled, shifted, and their nuclei made brighter or noisier.
         seed (`int`): The draws depend on it, the epoch and the crop alone.
     """
 
-    def __init__(self, crops: Dataset, partners: dict[int, list[str]], reader: ProteinReader, augment: bool, seed: int):
+    def __init__(
+        self,
+        crops: Dataset,
+        partners: dict[int, list[str]],
+        reader: ProteinReader | None,
+        size: int,
+        augment: bool,
+        seed: int,
+    ):
         known = zip(crops["sequence"], crops["uniprot_id"], crops["class"], strict=True)
         kept = [
             i
             for i, (sequence, accession, label) in enumerate(known)
-            if (sequence or partners.get(label)) and reader.can_read(sequence, accession)
+            if (
+                label != UNKNOWN
+                if reader is None
+                else (sequence or partners.get(label)) and reader.can_read(sequence, accession)
+            )
         ]
         self.left_out = len(crops) - len(kept)
         self.crops = crops.select(kept).cast_column("nucleus", Image()).cast_column("protein", Image())
         self.repeats = self.crops["repeats"][:]
         self.known = [bool(sequence) for sequence in self.crops["sequence"]]  # whether its protein is
-        self.partners, self.reader, self.augment, self.seed = partners, reader, augment, seed
+        self.partners, self.reader, self.size, self.augment, self.seed = partners, reader, size, augment, seed
         self.epoch = 0
 
     def limit(self, count: int) -> None:
         """Keep the first `count` crops only."""
         self.crops = self.crops.select(range(min(count, len(self))))
         self.repeats, self.known = self.repeats[:count], self.known[:count]
+
+    def balance(self) -> None:
+        """Let every class come as often in an epoch, which stays as long; within one, crops keep their proportions."""
+        repeats, classes = np.array(self.repeats), np.array(self.crops["class"])
+        for label in np.unique(classes):
+            members = classes == label
+            repeats[members] *= len(repeats) / len(np.unique(classes)) / repeats[members].sum()
+        self.repeats = repeats.tolist()
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -240,12 +266,13 @@ class Crops(TorchDataset):
         row = self.crops[number]
         images = [np.asarray(row[name], dtype=np.float32) / 65535 for name in ("nucleus", "protein")]
         images[0] = normalize(images[0])  # a user's nucleus is stretched like this
+        nucleus, protein = torch.tensor(np.stack(images)).unsqueeze(1)  # (1, H, W) each
         if self.augment:
-            turns, flipped = numbers.integers(4), numbers.integers(2)
-            images = [np.rot90(image[:, ::-1] if flipped else image, int(turns)) for image in images]
-        nucleus, protein = (torch.tensor(image.copy()).unsqueeze(0) for image in images)
+            nucleus, protein = augmented(nucleus, protein, self.size, numbers)
+        else:
+            nucleus, protein = middle(nucleus, self.size), middle(protein, self.size)
         sequence = row["sequence"]
-        if not sequence:
+        if self.reader and not sequence:
             partners = self.partners[row["class"]]
             sequence = partners[numbers.integers(len(partners))]
         return {
@@ -261,8 +288,42 @@ class Crops(TorchDataset):
         return {
             **{name: torch.stack([row[name] for row in rows]) for name in ("nucleus", "protein")},
             "labels": torch.tensor([row["label"] for row in rows]),
-            **self.reader([row["sequence"] for row in rows], [row["accession"] for row in rows]),
+            **(
+                self.reader([row["sequence"] for row in rows], [row["accession"] for row in rows])
+                if self.reader
+                else {}
+            ),
         }
+
+
+def middle(image: torch.Tensor, size: int) -> torch.Tensor:
+    """The middle `(1, size, size)` of an image `(1, H, W)`; a smaller one stays as it is."""
+    top, left = (max(0, side - size) // 2 for side in image.shape[1:])
+    return image[:, top : top + size, left : left + size].contiguous()
+
+
+def augmented(
+    nucleus: torch.Tensor, protein: torch.Tensor, size: int, numbers: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Both images `(1, H, W)` turned, flipped, scaled and shifted alike, mirrored beyond their border, and cut to
+    `(1, size, size)`; the nucleus brighter or darker, and noisier.
+    """
+    angle, scale, flip = numbers.uniform(0, 2 * np.pi), numbers.uniform(*SCALES), 1 - 2 * numbers.integers(2)
+    shift = numbers.normal(0, SHIFT * size, 2)
+    cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
+    turn = torch.tensor([[cosine, -sine * flip, shift[0]], [sine, cosine * flip, shift[1]]], dtype=torch.float32)
+    steps = torch.arange(size) - (size - 1) / 2
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    places = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ turn.T  # (size, size, 2), pixels from the middle
+    height, width = nucleus.shape[1:]
+    grid = places * 2 / torch.tensor([width - 1, height - 1])
+    both = torch.cat([nucleus, protein]).unsqueeze(0)
+    moved = F.grid_sample(both, grid.unsqueeze(0), padding_mode="reflection", align_corners=True)[0]
+    light = moved[:1].clamp(min=0) ** numbers.uniform(*GAMMAS)
+    noise = torch.tensor(numbers.standard_normal(light.shape, dtype=np.float32))
+    light = light + numbers.uniform(0, NOISE) * light.clamp(min=0.05).sqrt() * noise
+    return light.clamp(0, 1), moved[1:].clamp(0, 1)
 
 
 class CropSampler(Sampler[list[tuple[int, int]]]):

@@ -118,9 +118,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         return results
 
     partners = proteins.partners() if proteins else {}
-    crops = Crops(load_crops(args.images, args.split, labels), partners, encoded.reader, augment=False, seed=0)
+    size = model.config.image_size
+    crops = Crops(load_crops(args.images, args.split, labels), partners, encoded.reader, size, augment=False, seed=0)
     train_partners = {label: [""] for label in range(len(labels))}  # only the images are read
-    train = Crops(load_crops(args.images, "train", labels), train_partners, encoded.reader, augment=False, seed=0)
+    train = Crops(load_crops(args.images, "train", labels), train_partners, encoded.reader, size, augment=False, seed=0)
     if args.limit:
         crops.crops = crops.crops.select(range(min(args.limit, len(crops))))
     if not len(crops):

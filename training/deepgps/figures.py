@@ -62,3 +62,33 @@ def cross_assay_figure(
     for row, name in enumerate(["nucleus", *kinds]):
         axes[row, 0].set_ylabel(name, fontsize=8)
     return figure
+
+
+def panel_figure(
+    nuclei: Sequence[np.ndarray],
+    drawn: Sequence[Sequence[np.ndarray]],
+    labels: Sequence[str],
+    real: Sequence[np.ndarray | None],
+) -> Figure:
+    """
+    Nuclei in the first column, beside each what every compartment looks like on it; real images of other cells below.
+
+    Args:
+        nuclei: Images `(H, W)`.
+        drawn: For each nucleus an image for each label.
+        labels: Names of the compartments.
+        real: An image for each label, or None where there is none.
+    """
+    figure, axes = _grid(len(nuclei) + 1, len(labels) + 1, size=1.4)
+    for row, (nucleus, images) in enumerate(zip(nuclei, drawn, strict=True)):
+        _show(axes[row, 0], nucleus)
+        for column, image in enumerate(images, start=1):
+            _show(axes[row, column], image)
+    for column, (label, example) in enumerate(zip(labels, real, strict=True), start=1):
+        axes[0, column].set_title(label, fontsize=8)
+        if example is not None:
+            _show(axes[-1, column], example)
+    axes[0, 0].set_title("nucleus", fontsize=8)
+    axes[-1, 0].set_ylabel("real, other cells", fontsize=8)
+    axes[-1, 0].spines[:].set_visible(False)
+    return figure

@@ -108,7 +108,7 @@ def judge_images(
         }
         for method, image in images.items():
             rows.append({**about, "method": method, **image_scores(image, protein, regions)})
-        if model.config.objective == "diffusion" and args.samples > 1:
+        if model.config.objective != "regression" and args.samples > 1:
             scores = [image_scores(sample, protein, regions) for sample in samples]
             spread, error = samples.std(axis=0), np.abs(samples.mean(axis=0) - protein)
             rows[-len(images)] |= {

@@ -1,8 +1,10 @@
 """
 Measure a deepGPS that is to be shipped, and write its card.
 
+    python -m training.deepgps.judge --images data/hpa:dictionary data/hpa:cells data/hpa:markers \
+        --out runs/deepgps/judge.json --panel modeling/protloc/assets/deepgps/panel.png
     python -m training.deepgps.report --model modeling/protloc/assets/deepgps --runs runs/deepgps \
-        --proteins data/proteins --images data/hpa:cells
+        --proteins data/proteins --images data/hpa:cells --samples 4 --judge runs/deepgps/judge.json
 
 Writes `evaluation.json` beside the weights: the scores that `training/deepgps/evaluate.py` gives for the same options,
 and what the training cost; and renders it into the model's `README.md`. A run with the other objective stands in the
@@ -33,6 +35,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="the runs that trained it, in order")
     parser.add_argument("--other", type=Path, help="a run with the other objective")
     parser.add_argument("--other-scores", type=Path, help="JSON of training.deepgps.evaluate for that run")
+    parser.add_argument("--judge", type=Path, help="JSON of training.deepgps.judge for the shipped model")
     parser.add_argument("--watts", type=float, default=100, help="assumed power of the machine (default: 100)")
     parser.add_argument("--hardware", default=f"{platform.machine()} CPU", help="what it was trained on")
     args = parser.parse_args()
@@ -58,6 +61,8 @@ def report(args: argparse.Namespace) -> None:
         if found["objective"] in results["evaluations"]:
             raise ValueError(f"{args.other} has the objective {found['objective']!r} too: --other is for the other one")
         results["evaluations"][found["objective"]] = {**found, "model": args.other.name}
+    if args.judge:
+        results["judge"] = json.loads(args.judge.read_text(encoding="utf-8"))
     written = json.dumps(results, indent=1) + "\n"
     card = render_deepgps_card(json.loads(written), TEMPLATE)
     (shipped / EVALUATION).write_text(written, encoding="utf-8")

@@ -50,6 +50,7 @@ from training.common.settings import (
     stop,
 )
 from training.common.splits import check_apart
+from training.deepgps.adversary import Discriminator, deception_loss, discriminator_loss
 from training.deepgps.data import (
     Crops,
     CropSampler,
@@ -82,6 +83,7 @@ class TrainingConfig:
     embeddings: str | None = None  # residue embeddings of `protloc embed`, in place of the encoder
     structures: str | None = None  # folder of PDB or mmCIF files, for models that read them
     limit: int | None = None  # crops of each part, for a quick try
+    balance_classes: bool = False  # whether every class has as many crops in an epoch
     # Model
     labels: list[str] = field(default_factory=lambda: IMAGE_CLASSES[:2])
     model: dict[str, Any] = field(default_factory=dict)  # fields of DeepGPSConfig
@@ -102,7 +104,10 @@ class TrainingConfig:
     warmup_fraction: float = 0.05  # of all optimizer steps
     max_grad_norm: float = 1.0
     ema_decay: float = 0.0  # above 0, the moving average of the weights is validated and kept
-    early_stopping_patience: int = 10  # epochs without a lower image loss on the validation part
+    early_stopping_patience: int = 10  # epochs without better images of the validation part
+    discriminator_channels: int = 32  # of an adversarial model's opponent
+    discriminator_learning_rate: float = 2e-4
+    place_weight: float = 10.0  # of an adversarial model's image loss, beside what its opponent says
     # Running
     mixed_precision: str = "auto"  # bf16 where the hardware has it natively, else no
     workers: int = 0  # processes that load crops
@@ -213,14 +218,20 @@ def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrained
                     )
         crops = load_crops(config.images, "train", config.labels)
         parts = hold_out(crops, config.validation_share, config.validation_by)
+        crop_reader = reader if model.config.condition_on_residues else None
         train, validation = (
-            Crops(part, source.partners() if source else {}, reader, augment, config.seed)
+            Crops(
+                *(part, source.partners() if source else {}, crop_reader),
+                *(model.config.image_size, augment, config.seed),
+            )
             for part, source, augment in zip(parts, (proteins, known), (config.augment, False), strict=True)
         )
     except (ValueError, OSError) as error:
         stop(f"cannot read the data: {one_line(error)}")
     for part in (train, validation):
         part.limit(config.limit or len(part))
+    if config.balance_classes:
+        train.balance()
     if not len(train) or not len(validation):
         stop(
             f"{len(train)} crops to train on and {len(validation)} to validate with: both are needed; crops without a "
@@ -257,6 +268,48 @@ def backward_labels(
     return total
 
 
+Opponent = tuple[torch.nn.Module, torch.optim.Optimizer]
+
+
+def build_opponent(config: TrainingConfig, accelerator: Accelerator, model: DeepGPSModel) -> Opponent:
+    """The discriminator and its optimizer; what is prepared is saved with every checkpoint."""
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        stop(
+            "an adversarial model has two networks to train, which FSDP and DeepSpeed don't take: use several processes"
+        )
+    # Convolutions of a CPU are several times faster with the channels beside each other.
+    model.unet.to(memory_format=torch.channels_last)
+    network: Any = Discriminator(model.config.num_labels, config.discriminator_channels)
+    network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.discriminator_learning_rate, betas=(0.5, 0.99))
+    return accelerator.prepare(network, optimizer)
+
+
+def backward_adversarial(
+    config: TrainingConfig, accelerator: Accelerator, model: Any, opponent: Opponent, batch: Batch
+) -> dict[str, torch.Tensor | float]:
+    """A step of the opponent, and the gradients of the model; the losses of both."""
+    network, optimizer = opponent
+    outputs = model(**batch)
+    drawn, known = outputs.protein_image, (batch["nucleus"], batch["labels"])
+    real_scores = network(known[0], batch["protein"], known[1])
+    drawn_scores = network(known[0], drawn.detach(), known[1])
+    opponent_loss = discriminator_loss(real_scores, drawn_scores)
+    accelerator.backward(opponent_loss)
+    optimizer.step()
+    optimizer.zero_grad()
+    judge = accelerator.unwrap_model(network).requires_grad_(False)  # no gradients of its own in the model's turn
+    with accelerator.autocast():
+        convinced = deception_loss(judge(known[0], drawn, known[1]))
+    accelerator.backward(convinced + config.place_weight * outputs.loss)
+    judge.requires_grad_(True)
+    return {
+        "loss": outputs.loss.detach(),
+        "opponent_loss": opponent_loss.detach(),
+        "convinced_loss": convinced.detach(),
+    }
+
+
 def main() -> None:
     config = read_config()
     # A step over sequences alone leaves the image network out.
@@ -275,8 +328,10 @@ def main() -> None:
         save_settings(config)
 
     # Optimizer
+    adversarial = model.config.objective == "adversarial"
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    betas = (0.5, 0.99) if adversarial else (0.9, 0.999)
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay)
     steps = steps_per_epoch(accelerator, len(train_loader))
     scheduler = build_schedule(config, optimizer, steps)
     num_proteins = len(data.proteins.sequences) if data.proteins else 0
@@ -286,10 +341,11 @@ def main() -> None:
         f"{sum(parameter.numel() for parameter in trained):,} trained parameters; "
         f"mixed precision {accelerator.mixed_precision}"
     )
+    opponent = build_opponent(config, accelerator, model) if adversarial else None
     # The images alone choose the epoch: the labels are calibrated at the end, and their ranking settles long before.
     loop = Loop(
         *(accelerator, config, model, optimizer, scheduler, train_loader, validation_loader),
-        criterion="image_loss",
+        criterion="texture_error" if adversarial else "image_loss",
         maximize=False,
     )
     known = data.validation_proteins if model.config.classify else None
@@ -300,6 +356,8 @@ def main() -> None:
         if known:
             numbers = np.random.default_rng(place)
             losses["label_loss"] = backward_labels(config, accelerator, loop.model, data, numbers)
+        if opponent:
+            return losses | backward_adversarial(config, accelerator, loop.model, opponent, batch)
         loss = loop.model(**batch).loss
         accelerator.backward(loss)
         return {**losses, "loss": loss.detach()}

@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from sklearn.metrics import roc_auc_score
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from protloc.metrics import fit_calibration
@@ -18,26 +19,44 @@ SHOWN = 8  # crops of the picture
 
 @torch.no_grad()
 def validate_images(accelerator: Accelerator, model: Any, loader: DataLoader) -> dict[str, float]:
-    """Mean image loss, and for regression the PSNR in dB."""
+    """Mean image loss; the PSNR in dB of images in one pass, and for adversarial models the error of the texture."""
     model.eval()
     results = []
     torch.manual_seed(SEED)
     for batch in loader:
-        inputs = {name: batch[name] for name in batch if name != "labels"}
+        # A model that is told the label alone draws that of the crop.
+        inputs = {name: batch[name] for name in batch if name != "labels" or not model.config.condition_on_residues}
         with accelerator.autocast():
             outputs = model(**inputs)
-        errors = torch.zeros(len(batch["nucleus"]))
+        errors, textures = torch.zeros(len(batch["nucleus"])), torch.zeros(0)
         if "protein_image" in outputs:
-            errors = (outputs.protein_image - batch["protein"]).square().mean(dim=(1, 2, 3)).float().cpu()
-        results.append((outputs.loss.item(), errors))
+            drawn, real = outputs.protein_image.float(), batch["protein"]
+            errors = (drawn - real).square().mean(dim=(1, 2, 3)).cpu()
+            textures = torch.stack([texture(drawn), texture(real)], dim=1).cpu()  # (B, 2, bands)
+        results.append((outputs.loss.item(), errors, textures, batch["labels"].cpu()))
     model.train()
     gathered = gather_object(results)
-    losses = [loss for loss, errors in gathered for _ in errors]
+    losses = [loss for loss, errors, *_ in gathered for _ in errors]
     scores = {"image_loss": float(np.mean(losses))}
-    errors = torch.cat([errors for _, errors in gathered])
+    errors = torch.cat([errors for _, errors, *_ in gathered])
     if errors.any():
         scores["psnr"] = float((-10 * errors.log10()).mean())
+    if model.config.objective == "adversarial":
+        textures, labels = (torch.cat([row[i] for row in gathered]) for i in (2, 3))
+        means = torch.stack([textures[labels == label].mean(dim=0) for label in labels.unique()])  # (classes, 2, bands)
+        scores["texture_error"] = (means[:, 0] - means[:, 1]).abs().mean().item()
     return scores
+
+
+def texture(images: torch.Tensor) -> torch.Tensor:
+    """Logarithms `(batch, bands)` of how much images `(batch, 1, H, W)` vary at sizes from 2 to 32 pixels."""
+    bands = []
+    for _ in range(5):
+        smaller = F.avg_pool2d(images, 2)
+        detail = images - F.interpolate(smaller, size=images.shape[2:], mode="bilinear")
+        bands.append(detail.square().mean(dim=(1, 2, 3)).clamp(min=1e-8).log10())
+        images = smaller
+    return torch.stack(bands, dim=1)
 
 
 @torch.no_grad()
@@ -81,7 +100,8 @@ def label_validation_scores(logits: torch.Tensor, labels: np.ndarray) -> dict[st
 def panel(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
     """Nucleus, real and drawn protein of a batch below each other, grey in three colours: `(1, 3 H, n W, 3)`."""
     model.eval()
-    inputs = {name: batch[name] for name in batch if name not in ("labels", "protein")}
+    told = not model.config.condition_on_residues
+    inputs = {name: batch[name] for name in batch if name != "protein" and (told or name != "labels")}
     drawn = model.generate(**inputs, generator=torch.Generator().manual_seed(SEED)).protein_image
     model.train()
     shown = batch["nucleus"], batch["protein"], drawn

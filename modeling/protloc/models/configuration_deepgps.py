@@ -26,18 +26,19 @@ ESM2_8M: dict[str, Any] = {
 AT_LEAST = {
     0: (
         *("cls_token_id", "eos_token_id", "guidance_scale", "label_loss_weight", "image_loss_weight"),
-        "drawing_margin",
+        *("drawing_margin", "head_channels"),
     ),
     1: (
         *("max_length", "latent_size", "classifier_sizes", "unet_channels", "unet_layers", "patch_size"),
         *("attention_head_size", "image_size", "diffusion_steps", "num_inference_steps", "drawing_shifts"),
+        "noise_scales",
     ),
 }
 CHOICES = {
     "inputs": ["sequence", "structure", "sequence+structure"],
     "pooling": ["attention", "mean"],
     "unet": ["condition", "paper"],
-    "objective": ["regression", "diffusion"],
+    "objective": ["regression", "diffusion", "adversarial"],
     "image_loss": ["mse", "mae", "bce", "mae+ssim", "mse+ssim"],
 }
 
@@ -63,9 +64,12 @@ class DeepGPSConfig(PreTrainedConfig):
         classifier_sizes (`list[int]`): Hidden layers of the head's perceptron; with the output layer four in the paper.
         dropout (`float`): In the classifier.
         condition_on_label (`bool`): Whether the image network gets the label too: the true one in training, later the
-            head's probabilities.
+            head's probabilities. An adversarial model draws each compartment by itself, and its image is their mean by
+            these probabilities.
         label_temperature (`float`): Of those probabilities, softmax(logits / temperature): 1 draws the mean of what is
             possible, less the likeliest compartment.
+        condition_on_residues (`bool`): Whether the image network sees the protein's latent vectors. Without them it
+            draws what proteins of a compartment look like, and learns from images whose protein isn't known.
         unet (`str`): `"condition"` (cross-attention over residues in diffusers' `UNet2DConditionModel`) or `"paper"`
             (the published network, whose attention has a single key).
         unet_channels (`list[int]`): Channels at each scale, from full size down.
@@ -75,7 +79,12 @@ class DeepGPSConfig(PreTrainedConfig):
         attention_head_size (`int`): Size of the attention heads in the image network.
         image_size (`int`): Side of the images that it is trained on; others are padded and cropped back.
         cell_lines (`list[str]`): Known cell lines; with any, the image network is given it (or `unknown`).
-        objective (`str`): `"regression"` (the image in one pass) or `"diffusion"` (drawn in steps from noise).
+        objective (`str`): `"regression"` (the mean of possible images, in one pass), `"diffusion"` (an image drawn in
+            steps from noise) or `"adversarial"` (one drawn from noise in one pass, by a network that learns to deceive
+            a discriminator; Isola et al. 2017).
+        noise_scales (`list[int]`): Pixels over which each channel of noise is smooth, for an adversarial model: fine
+            ones give texture, coarse ones the outline of the cell.
+        head_channels (`int`): Channels of the convolutions that bring an adversarial model's patches to full size.
         drawing_margin (`int`): Pixels by which the nucleus is reflected beyond its border before it is drawn on, and
             which are cut off the drawing: there, zero padding leaves a frame. For regression, not in training.
         drawing_shifts (`int`): Drawings that the image is the mean of, each with the grid of patches elsewhere: 1,
@@ -86,7 +95,7 @@ class DeepGPSConfig(PreTrainedConfig):
         guidance_scale (`float`): Above 1, how much further than the condition asks (classifier-free guidance).
         condition_dropout (`float`): Share of training images drawn without the protein, which guidance needs.
         image_loss (`str`): `"mse"`, `"mae"`, `"bce"`, `"mae+ssim"` (MAE + 1 - SSIM) or `"mse+ssim"` (MSE + (1 - SSIM) /
-            10), for regression.
+            10), for regression. An adversarial model has the mean absolute error of images smoothed over 16 pixels.
         label_loss_weight, image_loss_weight (`float`): Weights of the two losses.
     """
 
@@ -112,6 +121,7 @@ class DeepGPSConfig(PreTrainedConfig):
     dropout: float | int = 0.1
     condition_on_label: bool = False
     label_temperature: float | int = 1.0
+    condition_on_residues: bool = True
 
     # image network
     unet: str = "condition"
@@ -124,6 +134,8 @@ class DeepGPSConfig(PreTrainedConfig):
 
     # drawing in one pass, or in steps from noise
     objective: str = "regression"
+    noise_scales: list[int] | tuple[int, ...] = (1, 8, 26)
+    head_channels: int = 16
     drawing_margin: int = 0
     drawing_shifts: int = 1
     diffusion_steps: int = 1000
@@ -137,7 +149,7 @@ class DeepGPSConfig(PreTrainedConfig):
     image_loss_weight: float | int = 1.0
 
     def __post_init__(self, **kwargs):
-        for name in ("classifier_sizes", "unet_channels", "cell_lines"):
+        for name in ("classifier_sizes", "unet_channels", "cell_lines", "noise_scales"):
             setattr(self, name, list(getattr(self, name)))
         if isinstance(self.backbone_config, dict) and self.backbone_config.get("model_type") == "deeploc":
             self.backbone_config = DeepLocConfig(**self.backbone_config)
@@ -176,10 +188,21 @@ class DeepGPSConfig(PreTrainedConfig):
                 "condition_on_label needs a head for single labels: classify=True and problem_type "
                 "'single_label_classification'"
             )
+        if not self.condition_on_residues and self.objective != "adversarial":
+            raise ValueError("condition_on_residues must be true but for objective 'adversarial'")
         if self.label_temperature <= 0:
             raise ValueError(f"label_temperature must be above 0, got {self.label_temperature}")
-        if self.unet == "paper" and self.objective == "diffusion":
-            raise ValueError("unet 'paper' draws in one pass: use objective 'regression', or unet 'condition'")
+        if self.unet == "paper" and (self.objective != "regression" or not self.condition_on_residues):
+            raise ValueError(
+                "unet 'paper' draws the mean of what a protein looks like: use objective 'regression' and "
+                "condition_on_residues, or unet 'condition'"
+            )
+        if self.objective == "adversarial" and self.patch_size & (self.patch_size - 1):
+            raise ValueError(f"patch_size must be a power of two for an adversarial model, got {self.patch_size}")
+        if not self.condition_on_residues and not self.condition_on_label:
+            raise ValueError(
+                "without condition_on_residues the image depends on the label alone: set condition_on_label"
+            )
         if self.unet == "paper" and self.patch_size != 1:
             raise ValueError("unet 'paper' reads single pixels: leave patch_size at 1, or use unet 'condition'")
         if self.drawing_margin > self.image_size:

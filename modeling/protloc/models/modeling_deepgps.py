@@ -12,16 +12,18 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_deepgps import DeepGPSConfig
-from .losses_deepgps import image_loss
+from .losses_deepgps import image_loss, place_loss
 from .modeling_deeploc import DeepLocModel, build_backbone
 from .pointnet_deepgps import PointNet
 from .safetensors_model import SafetensorsModel
 from .sequence_encoder_deepgps import encode_sequence, load_backbone
-from .unet_deepgps import make_unet
+from .unet_deepgps import TextureUNet, make_unet
 
 # diffusers is imported where it is needed: it takes more than a second, which those who want no image need not wait.
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, SchedulerMixin
+
+FAINT = 0.1  # compartments this much less probable than the likeliest one are not drawn
 
 # Layers that keep torch's own initialization: transformers' N(0, 0.02) stalls the image network.
 OWN_INITIALIZATION = (
@@ -128,7 +130,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
                 self.label_latent = nn.Linear(config.num_labels, config.latent_size, bias=False)
 
         # A learned vector beside the protein's; alone it stands for no protein at all.
-        self.null_latent = nn.Parameter(torch.zeros(config.latent_size)) if config.unet == "condition" else None
+        attends = config.unet == "condition" and config.condition_on_residues
+        self.null_latent = nn.Parameter(torch.zeros(config.latent_size)) if attends else None
         self.unet = make_unet(config)
         self.post_init()
 
@@ -189,8 +192,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
     def draw(self, images, timestep, latents, mask, pooled, cell_line=None) -> torch.Tensor:
         """One pass of the image network over `(batch, channels, H, W)`, padded to what its scales divide."""
         height, width = images.shape[2:]
-        patch = self.config.patch_size
-        multiple = patch * 2 ** (len(self.config.unet_channels) - 1)
+        multiple = self.config.patch_size * 2 ** (len(self.config.unet_channels) - 1)
+        patch = 1 if isinstance(self.unet, TextureUNet) else self.config.patch_size  # which cuts patches itself
         padded = F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         if self.null_latent is not None:
             null = self.null_latent.expand(len(latents), 1, -1)
@@ -237,6 +240,49 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         if len(drawings) == 1:
             return drawings[0]
         return torch.stack(drawings).sigmoid().mean(dim=0).logit(eps=1e-6)
+
+    def draw_from_noise(
+        self, nucleus, noise, latents, mask, pooled, cell_line, logits: Any = None, labels: Any = None
+    ) -> torch.Tensor:
+        """
+        Images `(batch, 1, H, W)` in [0, 1] of an adversarial model, from noise `(batch, noises, H, W)`.
+
+        Of given labels, or else of all compartments that the logits hold for possible: each is drawn by itself, and the
+        image is their mean, since a network that is told a mixture draws what belongs to none of them.
+        """
+        images = torch.cat([2 * nucleus - 1, noise], dim=1).to(self.dtype)
+        if labels is not None and self.config.condition_on_label:
+            truth = F.one_hot(labels.clamp(min=0), self.config.num_labels) * (labels >= 0).unsqueeze(1)  # 0 if unknown
+            pooled = pooled + self.label_latent(truth.to(pooled)).unsqueeze(1)  # (B, 1 or 2, latent_size)
+        if labels is not None or not self.config.condition_on_label:
+            return self.draw(images, 0, latents, mask, pooled, cell_line).float().sigmoid()
+        drawn = torch.zeros_like(nucleus, dtype=torch.float32)
+        for label, share in enumerate(self.label_shares(logits).unbind(dim=1)):
+            rows = share.nonzero().squeeze(1)
+            if len(rows):
+                told = pooled[rows] + self.label_latent.weight[:, label]  # (rows, 1 or 2, latent_size)
+                line = None if cell_line is None else cell_line[rows]
+                part = self.draw(images[rows], 0, latents[rows], mask[rows], told, line).float().sigmoid()
+                drawn[rows] += share[rows, None, None, None] * part
+        return drawn
+
+    def label_shares(self, logits: torch.Tensor) -> torch.Tensor:
+        """Shares `(batch, num_labels)` of the compartments that are drawn: their probabilities, without faint ones."""
+        shares = (logits.float() / self.config.label_temperature).softmax(dim=-1)
+        shares = shares * (shares >= FAINT * shares.amax(dim=-1, keepdim=True))
+        return shares / shares.sum(dim=-1, keepdim=True)
+
+    def draw_noise(self, nucleus: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Noise `(batch, noises, H, W)`: a channel for each of `noise_scales`, smooth over so many pixels."""
+        # What a seed draws for a protein must not depend on how many others are drawn with it.
+        count, (height, width) = len(nucleus) if generator is None else 1, nucleus.shape[2:]
+        place = generator.device if generator is not None else nucleus.device
+        channels = []
+        for scale in self.config.noise_scales:
+            size = max(1, height // scale), max(1, width // scale)
+            noise = torch.randn(count, 1, *size, generator=generator, device=place)
+            channels.append(F.interpolate(noise, size=(height, width), mode="bilinear"))
+        return torch.cat(channels, dim=1).expand(len(nucleus), -1, -1, -1).to(nucleus.device)
 
     def name_labels(self, logits: torch.Tensor) -> tuple[str, dict[str, float]]:
         """
@@ -295,19 +341,23 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             cell_line (`torch.LongTensor` of shape `(batch,)`, *optional*): Index into `config.cell_lines`; one past
                 the end, which is also the default, is `unknown`.
             labels (`torch.Tensor`, *optional*): Class indices `(batch,)`, -100 where unknown; 0 / 1 if multi-label,
-                `(batch, num_labels)`.
+                `(batch, num_labels)`. An adversarial model draws the compartment that they name.
             protein (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): The real image, in [0, 1].
 
         Returns:
             [`DeepGPSOutput`]
         """
         config = self.config
-        latents, mask, pooled, weights = self.read_protein(
-            input_ids, attention_mask, residue_embeddings, residue_mask, structure
-        )
+        latents: Any = None
+        mask, pooled, weights = latents, latents, latents
+        # A network that is told the label alone learns from images whose protein isn't known.
+        if config.condition_on_residues or input_ids is not None or residue_embeddings is not None:
+            latents, mask, pooled, weights = self.read_protein(
+                input_ids, attention_mask, residue_embeddings, residue_mask, structure
+            )
         losses: list[Any] = []
         logits: Any = None
-        if config.classify:
+        if config.classify and pooled is not None:
             logits = self.classifier(pooled.flatten(1)).float()  # (B, num_labels)
             if labels is not None:
                 multi_label = config.problem_type == "multi_label_classification"
@@ -321,13 +371,22 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         protein_image: Any = None
         if nucleus is not None:
             line = self.known_cell_line(cell_line, nucleus)
-            pooled = self.condition_on_label(pooled, logits, labels)
-            if config.objective == "regression":
+            if config.objective == "adversarial":
+                known = self.seen_of_protein(nucleus, latents, mask, pooled)
+                # Outside training always the same, so that a model answers alike when it is asked again.
+                generator = None if self.training else torch.Generator().manual_seed(0)
+                noise = self.draw_noise(nucleus, generator)
+                protein_image = self.draw_from_noise(nucleus, noise, *known, line, logits, labels)  # (B, 1, H, W)
+                if protein is not None:
+                    losses.append(config.image_loss_weight * place_loss(protein_image, protein.float()))
+            elif config.objective == "regression":
+                pooled = self.condition_on_label(pooled, logits, labels)
                 drawn = self.draw_protein(nucleus, latents, mask, pooled, line)  # (B, 1, H, W)
                 protein_image = drawn.sigmoid()  # (B, 1, H, W)
                 if protein is not None:
                     losses.append(config.image_loss_weight * image_loss(drawn, protein.float(), config.image_loss))
             elif protein is not None:
+                pooled = self.condition_on_label(pooled, logits, labels)
                 loss = self.diffusion_loss(nucleus, protein, latents, mask, pooled, line)
                 losses.append(config.image_loss_weight * loss)
         return DeepGPSOutput(
@@ -352,6 +411,14 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             truth = F.one_hot(labels.clamp(min=0), self.config.num_labels).to(probabilities)  # (B, num_labels)
             probabilities = torch.where(known, truth, probabilities)
         return pooled + self.label_latent(probabilities.to(pooled)).unsqueeze(1)  # (B, 1 or 2, latent_size)
+
+    def seen_of_protein(self, nucleus, latents, mask, pooled) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Latents, mask and pooled vectors for the image network: none of them without `condition_on_residues`."""
+        if self.config.condition_on_residues:
+            return latents, mask, pooled
+        size, vectors = self.config.latent_size, self.reads_sequence + self.reads_structure
+        nothing = nucleus.new_zeros((len(nucleus), 0, size), dtype=self.dtype)
+        return nothing, nothing[:, :, 0].bool(), nothing.new_zeros((len(nucleus), vectors, size))
 
     def known_cell_line(self, cell_line, nucleus) -> torch.Tensor | None:
         """Indices of cell lines, `unknown` where none is given; `None` for a model without cell lines."""
@@ -389,6 +456,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         residue_embeddings: torch.FloatTensor | None = None,
         residue_mask: torch.Tensor | None = None,
         cell_line: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
     ) -> DeepGPSOutput:
         """
         Label and image, drawn in as many samples as asked for.
@@ -403,6 +471,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             generator (`torch.Generator`, *optional*): Of the noise; the same seed gives the same samples, for a protein
                 alone and in any batch.
             scheduler (`SchedulerMixin`, *optional*): Another diffusers sampler, made `from_config` of the model's own.
+            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Compartments that an adversarial model draws,
+                in place of those that it predicts; one that is not conditioned on residues then needs no protein.
 
         Returns:
             [`DeepGPSOutput`] with `samples`, their mean as `protein_image`, and `uncertainty`.
@@ -417,19 +487,28 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
         if not 1 <= steps <= config.diffusion_steps:
             raise ValueError(f"num_inference_steps must be from 1 to {config.diffusion_steps}, got {steps}")
-        latents, mask, pooled, weights = self.read_protein(
-            input_ids, attention_mask, residue_embeddings, residue_mask, structure
-        )
-        logits: Any = self.classifier(pooled.flatten(1)).float() if config.classify else None
-        pooled = self.condition_on_label(pooled, logits)
+        latents: Any = None
+        mask, pooled, weights, logits = latents, latents, latents, latents
+        if labels is None or config.condition_on_residues:
+            latents, mask, pooled, weights = self.read_protein(
+                input_ids, attention_mask, residue_embeddings, residue_mask, structure
+            )
+            logits = self.classifier(pooled.flatten(1)).float() if config.classify else None
         line = self.known_cell_line(cell_line, nucleus)
         samples: Any
-        if config.objective == "regression":
+        if config.objective == "adversarial":
+            seen = self.seen_of_protein(nucleus, latents, mask, pooled)
+            noises = [self.draw_noise(nucleus, generator) for _ in range(num_samples)]
+            drawn = [self.draw_from_noise(nucleus, noise, *seen, line, logits, labels) for noise in noises]
+            samples = torch.stack(drawn, dim=1)
+        elif config.objective == "regression":
+            pooled = self.condition_on_label(pooled, logits)
             image = self.draw_protein(nucleus, latents, mask, pooled, line).sigmoid()
             samples = image.unsqueeze(1).expand(-1, num_samples, -1, -1, -1)
         else:
             scale = config.guidance_scale if guidance_scale is None else guidance_scale
             options = scheduler or self.scheduler, steps, scale, generator
+            pooled = self.condition_on_label(pooled, logits)
             background = 2 * nucleus.to(self.dtype) - 1
             known = latents, mask, pooled, line
             samples = torch.stack([self.sample(background, *known, *options) for _ in range(num_samples)], dim=1)

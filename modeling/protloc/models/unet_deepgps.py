@@ -1,7 +1,7 @@
 """
-The image network of deepGPS: diffusers' `UNet2DConditionModel`, or the published one for comparison.
+The image network of deepGPS: around diffusers' `UNet2DConditionModel`, or the published one for comparison.
 
-Both are called with the image, the time step, the pooled vectors and the latents of the protein, and return its logits.
+All are called with the image, the time step, the pooled vectors and the latents of the protein, and return its logits.
 """
 
 import math
@@ -19,10 +19,19 @@ def make_unet(config: DeepGPSConfig) -> Any:
     The image network that a configuration asks for, with new weights.
 
     Returns:
-        `PaperUNet` or `UNet2DConditionModel`: Called as `PaperUNet.forward`.
+        `PaperUNet`, `TextureUNet` or `UNet2DConditionModel`: Called as `PaperUNet.forward`.
     """
     if config.unet == "paper":
         return PaperUNet(list(config.unet_channels), config.latent_size)
+    if config.objective == "adversarial":
+        return TextureUNet(config)
+    return make_patch_unet(
+        config, (2 if config.objective == "diffusion" else 1) * config.patch_size**2, config.patch_size**2
+    )
+
+
+def make_patch_unet(config: DeepGPSConfig, in_channels: int, out_channels: int, **options) -> Any:
+    """diffusers' network over patches; `options` are further arguments of it."""
     # diffusers takes more than a second to import, which those who want no image need not wait.
     try:
         from diffusers import UNet2DConditionModel
@@ -30,13 +39,16 @@ def make_unet(config: DeepGPSConfig) -> Any:
         raise ImportError("the image network needs diffusers: pip install diffusers, or protloc[images]") from None
 
     flat = min(2, len(config.unet_channels) - 1)  # levels without attention: at full size it costs much and sees little
+    if not config.condition_on_residues:
+        flat = len(config.unet_channels)
     attending = len(config.unet_channels) - flat
     return UNet2DConditionModel(
         sample_size=config.image_size // config.patch_size,
-        in_channels=(2 if config.objective == "diffusion" else 1) * config.patch_size**2,
-        out_channels=config.patch_size**2,
+        in_channels=in_channels,
+        out_channels=out_channels,
         down_block_types=["DownBlock2D"] * flat + ["CrossAttnDownBlock2D"] * attending,
         up_block_types=["CrossAttnUpBlock2D"] * attending + ["UpBlock2D"] * flat,
+        mid_block_type="UNetMidBlock2DCrossAttn" if config.condition_on_residues else "UNetMidBlock2D",
         block_out_channels=config.unet_channels,
         layers_per_block=config.unet_layers,
         cross_attention_dim=config.latent_size,
@@ -45,7 +57,52 @@ def make_unet(config: DeepGPSConfig) -> Any:
         attention_head_dim=[max(1, size // config.attention_head_size) for size in config.unet_channels],
         norm_num_groups=math.gcd(32, *config.unet_channels),
         num_class_embeds=len(config.cell_lines) + 1 if config.cell_lines else None,
+        **options,
     )
+
+
+class TextureUNet(nn.Module):
+    """
+    A network that draws one of many possible images from noise, without a grid and without a frame.
+
+    diffusers' network works on patches; from them convolutions draw at twice the size, until it is full, and see the
+    nucleus and the noise at every size. They resize before they convolve, since a transposed convolution or shuffled
+    pixels leave a grid (Odena et al. 2016), and reflect at the border, since zeros leave a frame.
+    """
+
+    def __init__(self, config: DeepGPSConfig):
+        super().__init__()
+        self.patch_size = config.patch_size
+        seen, channels = 1 + len(config.noise_scales), config.head_channels
+        self.patches = make_patch_unet(
+            config, seen * config.patch_size**2, 2 * channels, resnet_time_scale_shift="scale_shift"
+        )
+        sizes = [config.patch_size // 2**level for level in range(1, config.patch_size.bit_length())]  # of a pixel
+        self.enlarge = nn.ModuleList(
+            nn.Conv2d((channels if level else 2 * channels) + seen * size**2, channels, 3, padding=1)
+            for level, size in enumerate(sizes)
+        )
+        self.out = nn.Conv2d(channels if sizes else 2 * channels, 1, 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.padding != (0, 0):
+                module.padding_mode = "reflect"
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor | int, **inputs) -> tuple[torch.Tensor]:
+        """
+        Args:
+            sample (`torch.Tensor` of shape `(batch, 1 + noises, H, W)`): The nucleus, and noise.
+            timestep, inputs: As of `UNet2DConditionModel`.
+
+        Returns:
+            `tuple`: Logits `(batch, 1, H, W)`.
+        """
+        (hidden,) = self.patches(F.pixel_unshuffle(sample, self.patch_size), timestep, **inputs)
+        size = self.patch_size
+        for enlarge in self.enlarge:
+            size //= 2
+            hidden = F.interpolate(F.silu(hidden), scale_factor=2, mode="nearest")
+            hidden = enlarge(torch.cat([hidden, F.pixel_unshuffle(sample, size)], dim=1))  # (B, C, H / size, W / size)
+        return (self.out(F.silu(hidden)),)  # (B, 1, H, W)
 
 
 class DoubleConvolution(nn.Module):

@@ -81,7 +81,7 @@ class ProteinImagingPipeline(Pipeline):
         label, scores = self.model.name_labels(outputs["logits"][0]) if "logits" in outputs else ("", {})
         draw = self.processor.image_processor.postprocess
         uncertainty = None
-        if outputs["samples"].shape[1] > 1 and self.model.config.objective == "diffusion":
+        if outputs["samples"].shape[1] > 1 and self.model.config.objective != "regression":
             (uncertainty,) = draw(2 * outputs["uncertainty"])
         (image,) = draw(outputs["protein_image"])
         return {"label": label, "scores": scores, "image": image, "uncertainty": uncertainty}
