@@ -12,7 +12,7 @@ import pictures
 import reading
 import service
 import verdict
-from api import saying
+from api import endpoint, saying
 from predict_tab import FAULT
 from reading import InputError
 
@@ -171,7 +171,7 @@ def aligned(rows: list[Row]) -> str:
         most = int(row["attention"].argmax())
         said = verdict.text(f"{row['variant'] or 'reference'}: looked most at {row['sequence'][most]}{most + 1}")
         lines.append(
-            f'<svg viewBox="0 0 1000 42" class="overview" role="img" aria-label="{said}"><title>{said}</title>'
+            f'<svg viewBox="0 0 1000 42" preserveAspectRatio="none" class="overview low" role="img" aria-label="{said}"><title>{said}</title>'
             f'<path class="looked" d="M0 40{path}L{step * len(heights):.1f} 40Z"/></svg><p class="note">{said}</p>'
         )
     return f"<h4>Where the model looked</h4>{''.join(lines)}"
@@ -228,8 +228,7 @@ async def compare(text: str, variants: str = "", scan: str = "", organism: str =
         organism: "animal", "fungus", "plant" or "other"; animals and fungi have no plastids. "any" if unknown.
 
     Returns:
-        An object of `reference` and `variants`, each as /predict gives it without a picture, with the differences to
-        the reference (`delta_...`, `gained`, `lost`), and `scan`, the same in the columns of `protloc variants`.
+        An object of `reference`, `variants` with differences (`delta_...`, `gained`, `lost`), and `scan`, a list of such.
     """
     with saying():
         start, _, end = (scan or "").partition("-")
@@ -261,19 +260,16 @@ def build() -> None:
                 label="Variants, or a second sequence", lines=2, max_lines=8, placeholder="R175H", elem_id="changes"
             )
             with gr.Row():
-                start = gr.Number(None, label="Scan from residue", precision=0, elem_id="scan-from")
-                end = gr.Number(None, label="to residue", precision=0, elem_id="scan-to")
+                start = gr.Number(
+                    None, label="Scan from residue", precision=0, placeholder="no scan", elem_id="scan-from"
+                )
+                end = gr.Number(None, label="to residue", precision=0, placeholder="no scan", elem_id="scan-to")
             organism = gr.Radio(list(service.ORGANISMS), value="any", label="Organism")
             go = gr.Button("Compare", variant="primary", elem_id="compare-variants")
         with gr.Column(scale=3, min_width=320):
-            status = gr.HTML(elem_id="compare-status")
+            status = gr.HTML(elem_id="compare-status", js_on_load=verdict.ALOUD)
             compared = gr.HTML(elem_id="compared")
     go.click(run, [text, changes, start, end, organism], [status, compared], **hidden)
     empty: dict[str, Any] = {"visible": False}
-    gr.Button(**empty).click(
-        compare,
-        [gr.Textbox(**empty), gr.Textbox("", **empty), gr.Textbox("", **empty), gr.Textbox("any", **empty)],
-        gr.JSON(**empty),
-        api_name="compare",
-        concurrency_limit=None,
-    )
+    inputs = [gr.Textbox(**empty), gr.Textbox("", **empty), gr.Textbox("", **empty), gr.Textbox("any", **empty)]
+    endpoint(compare, inputs, [gr.JSON(**empty)], "compare")

@@ -16,7 +16,7 @@ import numpy as np
 import pictures
 import submit
 import verdict
-from api import saying
+from api import endpoint, saying
 from PIL import Image
 from predict_tab import FAULT
 from reading import InputError
@@ -233,9 +233,7 @@ async def submit_images(
         protein_page: The same for the protein.
 
     Returns:
-        An object of `images`: for each pair whether it was received or why not, the receipt that takes it back, the
-        number of cells, and PSNR, SSIM and correlation with the drawing; and a picture of the first, the image in
-        yellow and the drawing in blue.
+        An object of `images`, for each pair its `status`, receipt and scores; a picture, image in yellow, drawn in blue.
     """
     with saying():
         said = [um_per_px or None, sequence, gene, uniprot_id, cell_line, (labels or "").split("|"), credit]
@@ -304,13 +302,19 @@ def build() -> None:
             )
             with gr.Accordion("Channels and pages, for colour images and stacks", open=False):
                 nucleus_channel = gr.Radio(CHANNELS, value="grey", label="Channel of the nuclei")
-                nucleus_page = gr.Number(None, label="Page of the nuclei, from 0", precision=0, minimum=0)
+                nucleus_page = gr.Number(
+                    None, label="Page of the nuclei, from 0", precision=0, minimum=0, placeholder="the only one"
+                )
                 protein_channel = gr.Radio(CHANNELS, value="grey", label="Channel of the protein")
-                protein_page = gr.Number(None, label="Page of the protein, from 0", precision=0, minimum=0)
+                protein_page = gr.Number(
+                    None, label="Page of the protein, from 0", precision=0, minimum=0, placeholder="the only one"
+                )
             um_per_px = gr.Number(
                 None,
                 label="Size of a pixel in micrometres",
-                info="Empty: what the file says. The microscope's software says it too.",
+                info="The microscope's software says it.",
+                placeholder="what the file says",
+                step=0.001,
                 elem_id="own-um-per-px",
             )
             sequence = gr.Textbox(
@@ -338,7 +342,7 @@ def build() -> None:
                 receipt = gr.Textbox(label="Receipt", elem_id="receipt")
                 back = gr.Button("Withdraw", elem_id="withdraw")
         with gr.Column(scale=3, min_width=320):
-            status = gr.HTML(elem_id="submit-status")
+            status = gr.HTML(elem_id="submit-status", js_on_load=verdict.ALOUD)
             script = Path(__file__).with_name("results.js").read_text(encoding="utf-8")
             results = gr.HTML(elem_id="submit-results", js_on_load=script)
             shown = gr.HTML(elem_id="own-pictures")
@@ -369,13 +373,6 @@ def build() -> None:
         *(gr.Textbox("grey", visible=False) for _ in range(2)),
         *(gr.Number(None, visible=False, precision=0) for _ in range(2)),
     ]
-    gr.Button(visible=False).click(
-        submit_images,
-        [gr.File(visible=False, type="filepath"), *rest],
-        [gr.JSON(visible=False), gr.Image(visible=False, format="png")],
-        api_name="submit",
-        concurrency_limit=None,
-    )
-    gr.Button(visible=False).click(
-        withdraw, gr.Textbox(visible=False), gr.JSON(visible=False), api_name="withdraw", concurrency_limit=None
-    )
+    outputs = [gr.JSON(visible=False), gr.Image(visible=False, format="png")]
+    endpoint(submit_images, [gr.File(visible=False, type="filepath"), *rest], outputs, "submit")
+    endpoint(withdraw, [gr.Textbox(visible=False)], [gr.JSON(visible=False)], "withdraw")

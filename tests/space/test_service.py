@@ -40,8 +40,10 @@ BLOCKS = [INSULIN[start : start + 10] for start in range(0, len(INSULIN), 10)]
         f"  {INSULIN.lower()[:50]}\n{INSULIN[50:]}  ",
         "\n".join(f"{60 * i + 1:>6} {line} {60 * i + 60}" for i, line in enumerate(PARTS.split("\n"))),
         f"        10         20         30\n{' '.join(BLOCKS[:6])}\n\n        70\n{' '.join(BLOCKS[6:])}",
+        " ".join(INSULIN),
+        " ".join(INSULIN[start : start + 5] for start in range(0, len(INSULIN), 5)),
     ],
-    ids=["bare", "numbered lines", "a ruler above blocks"],
+    ids=["bare", "numbered lines", "a ruler above blocks", "letter by letter", "blocks of five"],
 )
 def test_what_people_paste(text):
     assert reading.read_proteins(text) == ([("protein", INSULIN)], [])
@@ -55,6 +57,8 @@ def test_what_people_paste(text):
         (f"id,sequence\na,{INSULIN}", "a"),
         (f"Protein ID;Gene;Protein sequence\na;INS;{INSULIN}", "a"),
         (f'Gene\tAmino acid sequence\na\t"{INSULIN}"', "a"),
+        (f"Gene name,UniProt accession,Protein sequence\nINS,P01308,{INSULIN}", "P01308"),
+        (f"Sequence\n{INSULIN}\n{SV40_SIGNAL}", "protein_1"),
         (
             f"ID   INS_HUMAN               Reviewed;         110 AA.\nAC   P01308; Q5EEX2;\nDE   RecName: x;\n"
             f"SQ   SEQUENCE   110 AA;  11981 MW;  C2C3B23B85E520E5 CRC64;\n     {' '.join(BLOCKS)}\n//\n",
@@ -71,7 +75,7 @@ def test_what_people_paste(text):
             "J00265_1",
         ),
     ],
-    ids=["FASTA", "numbered FASTA", "CSV", "semicolons", "tabs", "UniProt", "GenPept", "GenBank"],
+    ids=["FASTA", "numbered FASTA", "CSV", "semicolons", "tabs", "two names", "one column", "UniProt", "GenPept", "GenBank"],
 )
 def test_formats(text, name):
     assert reading.read_proteins(text).proteins[0] == (name, INSULIN)
@@ -91,6 +95,17 @@ def test_formats(text, name):
             "P01308 looks like a UniProt accession, not a sequence: copy the sequence from https://www.uniprot.org",
         ),
         ("P01308, P08684\nO24646", "These look like UniProt accessions"),
+        ("P01308, EGFR", "'EGFR' among the accessions is none"),
+        ("EGFR, INS, TP53", "looks like names, not a sequence"),
+        ("EGFR\nKRAS\nINS", "looks like names, not a sequence"),
+        ("SERPINA EGFR", "looks like names, not a sequence"),
+        ("EGFR_HUMAN", "looks like the name of a UniProt entry"),
+        ("NP_000198.1", "looks like a RefSeq accession"),
+        ("ENSG00000146648", "looks like an Ensembl identifier"),
+        ("1A2B", "looks like a PDB identifier"),
+        ("Met-Ala-Leu-Trp-Met-Arg", "is in three-letter codes"),
+        (f"Insulin\n{INSULIN}", "'Insulin' above the sequence looks like a name: put '>' before it"),
+        (f"CLUSTAL W\n\na {INSULIN}", "This is an alignment"),
         (">a\nMKV", "a has 3 residues: at least 10 are needed"),
         ("LOCUS       J00265   4044 bp    DNA\nORIGIN\n  1 ctcga\n//\n", "J00265 holds DNA and no translation"),
     ],
@@ -99,6 +114,16 @@ def test_what_is_no_protein_is_not_answered(text, said):
     with pytest.raises(InputError) as error:
         reading.read_proteins(text)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["P01308", "p01308", "P01308.1", "sp|P01308|INS_HUMAN", "https://www.uniprot.org/uniprotkb/P01308/entry"],
+)
+def test_how_an_accession_is_written(text):
+    assert reading.read_proteins(text, None, lambda names: [(name, INSULIN) for name in names]).proteins == [
+        ("P01308", INSULIN)
+    ]
 
 
 def test_bad_records_are_left_out_and_listed():
