@@ -4,8 +4,8 @@ How often the page's words hold: `python -m benchmarks.confidence --dataset data
 openGPS says how far a compartment's probability lies above its threshold. This counts, for a shipped DeepLoc (the
 accurate one with `--model deeploc-unirep`), how often a compartment that was named with each of these words is right,
 on the independent test set and on the validation partition (which chose thresholds and calibration, so that its numbers
-are a little optimistic), and writes what the page shows into `spaces/opengps/confidence.json`. `--max-proteins` takes so
-many of each set at random; the calls that it writes say how many were counted.
+are a little optimistic), and writes what the page shows into `spaces/opengps/confidence.json`. `--max-proteins` takes
+so many of each set at random; the calls that it writes say how many were counted.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The tab Compare: a protein beside its variants, or a window of it with every residue changed to every other."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import gradio as gr
@@ -159,22 +159,55 @@ def page_of(rows: list[Row]) -> str:
 
 def aligned(rows: list[Row]) -> str:
     """Where the model looked, one protein above the other, residue above residue."""
-    length, top = max(row["length"] for row in rows), max(float(max(row["attention"])) for row in rows)
+    reference = rows[0]["sequence"]
+    whole, top = max(row["length"] for row in rows), max(float(max(row["attention"])) for row in rows)
     lines = []
     for row in rows:
+        place = places(reference, row["sequence"])
         heights = verdict.binned([float(weight) for weight in row["attention"]])
-        step = 1000 * row["length"] / length / len(heights)
+        width = -(-row["length"] // len(heights))
+        ends = [1000 / whole * place(min(i * width, row["length"])) for i in range(len(heights) + 1)]
         path = "".join(
-            f"L{i * step:.1f} {40 - 36 * h / top:.1f}L{(i + 1) * step:.1f} {40 - 36 * h / top:.1f}"
+            f"L{ends[i]:.1f} {40 - 36 * h / top:.1f}L{ends[i + 1]:.1f} {40 - 36 * h / top:.1f}"
             for i, h in enumerate(heights)
         )
         most = int(row["attention"].argmax())
         said = verdict.text(f"{row['variant'] or 'reference'}: looked most at {row['sequence'][most]}{most + 1}")
         lines.append(
-            f'<svg viewBox="0 0 1000 42" preserveAspectRatio="none" class="overview low" role="img" aria-label="{said}"><title>{said}</title>'
-            f'<path class="looked" d="M0 40{path}L{step * len(heights):.1f} 40Z"/></svg><p class="note">{said}</p>'
+            f'<svg viewBox="0 0 1000 42" preserveAspectRatio="none" class="overview low" role="img" '
+            f'aria-label="{said}"><title>{said}</title>'
+            f'<path class="looked" d="M0 40{path}L{ends[-1]:.1f} 40Z"/></svg><p class="note">{said}</p>'
         )
     return f"<h4>Where the model looked</h4>{''.join(lines)}"
+
+
+def places(reference: str, other: str) -> Callable[[int], float]:
+    """
+    Where the residues of a sequence lie on the reference, from the number of those before.
+
+    What both begin and end with lies one above the other, and what is between takes the room between. Sequences that
+    share less than half have each its own places.
+    """
+    start = shared(reference, other)
+    shorter = min(len(reference), len(other))
+    end = shared(reference[start:][::-1], other[start:][::-1])
+    if start + end < shorter / 2:
+        return float
+    shift, own = len(reference) - len(other), len(other) - start - end
+    room = own + shift
+
+    def place(before: int) -> float:
+        if before <= start:
+            return before
+        return before + shift if before >= len(other) - end else start + (before - start) * room / own
+
+    return place
+
+
+def shared(first: str, second: str) -> int:
+    """How many letters both begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def drawn(rows: list[Row]) -> str:
@@ -228,7 +261,7 @@ async def compare(text: str, variants: str = "", scan: str = "", organism: str =
         organism: "animal", "fungus", "plant" or "other"; animals and fungi have no plastids. "any" if unknown.
 
     Returns:
-        An object of `reference`, `variants` with differences (`delta_...`, `gained`, `lost`), and `scan`, a list of such.
+        An object of `reference`, `variants` with differences (`delta_...`, `gained`, `lost`) and `scan`, a list.
     """
     with saying():
         start, _, end = (scan or "").partition("-")

@@ -34,8 +34,8 @@ def table(model: str, sets: list[tuple[str, dict[str, Any]]]) -> str:
         )
         lines += f"<tr><th scope=row>{word}</th>{''.join(cells)}</tr>"
     return (
-        f'<div class="scroll"><table><caption>{model}: of all compartments named with a word, the share that experiments '
-        "had found. Measured by <code>python -m benchmarks.confidence</code>.</caption><thead><tr>"
+        f'<div class="scroll"><table><caption>{model}: of all compartments named with a word, the share that '
+        "experiments had found. Measured by <code>python -m benchmarks.confidence</code>.</caption><thead><tr>"
         f"<td></td>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
 

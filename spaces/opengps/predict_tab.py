@@ -117,17 +117,18 @@ async def run(*values: Any) -> AsyncIterator[list[Any]]:
                     done = await lane.run(visitor, step, protein if kind == "read" else rows[number], job)
                     if runs.get(page_id) != latest:
                         return  # Predict was clicked again: that run has the page now
-                    rows = [*rows, done] if kind == "read" else [*rows[:number], rows[number] | done, *rows[number + 1 :]]
+                    before = rows[number] if kind == "drawn" else {}
+                    rows = [*rows[:number], before | done, *rows[number + 1 :]]
                     count = f"{number + 1} of {len(proteins)} {kind}."
                     shown = {"status": verdict.status(f"{title}: {count}", skipped), "rows": rows}
-                    chosen = chosen_on[page_id]
+                    chosen = chosen_on.get(page_id, proteins[0][0])
                     if rows[number]["protein_id"] == chosen:
                         shown |= {"chosen": chosen} | details(rows, chosen, gain, latest)
                     elif number % 5 == 0:  # a page is no film
                         shown["results"] = verdict.table(rows, chosen)
                     yield Page.show(**shown)
             said = verdict.status(f"{title}: done.", skipped)
-            yield await lane.run(visitor, ending, rows, gain, said, None, chosen_on[page_id])
+            yield await lane.run(visitor, ending, rows, gain, said, None, chosen_on.get(page_id))
     except InputError as error:
         yield Page.empty(verdict.status(str(error), error=True), running=False)
     except (asyncio.CancelledError, GeneratorExit, lanes.ClientGone):
@@ -150,9 +151,7 @@ def details(rows: list[Row], chosen: str | None, gain: float, run: Any = "") -> 
     }
 
 
-def ending(
-    rows: list[Row], gain: float, said: str, folder: Path | None = None, chosen: str | None = None
-) -> list[Any]:
+def ending(rows: list[Row], gain: float, said: str, folder: Path | None = None, chosen: str | None = None) -> list[Any]:
     """The page after a run's end: what was done can be taken home, from `folder` if it was written there before."""
     shown: dict[str, Any] = {"status": said, "start": gr.Button("Predict"), "stop": gr.Button(visible=False)}
     if rows:
@@ -302,7 +301,7 @@ def build() -> None:
                 )
                 channel = gr.Radio(["grey", "red", "green", "blue"], value="grey", label="Channel of the nucleus")
                 page = gr.Number(
-                    None, label="Page, where a file has several, from 0", precision=0, minimum=0, placeholder="the only one"
+                    None, label="Page of a file of several, from 0", precision=0, minimum=0, placeholder="the only one"
                 )
                 um_per_px = gr.Number(
                     None,

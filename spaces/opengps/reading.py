@@ -199,7 +199,9 @@ def as_fasta(text: str) -> str:
         columns = [cell.strip().strip('"').lower() for cell in first.split(delimiter)]
         named = [COLUMN_NAMES.get(column, column) for column in columns]
         if named == ["sequence"]:
-            return "".join(f">{PASTED}_{i}\n{line}\n" for i, line in enumerate(text.splitlines()[1:], 1) if line.strip())
+            return "".join(
+                f">{PASTED}_{i}\n{line}\n" for i, line in enumerate(text.splitlines()[1:], 1) if line.strip()
+            )
         if "sequence" in named and len(named) > 1:
             if named.count("id") > 1:  # the accession, not the gene
                 keep = min((i for i, name in enumerate(named) if name == "id"), key=lambda i: IDS.index(columns[i]))

@@ -233,7 +233,7 @@ async def submit_images(
         protein_page: The same for the protein.
 
     Returns:
-        An object of `images`, for each pair its `status`, receipt and scores; a picture, image in yellow, drawn in blue.
+        An object of `images`, for each pair `status`, receipt and scores; a picture, image in yellow, drawn in blue.
     """
     with saying():
         said = [um_per_px or None, sequence, gene, uniprot_id, cell_line, (labels or "").split("|"), credit]

@@ -25,7 +25,9 @@ LINKS = {
     "AlphaFold DB": "https://alphafold.ebi.ac.uk/entry/{}",
 }
 Row = dict[str, Any]
-ALOUD = "element.setAttribute('aria-live', 'polite');"  # for the place of a `status`, which stays while its text changes
+ALOUD = (
+    "element.setAttribute('aria-live', 'polite');"  # for the place of a `status`, which stays while its text changes
+)
 
 
 def text(value: Any) -> str:
@@ -112,7 +114,9 @@ def backing(row: Row, model: str = "deeploc") -> str:
     said = []
     for word in used:
         shares = [
-            f"{of[word]['right']:.0%} of {of[word]['calls']:,} in {title}" for title, of in measured(model) if word in of
+            f"{of[word]['right']:.0%} of {of[word]['calls']:,} in {title}"
+            for title, of in measured(model)
+            if word in of
         ]
         said += [f"“{word}” was right for {' and '.join(shares)}"] if shares else []
     return "; ".join(said)
@@ -393,7 +397,7 @@ def status(said: str, problems: list[str] | None = None, error: bool = False) ->
         if problems
         else ""
     )
-    return f'<p{" role=alert class=warn" if error else ""}>{linked(said)}</p>{left}'
+    return f"<p{' role=alert class=warn' if error else ''}>{linked(said)}</p>{left}"
 
 
 def kept(name: str, key: str, days: int) -> str:

@@ -90,6 +90,16 @@ def test_swapped_images_are_suspected_aloud(images):
         submit.compare(submission)
 
 
+@pytest.mark.parametrize("pattern", ["er", "golgi", "nucleoplasm"])
+def test_swapped_images_of_whole_cells_are_suspected_too(pattern):
+    field = simulate(pattern, size=400, seed=1, cells=3)
+    images = field.nucleus.astype(np.float32), field.protein.astype(np.float32)
+    right = submit.Submission(*images, sequence=SV40_SIGNAL, cell_line="U-2 OS")
+    wrong = submit.Submission(*images[::-1], sequence=SV40_SIGNAL, cell_line="U-2 OS")
+    assert not submit.looks_swapped(right)
+    assert submit.looks_swapped(wrong) == (pattern != "nucleoplasm")  # of a nuclear protein nobody can tell
+
+
 def test_a_visitors_share_of_the_store(tmp_path, images, monkeypatch):
     monkeypatch.setattr(submit, "open_store", lambda: FolderStore(tmp_path / "kept"))
     monkeypatch.setattr(submit, "MAX_VISITOR_BYTES", 10)
