@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from gradio_client import Client, handle_file
@@ -45,6 +46,24 @@ def wait_for(url: str, server: subprocess.Popen) -> None:
             if server.poll() is not None:
                 raise SystemExit("the site did not start") from None
             time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[tuple[str, subprocess.Popen, Path]]:
+    """The site on a free port of this machine, offline: its address, its process and its folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    app = [sys.executable, str(ROOT / "spaces" / "opengps" / "app.py"), "--port", str(port)]
+    env, null = os.environ | {"HF_HUB_OFFLINE": "1"}, subprocess.DEVNULL
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(app, cwd=folder, env=env, stdout=null, stderr=null) as server,
+    ):
+        try:
+            yield f"http://127.0.0.1:{port}", server, Path(folder)
+        finally:
+            server.kill()
 
 
 def first_paint(url: str, chromium: str, visits: int = 5, megabits: float = 0) -> tuple[float, float]:
@@ -112,68 +131,56 @@ def main() -> None:
     proteins = [sequence for _, sequence in read_fasta(ROOT / "examples" / "proteins.fasta")]
     longest = max(proteins, key=len)
     long = (longest * (500 // len(longest) + 1))[:500]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    app = [sys.executable, str(ROOT / "spaces" / "opengps" / "app.py"), "--port", str(port)]
-    env, null = os.environ | {"HF_HUB_OFFLINE": "1"}, subprocess.DEVNULL
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(app, cwd=folder, env=env, stdout=null, stderr=null) as server,
-    ):
-        try:
-            url = f"http://127.0.0.1:{port}"
+    with serving() as (url, server, folder):
+        start = time.perf_counter()
+        wait_for(url, server)
+        print(f"start {time.perf_counter() - start:.1f} s", end="")
+        start = time.perf_counter()
+        urllib.request.urlopen(url).read()
+        print(f", page {1000 * (time.perf_counter() - start):.0f} ms", end="")
+        if chromium := shutil.which("chromium"):
+            painted, usable = first_paint(url, chromium)
+            print(f", first paint {painted:.2f} s, page in use {usable:.2f} s", end="")
+            painted, usable = first_paint(url, chromium, 3, 1.6)
+            print(f", at 1.6 Mbit/s {painted:.2f} s and {usable:.2f} s", end="")
+        first = Client(url, verbose=False)
+        alone = []
+        for _ in range(6):
             start = time.perf_counter()
-            wait_for(url, server)
-            print(f"start {time.perf_counter() - start:.1f} s", end="")
-            start = time.perf_counter()
-            urllib.request.urlopen(url).read()
-            print(f", page {1000 * (time.perf_counter() - start):.0f} ms", end="")
-            if chromium := shutil.which("chromium"):
-                painted, usable = first_paint(url, chromium)
-                print(f", first paint {painted:.2f} s, page in use {usable:.2f} s", end="")
-                painted, usable = first_paint(url, chromium, 3, 1.6)
-                print(f", at 1.6 Mbit/s {painted:.2f} s and {usable:.2f} s", end="")
-            first = Client(url, verbose=False)
-            alone = []
-            for _ in range(6):
+            first.predict(long, api_name="/predict")
+            alone.append(time.perf_counter() - start)
+        print(f", 500 residues {statistics.median(alone[1:]):.2f} s (the first {alone[0]:.2f} s)")
+
+        before, times, lost = memory_mib(server.pid), [], []
+        end = time.monotonic() + args.seconds
+
+        def use(number: int) -> None:
+            user = Client(url, verbose=False)
+            while time.monotonic() < end:
                 start = time.perf_counter()
-                first.predict(long, api_name="/predict")
-                alone.append(time.perf_counter() - start)
-            print(f", 500 residues {statistics.median(alone[1:]):.2f} s (the first {alone[0]:.2f} s)")
+                try:
+                    user.predict(proteins[number % len(proteins)], api_name="/predict")
+                    times.append(time.perf_counter() - start)
+                except Exception as error:
+                    lost.append(error)
 
-            before, times, lost = memory_mib(server.pid), [], []
-            end = time.monotonic() + args.seconds
+        batch = folder / "batch.fasta"
+        batch.write_text("".join(f">p{number}\n{long}\n" for number in range(25)))
 
-            def use(number: int) -> None:
-                user = Client(url, verbose=False)
-                while time.monotonic() < end:
-                    start = time.perf_counter()
-                    try:
-                        user.predict(proteins[number % len(proteins)], api_name="/predict")
-                        times.append(time.perf_counter() - start)
-                    except Exception as error:
-                        lost.append(error)
+        def send_batches(_: int) -> None:
+            client = Client(url, verbose=False)
+            while time.monotonic() < end:
+                with contextlib.suppress(Exception):  # the server ends before the last ones are done
+                    client.predict(handle_file(batch), api_name="/predict_batch")
 
-            batch = Path(folder) / "batch.fasta"
-            batch.write_text("".join(f">p{number}\n{long}\n" for number in range(25)))
-
-            def send_batches(_: int) -> None:
-                client = Client(url, verbose=False)
-                while time.monotonic() < end:
-                    with contextlib.suppress(Exception):  # the server ends before the last ones are done
-                        client.predict(handle_file(batch), api_name="/predict_batch")
-
-            for number in range(args.large):
-                threading.Thread(target=send_batches, args=[number], daemon=True).start()
-            users = [threading.Thread(target=use, args=[number]) for number in range(args.users)]
-            for user in users:
-                user.start()
-            for user in users:
-                user.join()
-            after = memory_mib(server.pid)
-        finally:
-            server.kill()
+        for number in range(args.large):
+            threading.Thread(target=send_batches, args=[number], daemon=True).start()
+        users = [threading.Thread(target=use, args=[number]) for number in range(args.users)]
+        for user in users:
+            user.start()
+        for user in users:
+            user.join()
+        after = memory_mib(server.pid)
     cuts = statistics.quantiles(times, n=20)
     print("| users | seconds | answered | lost | a second | median | 95th percentile | memory before, after |")
     print("|---|---|---|---|---|---|---|---|")

@@ -117,7 +117,8 @@ def show(found: list[Found], name: str | None = None) -> str:
         for i, (nucleus, protein, drawn) in enumerate(cells, start=1)
         for of, image in (("yours", protein), ("drawn", drawn))
     ]
-    scores = ", ".join(f"{name} {row['scores'][name]:.2f}" for name in submit.SHOWN_SCORES)
+    titles = zip(("PSNR", "SSIM", "correlation"), submit.SHOWN_SCORES, strict=True)
+    scores = ", ".join(f"{title} {row['scores'][name]:.2f}" for title, name in titles)
     return (
         f'<div class="figures">{"".join(shown)}</div><p class="note">{verdict.text(row["name"])}: {scores}</p>'
         f'<div class="figures small">{"".join(small)}</div>'

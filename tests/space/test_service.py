@@ -6,18 +6,18 @@ import gzip
 import io
 import json
 import os
-import subprocess
-import sys
 import time
 import zipfile
 
 import compare_tab
+import gradio as gr
 import housekeeping
 import keeping
 import lanes
 import lookup
 import numpy as np
 import pictures
+import predict_tab
 import pytest
 import reading
 import service
@@ -29,7 +29,7 @@ from protloc.drawing import save_image
 from protloc.loading import DEFAULT_MODEL, load_config, load_model
 from protloc.prediction import columns, model_digest
 from protloc.sequences import read_fasta
-from tests.helpers import ROOT, tiny_deeploc
+from tests.helpers import ROOT, run_protloc, tiny_deeploc
 from training.common.cards import INSULIN, SV40_SIGNAL
 
 NUCLEUS = ROOT / "examples" / "nucleus.tif"
@@ -443,18 +443,7 @@ def test_what_the_site_says_is_what_the_command_says(tmp_path):
     proteins = list(read_fasta(ROOT / "examples" / "proteins.fasta"))[:4]
     out = tmp_path / "out.csv"
     (tmp_path / "in.fasta").write_text("".join(f">{name}\n{sequence}\n" for name, sequence in proteins))
-    command = [
-        sys.executable,
-        "-m",
-        "protloc_entry",
-        "predict",
-        tmp_path / "in.fasta",
-        "--signals",
-        "--tree",
-        "-o",
-        out,
-    ]
-    subprocess.run(command, check=True)
+    assert run_protloc("predict", tmp_path / "in.fasta", "--signals", "--tree", "-o", out)[0] == 0
     rows = list(service.analyze(proteins, model=service.MODELS[0]))
     taken_home = list(csv.DictReader(io.StringIO(pictures.write_csv(rows))))
     for row, mine, found in zip(csv.DictReader(open(out)), taken_home, map(pictures.describe, rows), strict=True):
@@ -493,3 +482,24 @@ def test_residues_lie_below_those_that_they_are():
     assert [changed(before) for before in (8, 9, 20)] == [8, 9, 20]
     assert compare_tab.places(reference, reference[::-1])(7) == 7  # another protein
     assert compare_tab.places(reference, reference[:12])(12) == 12
+
+
+def test_a_kept_result_is_looked_at_when_it_is_ones_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr(housekeeping, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(housekeeping, "OWN", tmp_path)
+    name, _ = keeping.keep(list(service.analyze([("a", INSULIN)], model=service.MODELS[0])))
+    ended: list[str] = []
+
+    async def look() -> None:
+        shown = await predict_tab.kept(1.0, gr.Request(query_params={"result": name}))
+        assert "Kept since" in dict(zip(predict_tab.Page.names, shown, strict=True))["status"]
+        ended.append("looked")
+
+    async def both() -> None:
+        busy = asyncio.create_task(lanes.small.run("another", lambda: (time.sleep(0.3), ended.append("computed"))))
+        await asyncio.sleep(0.02)
+        await look()
+        await busy
+
+    asyncio.run(both())
+    assert ended == ["computed", "looked"]
