@@ -100,7 +100,10 @@ def print_costs(proteins: list[tuple[str, str]]) -> None:
     drawing, accurate = jobs[service.DEFAULT_MODEL], jobs.get(service.ACCURATE)
     steps = {
         "a protein": (service.localize, drawing),
-        "a picture": (lambda protein, job: service.drawn({"protein_id": "", "sequence": protein[1]}, job), drawing),
+        "a picture": (
+            lambda protein, job: service.drawn({"protein_id": "", "sequence": protein[1], "localizations": ""}, job),
+            drawing,
+        ),
     }
     if accurate:
         steps["a protein, accurate"] = (lambda protein, job: service.localize(protein, job, True), accurate)

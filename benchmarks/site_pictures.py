@@ -33,8 +33,8 @@ def compare(page: Page) -> None:
     sequence = (ROOT / "spaces" / "opengps" / "examples.fasta").read_text().split(">P00890")[1].split(">")[0]
     page.fill("#reference textarea", f">P00890{sequence}")
     page.fill("#changes textarea", "R18E+R22E, R18del")
-    page.fill("#scan-from input", "10")
-    page.fill("#scan-to input", "24")
+    page.locator("#scan-from").locator("input, textarea").fill("10")
+    page.locator("#scan-to").locator("input, textarea").fill("24")
     page.click("#compare-variants")
     page.wait_for_selector("#compared rect")
 

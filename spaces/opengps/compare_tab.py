@@ -22,6 +22,7 @@ from protloc.sequences import clean_sequence
 
 MAX_VARIANTS = 30
 MAX_WINDOW = 30  # residues that are scanned
+DRAWN = 6  # of a protein and its variants
 INTRO = f"""
 What does a variant change? Give a protein, and variants of it such as `R175H`, `p.Arg213Ter` or `F508del` (several in
 one protein: `R175H+P72R`), or a second sequence; at most {MAX_VARIANTS}. Or scan a window: every residue changed to
@@ -54,11 +55,12 @@ def changed(sequence: str, text: str) -> list[tuple[str, str]]:
     return found
 
 
-def window(sequence: str, start: float | None, end: float | None) -> tuple[int, int] | None:
+def window(sequence: str, start: int | None, end: int | None) -> tuple[int, int] | None:
     """Residues to scan; `None` without."""
-    if not start or not end:
+    if start is None and end is None:
         return None
-    start, end = int(start), int(end)
+    if start is None or end is None:
+        raise InputError("Give both ends of the window to scan, or none.")
     if not 1 <= start <= end <= len(sequence):
         raise InputError(f"A window from {start} to {end} is not inside of a protein of {len(sequence)} residues.")
     if end - start >= MAX_WINDOW:
@@ -93,8 +95,9 @@ async def computed(protein, others, places, organism, draw: bool) -> AsyncIterat
     scanned = range(places[0], places[1] + 1) if places else range(0)
     cost = job.cost([protein, *others]) + 19 * len(protein[1]) * len(scanned)
     async with lanes.job(visitor, cost) as lane:
-        for name, sequence in [protein, *others]:
-            row = await lane.run(visitor, service.answer, (name, sequence), job)
+        for number, (name, sequence) in enumerate([protein, *others]):
+            step = service.answer if number < DRAWN else service.said_of
+            row = await lane.run(visitor, step, (name, sequence), job)
             yield row | {"variant": "" if (name, sequence) == protein else name}
         for place in scanned:
             yield await lane.run(visitor, scan_residue, *protein, place, job)
@@ -104,7 +107,8 @@ async def run(text, changes, start, end, organism) -> AsyncIterator[tuple[str, s
     """Status and comparison, as far as they are."""
     yield verdict.status("Reading the input ..."), ""
     try:
-        protein, others, places = await asyncio.to_thread(asked, text, changes, start, end)
+        ends = [reading.number(end, "An end of the window", whole=True) for end in (start, end)]
+        protein, others, places = await asyncio.to_thread(asked, text, changes, *ends)
         rows: list[Row] = []
         heat: list[list[Row]] = []
         total = 1 + len(others) + (places[1] - places[0] + 1 if places else 0)
@@ -217,7 +221,7 @@ def drawn(rows: list[Row]) -> str:
             f"{row['variant'] or 'reference'}: {row['image_label']}",
             f"{row['variant'] or 'reference'} drawn as {row['image_label']}",
         )
-        for row in rows[:6]
+        for row in rows[:DRAWN]
     ]
     return f'<h4>Drawn</h4><div class="figures">{"".join(shown)}</div>'
 
@@ -293,10 +297,8 @@ def build() -> None:
                 label="Variants, or a second sequence", lines=2, max_lines=8, placeholder="R175H", elem_id="changes"
             )
             with gr.Row():
-                start = gr.Number(
-                    None, label="Scan from residue", precision=0, placeholder="no scan", elem_id="scan-from"
-                )
-                end = gr.Number(None, label="to residue", precision=0, placeholder="no scan", elem_id="scan-to")
+                start = gr.Textbox(label="Scan from residue", placeholder="no scan", elem_id="scan-from")
+                end = gr.Textbox(label="to residue", placeholder="no scan", elem_id="scan-to")
             organism = gr.Radio(list(service.ORGANISMS), value="any", label="Organism")
             go = gr.Button("Compare", variant="primary", elem_id="compare-variants")
         with gr.Column(scale=3, min_width=320):

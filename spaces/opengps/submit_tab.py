@@ -14,6 +14,7 @@ import housekeeping
 import lanes
 import numpy as np
 import pictures
+import service
 import submit
 import verdict
 from api import endpoint, saying
@@ -27,7 +28,6 @@ from protloc.crops import overlay
 from protloc.microscopy import simulate
 
 CHANNELS = ["grey", "red", "green", "blue"]
-SMALL_FILES = 2_000_000  # bytes of a pair of images in the small lane
 INTRO = f"""
 Send a microscope image of a nuclear stain and one of a tagged or stained protein. Whole cells are cut out of them and
 set beside what deepGPS draws for the same nuclei. **Compare** keeps nothing. **Submit** keeps the cells (up to
@@ -162,10 +162,9 @@ async def run(keep: bool, consent, archive, *one) -> AsyncIterator[tuple]:
 
 
 async def examined(archive, one, keep: bool) -> AsyncIterator[Found]:
-    """`submit.examine`, a step at a time, in the lane that it belongs to."""
+    """`submit.examine`, a step at a time; a pair is several pictures to draw, which is no small job."""
     visitor = lanes.current_visitor()
-    files = [Path(file).stat().st_size for file in (archive, one[0], one[3]) if file]
-    async with lanes.job(visitor, 0 if sum(files) <= SMALL_FILES and not archive else lanes.SMALL + 1) as lane:
+    async with lanes.job(visitor, submit.COMPARED * service.PICTURE_COST) as lane:
         pairs = await lane.run(visitor, read, archive, *one)
         iterator = submit.examine(pairs, keep, visitor)
         while (row := await lane.run(visitor, next, iterator, None)) is not None:
@@ -303,19 +302,13 @@ def build() -> None:
             )
             with gr.Accordion("Channels and pages, for colour images and stacks", open=False):
                 nucleus_channel = gr.Radio(CHANNELS, value="grey", label="Channel of the nuclei")
-                nucleus_page = gr.Number(
-                    None, label="Page of the nuclei, from 0", precision=0, minimum=0, placeholder="the only one"
-                )
+                nucleus_page = gr.Textbox(label="Page of the nuclei, from 0", placeholder="the only one")
                 protein_channel = gr.Radio(CHANNELS, value="grey", label="Channel of the protein")
-                protein_page = gr.Number(
-                    None, label="Page of the protein, from 0", precision=0, minimum=0, placeholder="the only one"
-                )
-            um_per_px = gr.Number(
-                None,
+                protein_page = gr.Textbox(label="Page of the protein, from 0", placeholder="the only one")
+            um_per_px = gr.Textbox(
                 label="Size of a pixel in micrometres",
                 info="The microscope's software says it.",
                 placeholder="what the file says",
-                step=0.001,
                 elem_id="own-um-per-px",
             )
             sequence = gr.Textbox(

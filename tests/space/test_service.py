@@ -217,6 +217,20 @@ def test_the_pixel_size_is_the_files_or_asked_for(tmp_path):
         service.read_nucleus(str(tmp_path / "no_size.png"), um_per_px=900)
 
 
+def test_a_field_of_a_number_may_be_empty(tmp_path):
+    """Empty is not 0: the page of a stack is asked for."""
+    pages = [Image.fromarray(np.full((300, 300), value, np.uint8)) for value in (1, 2)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(InputError, match="holds 2 pages"):
+        predict_tab.read_image(str(tmp_path / "stack.tif"), "grey", "", "0,206")
+    found = predict_tab.read_image(str(tmp_path / "stack.tif"), "grey", "1", "0,206")
+    assert found.pixels.max() == 2 and found.scale == "Pixels of 0.206 µm, as you said."
+    with pytest.raises(InputError, match="The page must be a number, got 'first'"):
+        predict_tab.read_image(str(tmp_path / "stack.tif"), "grey", "first", "")
+    with pytest.raises(InputError, match="Give both ends of the window"):
+        compare_tab.window(INSULIN, 5, None)
+
+
 def test_the_square_around_a_point():
     image = np.arange(300 * 400, dtype=np.float32).reshape(300, 400)
     assert service.cut(image).shape == (208, 208) and service.cut(image)[0, 0] == image[46, 96]

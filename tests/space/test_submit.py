@@ -129,7 +129,7 @@ def test_two_channels_of_one_file(images):
         submit.read_submission(given | {"protein_page": 2}, stack, stack)
     with pytest.raises(InputError, match="The image of the protein: has no page -1; it has 2, counted from 0"):
         submit.read_submission(given | {"protein_page": -1}, stack, stack)
-    with pytest.raises(InputError, match="A page and a pixel size are numbers"):
+    with pytest.raises(InputError, match="The size of a pixel must be a number, got 'wide'"):
         submit.read_submission(given | {"um_per_px": "wide"}, stack, stack)
 
 
