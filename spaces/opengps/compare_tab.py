@@ -13,7 +13,7 @@ import reading
 import service
 import verdict
 from api import endpoint, saying
-from predict_tab import FAULT
+from predict_tab import FAULT, SCRIPT
 from reading import InputError
 
 from protloc import variants
@@ -303,7 +303,7 @@ def build() -> None:
             go = gr.Button("Compare", variant="primary", elem_id="compare-variants")
         with gr.Column(scale=3, min_width=320):
             status = gr.HTML(elem_id="compare-status", js_on_load=verdict.ALOUD)
-            compared = gr.HTML(elem_id="compared")
+            compared = gr.HTML(elem_id="compared", js_on_load=SCRIPT.read_text(encoding="utf-8"))
     go.click(run, [text, changes, start, end, organism], [status, compared], **hidden)
     empty: dict[str, Any] = {"visible": False}
     inputs = [gr.Textbox(**empty), gr.Textbox("", **empty), gr.Textbox("", **empty), gr.Textbox("any", **empty)]

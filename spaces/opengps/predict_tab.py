@@ -218,7 +218,8 @@ def looked_at(name: str, key: str, gain: float) -> list[Any]:
 
 def stopped(rows: list[Row], gain: float) -> list[Any]:
     runs[lanes.current_page()] = next(numbers)
-    return ending(rows, gain, verdict.status(f"Stopped after {len(rows)}."))
+    drawn = sum("image" in row for row in rows)
+    return ending(rows, gain, verdict.status(f"Stopped: {len(rows)} read, {drawn} drawn."))
 
 
 def choose(rows: list[Row], gain: float, event: gr.EventData) -> list[Any]:

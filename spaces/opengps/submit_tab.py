@@ -19,7 +19,7 @@ import submit
 import verdict
 from api import endpoint, saying
 from PIL import Image
-from predict_tab import FAULT
+from predict_tab import FAULT, SCRIPT
 from reading import InputError
 from store import LABELS, LICENCE, MAX_CROPS
 
@@ -337,8 +337,7 @@ def build() -> None:
                 back = gr.Button("Withdraw", elem_id="withdraw")
         with gr.Column(scale=3, min_width=320):
             status = gr.HTML(elem_id="submit-status", js_on_load=verdict.ALOUD)
-            script = Path(__file__).with_name("results.js").read_text(encoding="utf-8")
-            results = gr.HTML(elem_id="submit-results", js_on_load=script)
+            results = gr.HTML(elem_id="submit-results", js_on_load=SCRIPT.read_text(encoding="utf-8"))
             shown = gr.HTML(elem_id="own-pictures")
             gr.Markdown(LEGEND)
 

@@ -4,9 +4,11 @@ import io
 import struct
 import zipfile
 
+import housekeeping
 import numpy as np
 import pytest
 import submit
+import submit_tab
 import tifffile
 from PIL import Image
 from reading import InputError
@@ -73,6 +75,11 @@ def test_a_batch_is_compared_and_kept_once(tmp_path, images, monkeypatch):
         submit.withdraw("../../etc/passwd-x")
     assert submit.withdraw(first["receipt"]).startswith("Withdrawn and deleted")
     assert store.pending() == [third["id"]]
+
+
+def test_the_template_is_what_the_site_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(housekeeping, "OWN", tmp_path / "own")
+    assert "Submission" in told(submit_tab.example_archive())[0]
 
 
 def test_a_manifest_from_windows(tmp_path, images):
