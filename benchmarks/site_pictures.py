@@ -32,7 +32,7 @@ def compare(page: Page) -> None:
     page.get_by_role("tab", name="Compare").click()
     sequence = (ROOT / "spaces" / "opengps" / "examples.fasta").read_text().split(">P00890")[1].split(">")[0]
     page.fill("#reference textarea", f">P00890{sequence}")
-    page.fill("#changes textarea", "R18E+R22E, R18del")
+    page.fill("#changes textarea", "R15E+R19E, R15del")
     page.locator("#scan-from").locator("input, textarea").fill("10")
     page.locator("#scan-to").locator("input, textarea").fill("24")
     page.click("#compare-variants")
