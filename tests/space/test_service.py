@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import os
+import sys
+import threading
 import time
 import zipfile
 
@@ -389,6 +391,18 @@ def test_a_small_job_does_not_wait_for_a_large_one_and_visitors_take_turns():
     assert order[0] == "c0" and len(order) == 16
     assert order.index("b4") < 11  # beside the first of `a`, before the second: one large job a visitor
     assert not lanes.jobs and not lanes.large_jobs and lanes.small.free == lanes.large.free == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_a_large_job_leaves_the_core_to_a_small_one():
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    async def both() -> tuple[int, int]:
+        return await lanes.small.run("a", priority), await lanes.large.run("b", priority)
+
+    small, large = asyncio.run(both())
+    assert small < large == 10 and small == priority()
 
 
 def test_a_cancelled_job_gives_its_place_back():
