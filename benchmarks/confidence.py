@@ -1,10 +1,11 @@
 """
 How often the page's words hold: `python -m benchmarks.confidence --dataset data/deeploc`.
 
-openGPS says how far a compartment's probability lies above its threshold. This counts, for the shipped DeepLoc, how
-often a compartment that was named with each of these words is right, on the independent test set and on the validation
-partition (which chose thresholds and calibration, so that its numbers are a little optimistic), and writes what the
-page shows: `spaces/opengps/confidence.json`.
+openGPS says how far a compartment's probability lies above its threshold. This counts, for a shipped DeepLoc (the
+accurate one with `--model deeploc-unirep`), how often a compartment that was named with each of these words is right,
+on the independent test set and on the validation partition (which chose thresholds and calibration, so that its numbers
+are a little optimistic), and writes what the page shows into `spaces/opengps/confidence.json`. `--max-proteins` takes
+so many of each set at random; the calls that it writes say how many were counted.
 """
 
 import argparse
@@ -48,20 +49,16 @@ def counted(right: np.ndarray, distances: np.ndarray) -> dict[str, dict[str, flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="as datasets_scripts.build_deeploc writes it")
-    parser.add_argument("--max-proteins", type=int, help="of each set, for a trial")
+    parser.add_argument("--model", default="deeploc", choices=["deeploc", "deeploc-unirep"], help="(default: deeploc)")
+    parser.add_argument("--max-proteins", type=int, help="of each set, drawn at random (default: all)")
     parser.add_argument("--out", type=Path, default=OUT, help="(default: what the page reads)")
     args = parser.parse_args()
-    model, tokenizer = load_model(dtype="float32")  # of any machine the same
-    result: dict[str, Any] = {
-        "model_digest": model_digest(model),
-        "from": {word: None if np.isinf(start) else start for word, start in WORDS.items()},
-        "compartments": {},
-        "membrane": {},
-    }
+    model, tokenizer = load_model(args.model, dtype="float32")  # of any machine the same
+    result: dict[str, Any] = {"model_digest": model_digest(model), "compartments": {}, "membrane": {}}
     for title, (config, split) in SETS.items():
         proteins = load_dataset(args.dataset, config, split=split)
         if args.max_proteins:
-            proteins = proteins.select(range(min(args.max_proteins, len(proteins))))
+            proteins = proteins.shuffle(seed=0).select(range(min(args.max_proteins, len(proteins))))
         found = predict_proteins(model, tokenizer, proteins, 16_384, None)
         named = found["predictions"].astype(bool)
         distances = log_odds(found["probabilities"]) - log_odds(np.array(model.config.thresholds))
@@ -71,10 +68,14 @@ def main() -> None:
             away = log_odds(found["membrane_probabilities"]) - log_odds(np.array(model.config.membrane_threshold))
             right = found["membrane_predictions"] == found["membrane_labels"]
             result["membrane"][title] = counted(right[known], np.abs(away[known]))
-    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for title, words in result["compartments"].items():
+    words = {word: None if np.isinf(start) else start for word, start in WORDS.items()}
+    models = json.loads(args.out.read_text(encoding="utf-8"))["models"] if args.out.exists() else {}
+    args.out.write_text(
+        json.dumps({"from": words, "models": models | {args.model: result}}, indent=1) + "\n", encoding="utf-8"
+    )
+    for title, counts in result["compartments"].items():
         print(f"\n{title}\n| word | calls | right |\n|---|---|---|")
-        for word, said in words.items():
+        for word, said in counts.items():
             print(f"| {word} | {said['calls']} | {said['right']:.0%} |")
 
 

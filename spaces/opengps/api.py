@@ -1,16 +1,21 @@
 """What programs (`gradio_client`, plain HTTP) and assistants (MCP) call; every argument but the first has a default."""
 
 import asyncio
-from collections.abc import Iterator
+import inspect
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
+import gradio.mcp
 import housekeeping
 import lanes
 import lookup
 import pictures
 import service
+from gradio.utils import get_function_description
+from gradio_client.utils import is_file_obj_with_meta
 from predict_tab import FAULT, read_image
 from reading import InputError, Reading
 
@@ -68,8 +73,7 @@ async def predict(
         page: Page of the nucleus, where a file has several, from 0.
 
     Returns:
-        The columns of `protloc predict` (compartments, membrane, probabilities, signals, sorting tree), thresholds, the
-        verdict in words, and the picture.
+        An object of the columns of `protloc predict --signals --tree`, thresholds and a verdict in words; a picture.
     """
     with saying():
         found = await asyncio.to_thread(lookup.read, text)
@@ -107,8 +111,7 @@ async def predict_batch(
         page: Page of the nucleus, where a file has several, from 0.
 
     Returns:
-        An object of `proteins`, each as /predict gives it, and `skipped`, a sentence for each record that is none; and
-        a ZIP file with the table and the pictures.
+        An object of `proteins`, each as of /predict, and `skipped`, why others are left out; a ZIP file of all.
     """
     with saying():
         found = await asyncio.to_thread(lookup.read, "", file)
@@ -119,27 +122,45 @@ async def predict_batch(
         return {"proteins": [pictures.describe(row) for row in rows], "skipped": found.skipped}, str(archive)
 
 
+class Assistants(gradio.mcp.GradioMCPServer):
+    """Answers objects as JSON and images as images; Gradio's own server answers both as one text of Python's."""
+
+    def postprocess_output_data(self, data, root_url):
+        parts = data[0] if isinstance(data[0], (list, tuple)) else data  # Gradio wraps several outputs once more
+        content: list[Any] = []
+        for part in parts:
+            if isinstance(part, dict) and not is_file_obj_with_meta(part):
+                content.append(self.types.TextContent(type="text", text=json.dumps(part)))
+            elif part is not None:  # no picture was drawn
+                content += super().postprocess_output_data([part], root_url)
+        return content
+
+
+def endpoint(function: Callable[..., Any], inputs: list[Any], outputs: list[Any], name: str) -> None:
+    """A function for programs; its docstring says what each argument is."""
+    _, said, _ = get_function_description(function)
+    for component, argument in zip(inputs, inspect.signature(function).parameters, strict=True):
+        component.label = said[argument]
+    for component, label in zip(outputs, ["answer", "file"][: len(outputs)], strict=True):
+        component.label = label
+    gr.Button(visible=False).click(function, inputs, outputs, api_name=name, concurrency_limit=None)
+
+
 def build() -> None:
     """The endpoints, inside of a `gr.Blocks`; hidden components carry the defaults."""
     hidden: dict[str, Any] = {"visible": False}
-    rest = [
-        gr.File(None, type="filepath", **hidden),
-        gr.Textbox("default", **hidden),
-        gr.Number(None, **hidden),
-        gr.Number(1, precision=0, **hidden),
-        gr.Textbox("any", **hidden),
-        gr.Number(None, **hidden),
-        gr.Textbox("grey", **hidden),
-        gr.Number(None, precision=0, **hidden),
-    ]
     for function, first, second in (
         (predict, gr.Textbox(**hidden), gr.Image(format="png", **hidden)),
         (predict_batch, gr.File(type="filepath", **hidden), gr.File(**hidden)),
     ):
-        gr.Button(**hidden).click(
-            function,
-            [first, *rest],
-            [gr.JSON(**hidden), second],
-            api_name=function.__name__,
-            concurrency_limit=None,
-        )
+        rest = [
+            gr.File(None, type="filepath", **hidden),
+            gr.Textbox("default", **hidden),
+            gr.Number(None, **hidden),
+            gr.Number(1, precision=0, **hidden),
+            gr.Textbox("any", **hidden),
+            gr.Number(None, **hidden),
+            gr.Textbox("grey", **hidden),
+            gr.Number(None, precision=0, **hidden),
+        ]
+        endpoint(function, [first, *rest], [gr.JSON(**hidden), second], function.__name__)

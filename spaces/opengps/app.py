@@ -14,6 +14,7 @@ from pathlib import Path
 import api
 import compare_tab
 import gradio as gr
+import gradio.mcp
 import help_tab
 import housekeeping
 import predict_tab
@@ -23,6 +24,7 @@ import submit
 import submit_tab
 from httpx2 import HTTPError
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 
 from protloc.hub import refusal
 
@@ -66,6 +68,7 @@ def main() -> None:
         print(f"Submissions go to {submit.open_store()}.")
     except (ValueError, OSError, HTTPError) as error:
         parser.exit(2, f"openGPS: {refusal(error)}\n")
+    gradio.mcp.GradioMCPServer = api.Assistants  # what `launch` makes
     build().launch(
         server_name=args.host,
         server_port=args.port,
@@ -75,7 +78,7 @@ def main() -> None:
         enable_monitoring=False,
         run_history=False,
         footer_links=["api"],
-        app_kwargs={"middleware": [Middleware(housekeeping.Guard)]},
+        app_kwargs={"middleware": [Middleware(housekeeping.Guard), Middleware(GZipMiddleware)]},
         # System fonts: nothing is loaded from elsewhere.
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=STYLE.read_text(encoding="utf-8"),

@@ -1,7 +1,7 @@
 """The tab Compare: a protein beside its variants, or a window of it with every residue changed to every other."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import gradio as gr
@@ -12,8 +12,8 @@ import pictures
 import reading
 import service
 import verdict
-from api import saying
-from predict_tab import FAULT
+from api import endpoint, saying
+from predict_tab import FAULT, SCRIPT
 from reading import InputError
 
 from protloc import variants
@@ -22,6 +22,7 @@ from protloc.sequences import clean_sequence
 
 MAX_VARIANTS = 30
 MAX_WINDOW = 30  # residues that are scanned
+DRAWN = 6  # of a protein and its variants
 INTRO = f"""
 What does a variant change? Give a protein, and variants of it such as `R175H`, `p.Arg213Ter` or `F508del` (several in
 one protein: `R175H+P72R`), or a second sequence; at most {MAX_VARIANTS}. Or scan a window: every residue changed to
@@ -54,11 +55,12 @@ def changed(sequence: str, text: str) -> list[tuple[str, str]]:
     return found
 
 
-def window(sequence: str, start: float | None, end: float | None) -> tuple[int, int] | None:
+def window(sequence: str, start: int | None, end: int | None) -> tuple[int, int] | None:
     """Residues to scan; `None` without."""
-    if not start or not end:
+    if start is None and end is None:
         return None
-    start, end = int(start), int(end)
+    if start is None or end is None:
+        raise InputError("Give both ends of the window to scan, or none.")
     if not 1 <= start <= end <= len(sequence):
         raise InputError(f"A window from {start} to {end} is not inside of a protein of {len(sequence)} residues.")
     if end - start >= MAX_WINDOW:
@@ -93,8 +95,9 @@ async def computed(protein, others, places, organism, draw: bool) -> AsyncIterat
     scanned = range(places[0], places[1] + 1) if places else range(0)
     cost = job.cost([protein, *others]) + 19 * len(protein[1]) * len(scanned)
     async with lanes.job(visitor, cost) as lane:
-        for name, sequence in [protein, *others]:
-            row = await lane.run(visitor, service.answer, (name, sequence), job)
+        for number, (name, sequence) in enumerate([protein, *others]):
+            step = service.answer if number < DRAWN else service.said_of
+            row = await lane.run(visitor, step, (name, sequence), job)
             yield row | {"variant": "" if (name, sequence) == protein else name}
         for place in scanned:
             yield await lane.run(visitor, scan_residue, *protein, place, job)
@@ -104,7 +107,8 @@ async def run(text, changes, start, end, organism) -> AsyncIterator[tuple[str, s
     """Status and comparison, as far as they are."""
     yield verdict.status("Reading the input ..."), ""
     try:
-        protein, others, places = await asyncio.to_thread(asked, text, changes, start, end)
+        ends = [reading.number(end, "An end of the window", whole=True) for end in (start, end)]
+        protein, others, places = await asyncio.to_thread(asked, text, changes, *ends)
         rows: list[Row] = []
         heat: list[list[Row]] = []
         total = 1 + len(others) + (places[1] - places[0] + 1 if places else 0)
@@ -159,22 +163,55 @@ def page_of(rows: list[Row]) -> str:
 
 def aligned(rows: list[Row]) -> str:
     """Where the model looked, one protein above the other, residue above residue."""
-    length, top = max(row["length"] for row in rows), max(float(max(row["attention"])) for row in rows)
+    reference = rows[0]["sequence"]
+    whole, top = max(row["length"] for row in rows), max(float(max(row["attention"])) for row in rows)
     lines = []
     for row in rows:
+        place = places(reference, row["sequence"])
         heights = verdict.binned([float(weight) for weight in row["attention"]])
-        step = 1000 * row["length"] / length / len(heights)
+        width = -(-row["length"] // len(heights))
+        ends = [1000 / whole * place(min(i * width, row["length"])) for i in range(len(heights) + 1)]
         path = "".join(
-            f"L{i * step:.1f} {40 - 36 * h / top:.1f}L{(i + 1) * step:.1f} {40 - 36 * h / top:.1f}"
+            f"L{ends[i]:.1f} {40 - 36 * h / top:.1f}L{ends[i + 1]:.1f} {40 - 36 * h / top:.1f}"
             for i, h in enumerate(heights)
         )
         most = int(row["attention"].argmax())
         said = verdict.text(f"{row['variant'] or 'reference'}: looked most at {row['sequence'][most]}{most + 1}")
         lines.append(
-            f'<svg viewBox="0 0 1000 42" class="overview" role="img" aria-label="{said}"><title>{said}</title>'
-            f'<path class="looked" d="M0 40{path}L{step * len(heights):.1f} 40Z"/></svg><p class="note">{said}</p>'
+            f'<svg viewBox="0 0 1000 42" preserveAspectRatio="none" class="overview low" role="img" '
+            f'aria-label="{said}"><title>{said}</title>'
+            f'<path class="looked" d="M0 40{path}L{ends[-1]:.1f} 40Z"/></svg><p class="note">{said}</p>'
         )
     return f"<h4>Where the model looked</h4>{''.join(lines)}"
+
+
+def places(reference: str, other: str) -> Callable[[int], float]:
+    """
+    Where the residues of a sequence lie on the reference, from the number of those before.
+
+    What both begin and end with lies one above the other, and what is between takes the room between. Sequences that
+    share less than half have each its own places.
+    """
+    start = shared(reference, other)
+    shorter = min(len(reference), len(other))
+    end = shared(reference[start:][::-1], other[start:][::-1])
+    if start + end < shorter / 2:
+        return float
+    shift, own = len(reference) - len(other), len(other) - start - end
+    room = own + shift
+
+    def place(before: int) -> float:
+        if before <= start:
+            return before
+        return before + shift if before >= len(other) - end else start + (before - start) * room / own
+
+    return place
+
+
+def shared(first: str, second: str) -> int:
+    """How many letters both begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def drawn(rows: list[Row]) -> str:
@@ -184,7 +221,7 @@ def drawn(rows: list[Row]) -> str:
             f"{row['variant'] or 'reference'}: {row['image_label']}",
             f"{row['variant'] or 'reference'} drawn as {row['image_label']}",
         )
-        for row in rows[:6]
+        for row in rows[:DRAWN]
     ]
     return f'<h4>Drawn</h4><div class="figures">{"".join(shown)}</div>'
 
@@ -228,8 +265,7 @@ async def compare(text: str, variants: str = "", scan: str = "", organism: str =
         organism: "animal", "fungus", "plant" or "other"; animals and fungi have no plastids. "any" if unknown.
 
     Returns:
-        An object of `reference` and `variants`, each as /predict gives it without a picture, with the differences to
-        the reference (`delta_...`, `gained`, `lost`), and `scan`, the same in the columns of `protloc variants`.
+        An object of `reference`, `variants` with differences (`delta_...`, `gained`, `lost`) and `scan`, a list.
     """
     with saying():
         start, _, end = (scan or "").partition("-")
@@ -261,19 +297,14 @@ def build() -> None:
                 label="Variants, or a second sequence", lines=2, max_lines=8, placeholder="R175H", elem_id="changes"
             )
             with gr.Row():
-                start = gr.Number(None, label="Scan from residue", precision=0, elem_id="scan-from")
-                end = gr.Number(None, label="to residue", precision=0, elem_id="scan-to")
+                start = gr.Textbox(label="Scan from residue", placeholder="no scan", elem_id="scan-from")
+                end = gr.Textbox(label="to residue", placeholder="no scan", elem_id="scan-to")
             organism = gr.Radio(list(service.ORGANISMS), value="any", label="Organism")
             go = gr.Button("Compare", variant="primary", elem_id="compare-variants")
         with gr.Column(scale=3, min_width=320):
-            status = gr.HTML(elem_id="compare-status")
-            compared = gr.HTML(elem_id="compared")
+            status = gr.HTML(elem_id="compare-status", js_on_load=verdict.ALOUD)
+            compared = gr.HTML(elem_id="compared", js_on_load=SCRIPT.read_text(encoding="utf-8"))
     go.click(run, [text, changes, start, end, organism], [status, compared], **hidden)
     empty: dict[str, Any] = {"visible": False}
-    gr.Button(**empty).click(
-        compare,
-        [gr.Textbox(**empty), gr.Textbox("", **empty), gr.Textbox("", **empty), gr.Textbox("any", **empty)],
-        gr.JSON(**empty),
-        api_name="compare",
-        concurrency_limit=None,
-    )
+    inputs = [gr.Textbox(**empty), gr.Textbox("", **empty), gr.Textbox("", **empty), gr.Textbox("any", **empty)]
+    endpoint(compare, inputs, [gr.JSON(**empty)], "compare")

@@ -1,5 +1,7 @@
 """The tab Help: how to read an answer, what it can't know, and how to cite it."""
 
+from typing import Any
+
 import gradio as gr
 import housekeeping
 import pictures
@@ -10,12 +12,19 @@ import verdict
 def build() -> None:
     """The tab's content, inside of a `gr.Tab`."""
     gr.Markdown(TEXT)
-    gr.HTML(worth())
+    gr.HTML(worth(), elem_id="worth")
 
 
 def worth() -> str:
-    """How often each word of the verdict was right, as a table."""
-    sets = verdict.measured()
+    """How often each word of the verdict was right, as a table for each model."""
+    return "<h4>How often the words were right</h4>" + "".join(
+        table(title, verdict.measured(model))
+        for model, title in (("deeploc", "DeepLoc (fast)"), ("deeploc-unirep", "DeepLoc on UniRep (accurate)"))
+        if verdict.measured(model)
+    )
+
+
+def table(model: str, sets: list[tuple[str, dict[str, Any]]]) -> str:
     head = "".join(f"<th scope=col>{title}</th>" for title, _ in sets)
     lines = ""
     for word in verdict.CONFIDENCE["from"]:
@@ -25,9 +34,9 @@ def worth() -> str:
         )
         lines += f"<tr><th scope=row>{word}</th>{''.join(cells)}</tr>"
     return (
-        "<h4>How often the words were right</h4><table><caption>Of all compartments named with a word, the share "
-        "that experiments had found. Measured by <code>python -m benchmarks.confidence</code>.</caption><thead><tr>"
-        f"<td></td>{head}</tr></thead><tbody>{lines}</tbody></table>"
+        f'<div class="scroll"><table><caption>{model}: of all compartments named with a word, the share that '
+        "experiments had found. Measured by <code>python -m benchmarks.confidence</code>.</caption><thead><tr>"
+        f"<td></td>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
 
 

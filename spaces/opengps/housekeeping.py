@@ -37,6 +37,8 @@ HEADERS = {
     "referrer-policy": "no-referrer",
 }
 
+LASTING = {"cache-control": "public, max-age=31536000, immutable"}  # scripts, whose names have a digest of them
+
 
 def settle() -> None:
     """Put temporary files into a folder of the site's own, keep it swept, and keep inputs out of the log."""
@@ -116,9 +118,8 @@ class Guard:
         async def with_headers(message):
             if message["type"] == "http.response.start":
                 names = {name.lower() for name, _ in message["headers"]}
-                extra = [
-                    (name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in names
-                ]
+                own = HEADERS | (LASTING if scope["path"].startswith("/assets/") else {})
+                extra = [(name.encode(), value.encode()) for name, value in own.items() if name.encode() not in names]
                 message = message | {"headers": [*message["headers"], *extra]}
             await send(message)
 

@@ -17,16 +17,22 @@ from protloc.files import atomic_path
 
 NAME = re.compile(r"[\w-]{20,40}")
 SHARE = 0.02  # of the room, for one visitor's address
-kept_by: dict[str, int] = {}  # bytes of each
+LARGE = 1_000_000  # bytes of a result that takes more than a moment to look at
 ARRAYS = ("attention", "image", "nucleus", "uncertainty")
 GONE = f"This result is not kept here: after {housekeeping.RESULT_DAYS} days, or when its owner asks, it is deleted."
 
 
 def path_of(name: str) -> Any:
-    """Where a result is; `InputError` for what is no name of one."""
-    if not NAME.fullmatch(name):
+    """Where a result is; `InputError` where there is none of this name."""
+    found = list(housekeeping.RESULTS.glob(f"{name}.*.json.gz")) if NAME.fullmatch(name) else []
+    if not found:
         raise InputError(GONE)
-    return housekeeping.RESULTS / f"{name}.json.gz"
+    return found[0]
+
+
+def mark(visitor: str) -> str:
+    """Of 65,536: tells visitors apart well enough to count what each keeps, and doesn't tell who one is."""
+    return digest(visitor)[:4]
 
 
 def digest(key: str) -> str:
@@ -46,34 +52,43 @@ def keep(rows: list[dict[str, Any]], visitor: str = "") -> tuple[str, str]:
         `tuple[str, str]`: The name that finds them, and the key that deletes them.
 
     Raises:
-        InputError: If there is no room, or this visitor has used a share of it since the site was started.
+        InputError: If there is no room, or this visitor has used a share of it.
     """
     if not rows:
         raise InputError("There is no result to keep.")
     name, key = secrets.token_urlsafe(18), secrets.token_urlsafe(18)
     content = {"key": digest(key), "kept": datetime.now(UTC).date().isoformat(), "rows": rows}
     written = gzip.compress(json.dumps(content, default=plain).encode())
-    mine = kept_by.get(visitor, 0) + len(written)
-    if mine > SHARE * housekeeping.QUOTA:
+    mine = sum(path.stat().st_size for path in housekeeping.RESULTS.glob(f"*.{mark(visitor)}.json.gz"))
+    if mine + len(written) > SHARE * housekeeping.QUOTA:
         raise InputError("You keep as much as this site has room for from one address: take the files home.")
     try:
         housekeeping.RESULTS.mkdir(mode=0o700, parents=True, exist_ok=True)
         if housekeeping.used(housekeeping.RESULTS) > housekeeping.QUOTA:
             raise InputError("The site has no room to keep results now: take the files home.")
-        with atomic_path(path_of(name)) as partial:
+        path = housekeeping.RESULTS / f"{name}.{mark(visitor)}.json.gz"
+        with atomic_path(path) as partial:
             partial.write_bytes(written)
-        path_of(name).chmod(0o600)
+        path.chmod(0o600)
     except OSError:
         raise InputError("The site can't keep results now: take the files home.") from None
-    kept_by[visitor] = mine
     return name, key
 
 
 def read(name: str) -> dict[str, Any]:
+    """
+    Raises:
+        InputError: If there is no result of this name.
+    """
     try:
         return json.loads(gzip.decompress(path_of(name).read_bytes()))
     except FileNotFoundError:
         raise InputError(GONE) from None
+
+
+def is_large(name: str) -> bool:
+    """Whether a result takes long to look at; `InputError` if there is none of this name."""
+    return path_of(name).stat().st_size > LARGE
 
 
 def find(name: str) -> tuple[list[dict[str, Any]], str]:

@@ -6,6 +6,9 @@ of large jobs; in each, visitors take turns. Waiting costs no thread, and as man
 """
 
 import asyncio
+import os
+import sys
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +18,18 @@ from typing import Any
 from gradio.context import LocalContext
 from reading import InputError
 
-SMALL = 3_000  # residues, or what costs as much, of a job in the small lane
+SMALL = 35_000  # residues, or what costs as much (three pictures), of a job in the small lane: some 7 seconds
 MAX_WAITING = 100  # requests of a visitor
 
 
 class ClientGone(Exception):
     """Nobody waits for the answer any more."""
+
+
+def step_back() -> None:
+    """Lower the priority of the thread that this runs in."""
+    if sys.platform == "linux":  # elsewhere priorities are those of a process
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 class Lane:
@@ -29,12 +38,13 @@ class Lane:
 
     Args:
         places (`int`): Threads.
+        yielding (`bool`): Whether threads of other lanes go first where there are fewer cores than threads (on Linux).
     """
 
-    def __init__(self, places: int):
+    def __init__(self, places: int, yielding: bool = False):
         self.free = places
         self.waiting: dict[str, deque[asyncio.Future]] = {}
-        self.threads = ThreadPoolExecutor(places)
+        self.threads = ThreadPoolExecutor(places, initializer=step_back if yielding else None)
 
     async def run(self, visitor: str, step: Callable[..., Any], *args: Any) -> Any:
         """The step's result, computed when it is the visitor's turn."""
@@ -72,7 +82,7 @@ class Lane:
         self.free += 1
 
 
-small, large = Lane(1), Lane(1)
+small, large = Lane(1), Lane(1, yielding=True)
 jobs: dict[str, int] = {}  # requests of each visitor, at work and waiting
 large_jobs: dict[str, asyncio.Lock] = {}  # of each visitor: one at a time
 

@@ -12,6 +12,7 @@ import keeping
 import lanes
 import lookup
 import pictures
+import reading
 import service
 import verdict
 from reading import InputError
@@ -24,6 +25,8 @@ SCRIPT = Path(__file__).with_name("results.js")
 FAULT = "Something went wrong on our side, not with your input: please try again."
 CONCURRENCY = 40  # requests of a kind that wait for a turn or compute, beside those that `lanes` orders
 runs: dict[str, int] = {}  # the latest run of each page
+chosen_on: dict[str, str] = {}  # the protein that is shown on each page
+FEW = 5  # answers that are kept, or looked at again, in the small lane
 numbers = itertools.count(1)
 Row = dict[str, Any]
 
@@ -40,12 +43,11 @@ def examples() -> dict[str, tuple[str, str, str]]:
 KNOWN = {sequence: known for _, sequence, known in examples().values()}
 
 
-def number(value: float | None) -> int | None:
-    return None if value is None else int(value)
-
-
-def read_image(image: str | None, channel: str, page: float | None, um_per_px: float | None) -> service.Nucleus | None:
-    return service.read_nucleus(image, None if channel == "grey" else channel, number(page), um_per_px or None)
+def read_image(image: str | None, channel: str, page: Any, um_per_px: Any) -> service.Nucleus | None:
+    """The nucleus as the page's fields, or a program's arguments, describe it."""
+    page = reading.number(page, "The page", whole=True)
+    um_per_px = reading.number(um_per_px, "The size of a pixel")
+    return service.read_nucleus(image, None if channel == "grey" else channel, page, um_per_px)
 
 
 class Page:
@@ -106,18 +108,27 @@ async def run(*values: Any) -> AsyncIterator[list[Any]]:
         title = proteins[0][0] if len(proteins) == 1 else f"{len(proteins)} proteins"
         yield Page.show(status=verdict.status(f"{title}: waiting for a turn ...", skipped))
         async with lanes.job(visitor, job.cost(proteins)) as lane:
-            for protein in proteins:
-                found = await lane.run(visitor, service.answer, protein, job)
-                if runs.get(page_id) != latest:
-                    return  # Predict was clicked again: that run has the page now
-                rows = [*rows, found]
-                said = verdict.status(f"{title}: {len(rows)} of {len(proteins)} done.", skipped)
-                if len(rows) == 1:
-                    chosen = found["protein_id"]
-                    yield Page.show(status=said, rows=rows, chosen=chosen, **details(rows, chosen, gain, latest))
-                else:
-                    yield Page.show(status=said, rows=rows, results=verdict.table(rows, rows[0]["protein_id"]))
-        yield ending(rows, gain, verdict.status(f"{title}: done.", skipped))
+            chosen_on[page_id] = proteins[0][0]
+            # All that is said first, in tenths of a second a protein; pictures take seconds.
+            for step, kind in ((service.said_of, "read"), (service.drawn, "drawn")):
+                if step is service.drawn and not job.models.drawer:
+                    continue
+                for number, protein in enumerate(proteins):
+                    done = await lane.run(visitor, step, protein if kind == "read" else rows[number], job)
+                    if runs.get(page_id) != latest:
+                        return  # Predict was clicked again: that run has the page now
+                    before = rows[number] if kind == "drawn" else {}
+                    rows = [*rows[:number], before | done, *rows[number + 1 :]]
+                    count = f"{number + 1} of {len(proteins)} {kind}."
+                    shown = {"status": verdict.status(f"{title}: {count}", skipped), "rows": rows}
+                    chosen = chosen_on.get(page_id, proteins[0][0])
+                    if rows[number]["protein_id"] == chosen:
+                        shown |= {"chosen": chosen} | details(rows, chosen, gain, latest)
+                    elif number % 5 == 0:  # a page is no film
+                        shown["results"] = verdict.table(rows, chosen)
+                    yield Page.show(**shown)
+            said = verdict.status(f"{title}: done.", skipped)
+            yield await lane.run(visitor, ending, rows, gain, said, None, chosen_on.get(page_id))
     except InputError as error:
         yield Page.empty(verdict.status(str(error), error=True), running=False)
     except (asyncio.CancelledError, GeneratorExit, lanes.ClientGone):
@@ -140,7 +151,7 @@ def details(rows: list[Row], chosen: str | None, gain: float, run: Any = "") -> 
     }
 
 
-def ending(rows: list[Row], gain: float, said: str, folder: Path | None = None) -> list[Any]:
+def ending(rows: list[Row], gain: float, said: str, folder: Path | None = None, chosen: str | None = None) -> list[Any]:
     """The page after a run's end: what was done can be taken home, from `folder` if it was written there before."""
     shown: dict[str, Any] = {"status": said, "start": gr.Button("Predict"), "stop": gr.Button(visible=False)}
     if rows:
@@ -153,13 +164,16 @@ def ending(rows: list[Row], gain: float, said: str, folder: Path | None = None) 
             shown[name] = gr.DownloadButton(value=str(folder / file), visible=True)
         shown["assay"] = pictures.side_by_side(rows, gain)
         shown["keep"] = gr.Button(visible=True)
+        shown["results"] = verdict.table(rows, chosen or rows[0]["protein_id"])
     return Page.show(**shown)
 
 
-def keep(rows: list[Row]) -> list[Any]:
+async def keep(rows: list[Row]) -> list[Any]:
     """Keep the answers, and say where they are found and how they are deleted."""
+    visitor = lanes.current_visitor()
     try:
-        name, key = keeping.keep(rows, lanes.current_visitor())
+        async with lanes.job(visitor, lanes.SMALL * (len(rows) > FEW) + 1) as lane:
+            name, key = await lane.run(visitor, keeping.keep, rows, visitor)
     except InputError as error:
         return Page.show(kept=verdict.status(str(error), error=True))
     shown = {
@@ -179,15 +193,22 @@ def delete(owner: tuple[str, str] | None) -> list[Any]:
     return Page.show(kept=said, owner=None, delete=gr.Button(visible=False))
 
 
-def kept(gain: float, request: gr.Request) -> list[Any]:
+async def kept(gain: float, request: gr.Request) -> list[Any]:
     """The result that an address like `?result=NAME` asks for; with its key, it can be deleted."""
     name, key = (str(request.query_params.get(field, "")) for field in ("result", "key"))
     if not name:
         return Page.show()
+    visitor = lanes.current_visitor()
     try:
-        rows, said = keeping.find(name)
+        async with lanes.job(visitor, lanes.SMALL * keeping.is_large(name) + 1) as lane:
+            return await lane.run(visitor, looked_at, name, key, gain)
     except InputError as error:
         return Page.empty(verdict.status(str(error), error=True), running=False)
+
+
+def looked_at(name: str, key: str, gain: float) -> list[Any]:
+    """The page with a kept result."""
+    rows, said = keeping.find(name)
     folder = housekeeping.OWN / f"opengps-{name}"  # written once, however often it is looked at
     values = dict(zip(Page.names, ending(rows, gain, verdict.status(said), folder), strict=True))
     chosen = rows[0]["protein_id"]
@@ -197,11 +218,12 @@ def kept(gain: float, request: gr.Request) -> list[Any]:
 
 def stopped(rows: list[Row], gain: float) -> list[Any]:
     runs[lanes.current_page()] = next(numbers)
-    return ending(rows, gain, verdict.status(f"Stopped after {len(rows)}."))
+    drawn = sum("image" in row for row in rows)
+    return ending(rows, gain, verdict.status(f"Stopped: {len(rows)} read, {drawn} drawn."))
 
 
 def choose(rows: list[Row], gain: float, event: gr.EventData) -> list[Any]:
-    chosen = str(getattr(event, "protein_id", ""))
+    chosen = chosen_on[lanes.current_page()] = str(getattr(event, "protein_id", ""))
     return Page.show(chosen=chosen, **details(rows, chosen, gain, f"chosen {chosen}"))
 
 
@@ -210,7 +232,7 @@ def brighten(rows: list[Row], chosen: str | None, gain: float) -> list[Any]:
     return Page.show(assay=pictures.side_by_side(rows, gain), **{n: v for n, v in shown.items() if n == "figures"})
 
 
-def preview(image: str | None, channel: str, page: float | None, um_per_px: float | None) -> tuple[Any, None, str]:
+def preview(image: str | None, channel: str, page: str, um_per_px: str) -> tuple[Any, None, str]:
     """The uploaded image at the scale that is drawn at, to click on where it is larger; and what is assumed of it."""
     if not image:
         return gr.Image(visible=False), None, ""
@@ -279,24 +301,23 @@ def build() -> None:
                     label="PNG, JPEG or TIFF, 8 or 16 bit", type="filepath", height=120, elem_id="nucleus-file"
                 )
                 channel = gr.Radio(["grey", "red", "green", "blue"], value="grey", label="Channel of the nucleus")
-                page = gr.Number(None, label="Page, where a file has several, from 0", precision=0, minimum=0)
-                um_per_px = gr.Number(
-                    None,
+                page = gr.Textbox(label="Page of a file of several, from 0", placeholder="the only one")
+                um_per_px = gr.Textbox(
                     label="Size of a pixel in micrometres",
-                    info="Empty: what the file says.",
+                    placeholder="what the file says",
                     elem_id="um-per-px",
                 )
                 shown = gr.Image(
                     format="png", visible=False, interactive=False, label="Where to draw", show_label=False, buttons=[]
                 )
-                where = gr.HTML(elem_id="where")
+                where = gr.HTML(elem_id="where", js_on_load=verdict.ALOUD)
             with gr.Accordion("Options", open=False):
                 model = gr.Dropdown(service.MODELS, value=service.DEFAULT_MODEL, label="Model", elem_id="model")
                 own = gr.Checkbox(False, label="One threshold for all compartments, in place of the model's own")
                 threshold = gr.Slider(0, 1, 0.5, step=0.01, label="Threshold")
                 samples = gr.Slider(1, service.MAX_SAMPLES, 1, step=1, label="Pictures a protein (diffusion models)")
         with gr.Column(scale=3, min_width=320):
-            status = gr.HTML(elem_id="status")
+            status = gr.HTML(elem_id="status", js_on_load=verdict.ALOUD)
             results = gr.HTML(elem_id="results", js_on_load=SCRIPT.read_text(encoding="utf-8"))
             answer = gr.HTML(elem_id="answer", js_on_load=SCRIPT.read_text(encoding="utf-8"))
             figures = gr.HTML(elem_id="figures")
@@ -307,7 +328,7 @@ def build() -> None:
                 as_csv = gr.DownloadButton("Table (CSV)", visible=False, elem_id="csv")
                 as_zip = gr.DownloadButton("All of it (ZIP)", visible=False, elem_id="zip")
                 to_keep = gr.Button(f"Keep for {housekeeping.RESULT_DAYS} days", visible=False, elem_id="keep")
-            where_kept = gr.HTML(elem_id="kept")
+            where_kept = gr.HTML(elem_id="kept", js_on_load=verdict.ALOUD)
             to_delete = gr.Button("Delete the kept result", visible=False, elem_id="delete")
 
     outputs = [rows, chosen, status, start, stop, results, answer, figures, assay, after, as_csv, as_zip]
@@ -339,4 +360,5 @@ def build() -> None:
 
 def left() -> None:
     """A page was closed."""
-    runs.pop(lanes.current_page(), None)
+    for kept_of in (runs, chosen_on):
+        kept_of.pop(lanes.current_page(), None)

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from protloc.sequences import SequenceError, clean_sequence, open_text, read_sequences, sequence_warning
 
@@ -17,14 +17,44 @@ ACCESSION = re.compile(r"(?:[OPQ][0-9][A-Z0-9]{3}[0-9]|[A-NR-Z][0-9](?:[A-Z][A-Z
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9@/-]{0,11}")
 RULER = re.compile(r"[\s\d]*\d[\s\d]*")  # a line of positions, as UniProt shows above the residues
 NUMBERED = re.compile(r"\s*(?:\d+\s+)?([A-Za-z*.-]+(?:\s+[A-Za-z*.-]+)*)(?:\s+\d+)?\s*")
+ONE_LETTER_OF = "ala arg asn asp cys gln glu gly his ile leu lys met phe pro ser thr trp tyr val"
+THREE_LETTERS = re.compile(rf"(?:(?:{ONE_LETTER_OF.replace(' ', '|')})[\s-]*){{4,}}", re.IGNORECASE)
+# Names that other data bases and UniProt's entries have (https://www.ensembl.org/info/genome/stable_ids, RefSeq's
+# accessions, https://www.rcsb.org): what they look like.
+OTHER_NAMES = {
+    r"[A-Z0-9]{1,10}_[A-Z0-9]{3,5}": "the name of a UniProt entry",
+    r"[NXYW]P_\d+(\.\d+)?": "a RefSeq accession",
+    r"[NX][MR]_\d+(\.\d+)?": "a RefSeq accession of a transcript",
+    r"ENS[A-Z]*[GTP]\d{11}(\.\d+)?": "an Ensembl identifier",
+    r"[1-9][A-Z0-9]{3}(_[A-Z])?": "a PDB identifier",
+    r"[A-Z]{3}\d{5}(\d\d)?(\.\d+)?": "a GenBank accession",
+}
 COLUMN_NAMES = {"protein sequence": "sequence", "amino acid sequence": "sequence", "aa sequence": "sequence"}
-COLUMN_NAMES |= {"protein": "id", "protein id": "id", "uniprot": "id", "uniprot id": "id", "gene": "id"}
+# In the order of their worth as an id
+IDS = ["id", "protein id", "uniprot", "uniprot id", "uniprot accession", "protein", "gene", "gene name", "gene symbol"]
+COLUMN_NAMES |= dict.fromkeys(IDS, "id")
 PAGE = "https://www.uniprot.org/uniprotkb"
 PASTED = "protein"  # the id of a sequence without a header; messages call it "Your sequence"
 
 
 class InputError(ValueError):
     """What is wrong with the user's input, in words for them."""
+
+
+def number(value: Any, what: str, whole: bool = False) -> Any:
+    """
+    The number of a field that may be empty: `None` then.
+
+    Raises:
+        InputError: In one sentence, for what is none.
+    """
+    said = "" if value is None else str(value).strip().replace(",", ".")
+    if not said:
+        return None
+    try:
+        return int(float(said)) if whole else float(said)
+    except (ValueError, OverflowError):
+        raise InputError(f"{what} must be a number, got {said[:30]!r}.") from None
 
 
 class Reading(NamedTuple):
@@ -56,8 +86,8 @@ def read_proteins(
     if not text:
         raise InputError("Paste a protein sequence, or choose a file.")
     words = re.split(r"[\s,;]+", text.strip(",;"))
-    if all(map(ACCESSION.fullmatch, words)):
-        text = "".join(f">{name}\n{sequence}\n" for name, sequence in found_accessions(words, look_up))
+    if accession(words[0]) and all(accessions := list(map(accession, words))):
+        text = "".join(f">{name}\n{sequence}\n" for name, sequence in found_accessions(accessions, look_up))
     elif not text.startswith(">") and (said := no_sequence(text)):
         raise InputError(said)
     skipped: list[str] = []
@@ -84,6 +114,14 @@ def read_proteins(
     return Reading(proteins, skipped)
 
 
+def accession(word: str) -> str:
+    """The UniProt accession that a word is, or holds as a header or an address of UniProt does; empty for others."""
+    word = re.sub(r"^(?:sp|tr)\||\|\w+$", "", word, flags=re.IGNORECASE)
+    word = re.sub(r"^https?://(?:www|rest)\.uniprot\.org/\w+/(\w[\w-]*).*$", r"\1", word)
+    word = re.sub(r"\.\d{1,3}$", "", word.upper())  # the version of a sequence
+    return word if ACCESSION.fullmatch(word) else ""
+
+
 def found_accessions(
     accessions: list[str], look_up: Callable[[list[str]], list[tuple[str, str]]] | None
 ) -> list[tuple[str, str]]:
@@ -99,14 +137,41 @@ def found_accessions(
 
 def no_sequence(text: str) -> str:
     """Why text without a header is no sequence but a name or words; empty if it may be one, or a table or a page."""
+    words = text.split()
+    names = re.split(r"[\s,;]+", text.strip(",;"))
+    for pattern, kind in OTHER_NAMES.items():
+        if len(words) == 1 and re.fullmatch(pattern, text, re.IGNORECASE):
+            at = f"look for it at {PAGE}?query={text}"
+            return f"{text!r} looks like {kind}, not a sequence: {at}, and paste the sequence or its accession."
     if re.fullmatch(SYMBOL, text) and len(text) < MIN_RESIDUES:
         return (
             f"{text!r} looks like a gene's symbol or a name, not a sequence of at least {MIN_RESIDUES} residues: "
             f"look for it at {PAGE}?query={text}, and paste the sequence or its accession."
         )
-    words = text.split()
+    if re.fullmatch(THREE_LETTERS, text):
+        return f"{text[:40]!r} is in three-letter codes: paste the sequence in one-letter codes, such as MALWMRLLPLL."
+    if re.match(r"(CLUSTAL|MUSCLE|# STOCKHOLM|#NEXUS|!!)", text):
+        return "This is an alignment: paste the sequences as FASTA."
+    lengths = {len(word) for word in words[:-1]}
+    in_blocks = lengths == {1} or (lengths == {5} and len(words) > 5)  # as some pages show a sequence
+    if in_blocks:
+        return ""
     if len(text.splitlines()) == 1 and len(words) > 2 and max(map(len, words)) < 10 and all(map(str.isalpha, words)):
         return f"{text[:60]!r} looks like words, not a sequence: paste one in one-letter codes, such as MALWMRLLPLL."
+    if len(names) > 1 and all(re.fullmatch(SYMBOL, name) and len(name) < MIN_RESIDUES for name in names):
+        if any(map(accession, names)):
+            other = next(name for name in names if not accession(name))
+            return f"{other!r} among the accessions is none: leave it out, or give its accession."
+        return f"{text[:60]!r} looks like names, not a sequence: give UniProt accessions, or sequences as FASTA."
+    return ""
+
+
+def title_above(text: str) -> str:
+    """Why the first line of text without a header is no part of the sequence below it; empty where it may be."""
+    first, *rest = [line for line in map(unnumbered, text.splitlines()) if line.strip()]
+    letters, below = (re.sub(r"\s", "", line) for line in (first, rest[0] if rest else ""))
+    if letters and len(letters) <= 20 and len(letters) < len(below):
+        return f"{first.strip()[:40]!r} above the sequence looks like a name: put '>' before it, or leave it out."
     return ""
 
 
@@ -149,13 +214,19 @@ def as_fasta(text: str) -> str:
     for delimiter in "\t;,":
         columns = [cell.strip().strip('"').lower() for cell in first.split(delimiter)]
         named = [COLUMN_NAMES.get(column, column) for column in columns]
+        if named == ["sequence"]:
+            return "".join(
+                f">{PASTED}_{i}\n{line}\n" for i, line in enumerate(text.splitlines()[1:], 1) if line.strip()
+            )
         if "sequence" in named and len(named) > 1:
             if named.count("id") > 1:  # the accession, not the gene
-                keep = next(i for i, column in enumerate(columns) if COLUMN_NAMES.get(column, column) == "id")
+                keep = min((i for i, name in enumerate(named) if name == "id"), key=lambda i: IDS.index(columns[i]))
                 named = [name if name != "id" or i == keep else columns[i] for i, name in enumerate(named)]
             return "\n".join([delimiter.join(named), *text.splitlines()[1:]])
     if {",", "\t", ";"} & set(first) and not re.search(r"[A-Za-z*]{10}", first):
         return text  # a table that lacks a column: `read_sequences` says which
+    if said := title_above(text):
+        raise InputError(said)
     return f">{PASTED}\n" + "\n".join(map(unnumbered, text.splitlines()))
 
 

@@ -27,7 +27,11 @@ element.addEventListener("input", (event) => {
 });
 watch("value", () => {
   const title = element.querySelector("[data-run]");
-  if (!title || title.dataset.run === answered) return;
+  if (!title) return;
+  if (title.dataset.run === answered) {  // the picture has come: the same answer, written anew
+    if (document.activeElement === document.body) title.focus({ preventScroll: true });
+    return;
+  }
   answered = title.dataset.run;
   title.focus({ preventScroll: true });
   if (title.getBoundingClientRect().top > innerHeight / 2 || title.getBoundingClientRect().top < 0) {

