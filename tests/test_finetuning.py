@@ -49,7 +49,8 @@ def test_other_labels(fitted_dir, tmp_path, options):
     assert list(model.config.id2label.values()) == names and model.config.num_labels == 4
     assert model.config.thresholds == [0.5] * 4 and model.config.positive_weights is None
     assert model.config.calibration_scale == [1.0] * 4 and not model.config.tree
-    # The trunk is the trained one.
+    # Heads without targets would be left behind by the trunk, which is the trained one.
+    assert not model.config.membrane and not model.config.signals
     old = DeepLocForSequenceClassification.from_pretrained(fitted_dir)
     assert torch.equal(model.deeploc.dense.weight, old.deeploc.dense.weight)
     single = "problem_type" in options
@@ -69,6 +70,21 @@ def test_the_same_labels_keep_what_was_fitted(fitted_dir):
     model = AutoModelForSequenceClassification.from_pretrained(fitted_dir, num_labels=10)
     assert list(model.config.id2label.values()) == COMPARTMENTS
     assert model.config.thresholds == [0.3] * 10 and model.config.tree
+
+
+def test_heads_that_are_trained_on_stay_where_asked_for(fitted_dir):
+    options = {"id2label": IDS, "ignore_mismatched_sizes": True}
+    model = AutoModelForSequenceClassification.from_pretrained(fitted_dir, membrane=True, signals=True, **options)
+    old = DeepLocForSequenceClassification.from_pretrained(fitted_dir)
+    assert torch.equal(model.membrane_head.weight, old.membrane_head.weight)
+    assert torch.equal(model.signal_head.weight, old.signal_head.weight)
+
+
+def test_a_number_as_label_is_told_what_to_do(fitted_dir):
+    model = AutoModelForSequenceClassification.from_pretrained(fitted_dir, id2label=IDS, ignore_mismatched_sizes=True)
+    tokenizer = AutoTokenizer.from_pretrained(fitted_dir)
+    with pytest.raises(ValueError, match=r"labels are \(4,\).*load it with problem_type='single_label_classification'"):
+        model(**inputs(tokenizer, labels=torch.arange(4)))
 
 
 def test_trainer_evaluates_with_stock_settings(fitted_dir, tmp_path):

@@ -234,8 +234,9 @@ class DeepLocConfig(PreTrainedConfig):
     def from_dict(cls, config_dict, **kwargs):
         """
         As always. With other labels or another problem type, what was fitted to the old ones is left out: thresholds,
-        calibration, weights of labels, the head over residues, and, where the labels are not the ten compartments, the
-        sorting tree and a companion.
+        calibration, weights of labels, the head over residues, those of membrane type and sorting signals unless
+        `membrane=True` or `signals=True` asks for them, and, where the labels are not the ten compartments, the sorting
+        tree and a companion.
         """
         old = list((config_dict.get("id2label") or dict(enumerate(COMPARTMENTS))).values())
         new = old
@@ -250,8 +251,9 @@ class DeepLocConfig(PreTrainedConfig):
             config_dict = {name: value for name, value in config_dict.items() if name not in BY_LABEL}
             config_dict |= {"id2label": dict(enumerate(new)), "label2id": {name: i for i, name in enumerate(new)}}
             config_dict["problem_type"] = problem_type
-            # Trained for new labels, the encoder would give the head over residues other states than it learnt from.
-            config_dict["residue_signals"] = False
+            # Trained for new labels, the encoder gives these heads other states than they learnt from: without targets
+            # of their own they would answer wrongly.
+            config_dict |= {"membrane": False, "signals": False, "residue_signals": False}
             if config_dict.get("tree") and new != COMPARTMENTS:
                 logger.warning("the sorting tree knows DeepLoc's ten compartments only: the new model has none")
                 config_dict["tree"] = False

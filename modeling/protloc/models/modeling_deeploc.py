@@ -324,7 +324,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
 
     tree_names = tuple(SORTING_TREE)
     signal_names = tuple(SORTING_SIGNALS)
-    _keys_to_ignore_on_load_unexpected = [r"residue_head\."]  # noqa: RUF012  # left out of a model for other labels
+    _keys_to_ignore_on_load_unexpected = [r"_head\."]  # noqa: RUF012  # left out of a model for other labels
 
     def __init__(self, config: DeepLocConfig):
         super().__init__(config)
