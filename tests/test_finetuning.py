@@ -1,8 +1,5 @@
 """What people do with a trained DeepLoc in the ecosystem: other labels, Trainer, PEFT, quantization."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +10,7 @@ from transformers.utils.generic import find_labels
 
 from protloc import DeepLocForSequenceClassification
 from protloc.models.configuration_deeploc import COMPARTMENTS
-from tests.helpers import ROOT, tiny_deeploc
+from tests.helpers import tiny_deeploc
 
 YEAST = ["bud", "vacuole", "nucleolus", "cytosol"]
 SEQUENCES = ["MKTAYIAKQR", "MSLLTEVETYVLS", "MAAAKKKRKV", "MGSSHHHHHH"]
@@ -163,26 +160,3 @@ def test_embeddings_and_states_as_tools_ask_for_them(tokenizer):
     assert isinstance(found, tuple) and torch.equal(found[0], outputs.logits)
     with pytest.raises(ValueError, match="inputs_embeds needs a model with an embedding of residues of its own"):
         tiny_deeploc(input_features="profile")(inputs_embeds=embedded)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fields", [{"tree": True, "signals": True}, {"membrane": False, "pooling": "light_attention"}])
-def test_onnx_gives_what_torch_gives(tokenizer, tmp_path, fields):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    model = tiny_deeploc(**fields)
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    out = tmp_path / "model.onnx"
-    # A process of its own: torch fixes the lengths in a second export.
-    command = [sys.executable, "-m", "training.common.export", "--model", tmp_path / "model", "--onnx", out]
-    subprocess.run(command, check=True, cwd=ROOT)
-    session = onnxruntime.InferenceSession(out)
-    assert [output.name for output in session.get_outputs()][1] == (
-        "membrane_logits" if "tree" in fields else "attentions"
-    )
-    for sequences in (["MKTAYIAKQRQISF", "MSLLT", "MK"], ["MPKKKRKV" * 4]):
-        batch = tokenizer(sequences, padding=True, return_tensors="pt")
-        found = session.run(["logits"], {name: batch[name].numpy() for name in ("input_ids", "attention_mask")})
-        with torch.no_grad():
-            expected = model(batch["input_ids"], batch["attention_mask"]).logits
-        np.testing.assert_allclose(found[0], expected, atol=1e-5)

@@ -197,9 +197,10 @@ def test_a_calibration_that_flattens_is_told():
     labels = torch.arange(40) % 4
     noise = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
     fit_decisions(config, 4 * noise, torch.zeros(40), torch.eye(4)[labels], -torch.ones(40))
-    assert flat_labels(config).startswith("On the validation proteins the raw answers for `") and min(
-        config.calibration_scale
-    ) < 0.2
+    assert (
+        flat_labels(config).startswith("On the validation proteins the raw answers for `")
+        and min(config.calibration_scale) < 0.2
+    )
     fit_decisions(config, 4 * torch.eye(4)[labels] - 2 + noise, torch.zeros(40), torch.eye(4)[labels], -torch.ones(40))
     assert flat_labels(config) == ""
 

@@ -142,6 +142,7 @@ found["localization"] = pipeline(model="owner/deeploc", **options)(proteins)
 processor = AutoProcessor.from_pretrained("owner/deepgps", **options)
 drawer = AutoModel.from_pretrained("owner/deepgps", **options)
 inputs = processor(text=proteins[0], images=nucleus)
+AutoModel.from_pretrained("owner/deepgps", dtype="auto", **options)  # the Hub's own snippet
 found["label_logits"] = drawer.generate(**inputs).logits.tolist()
 drawn = pipeline(model="owner/deepgps", **options)({"sequence": proteins[0], "nucleus": nucleus})
 found["image"] = np.asarray(drawn.pop("image")).tolist()

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,15 @@ from typing import Any, Protocol, TypeVar
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, KwargsHandler, ProjectConfiguration, set_seed
+from accelerate.utils import (
+    DistributedType,
+    KwargsHandler,
+    ProjectConfiguration,
+    gather_object,
+    send_to_device,
+    set_seed,
+)
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -108,6 +116,23 @@ def start_accelerator(config: LoopConfig, *handlers: KwargsHandler) -> Accelerat
     return accelerator
 
 
+def equal_batches(accelerator: Accelerator, loader: Any) -> Iterator[tuple[Batch, bool]]:
+    """
+    This process's batches of a loader, and whether each counts.
+
+    Under FSDP a pass needs all processes. One with fewer batches than another passes its last again, or some batch where
+    it has none.
+    """
+    batch, count = None, 0
+    for batch in loader:
+        yield dict(batch), True
+        count += 1
+    missing = max(gather_object([count])) - count
+    for _ in range(missing):
+        batch = batch or send_to_device(loader.collate_fn([loader.dataset[0]]), accelerator.device)
+        yield dict(batch), False
+
+
 def steps_per_epoch(accelerator: Accelerator, batches: int) -> int:
     """Optimizer steps of an epoch of so many batches, those of all processes together."""
     return math.ceil(batches / accelerator.num_processes / accelerator.gradient_accumulation_steps)
@@ -185,6 +210,8 @@ class Loop:
         self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
             model, optimizer, loader, validation_loader
         )
+        if hasattr(model, "generate"):
+            register_fsdp_forward_method(self.model, "generate")  # gathers weights as `forward` does
         self.judged: Any = self.average.module if self.average else accelerator.unwrap_model(self.model)
         name = "tensorboard" if config.log_with == "tensorboard" else "protloc"  # TensorBoard's folder in the logs
         accelerator.init_trackers(name, config=hyper_parameters(config))
@@ -290,6 +317,7 @@ class Loop:
     def best_model(self, kind: type[Model]) -> Model:
         """The model of the best epoch, its weights rounded as they are stored: what is calibrated is what ships."""
         self.accelerator.wait_for_everyone()
+        os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)  # with which one process alone would load weights
         best: Any = kind.from_pretrained(self.output_dir / "best").to(self.accelerator.device)
         best.load_state_dict(rounded(best))
         return best.eval()

@@ -1,15 +1,17 @@
 """A deepGPS on the validation split during training: losses, scores, pictures; and its calibration."""
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
 
 from protloc.metrics import fit_calibration
+from training.common.loop import equal_batches
 from training.deepgps.data import Crops, LabelledProteins, ProteinReader
 
 SEED = 0  # of a diffusion model's noise
@@ -22,14 +24,15 @@ def validate_images(accelerator: Accelerator, model: Any, loader: DataLoader) ->
     model.eval()
     results = []
     torch.manual_seed(SEED)
-    for batch in loader:
+    for batch, counted in equal_batches(accelerator, loader):
         inputs = {name: batch[name] for name in batch if name != "labels"}
         with accelerator.autocast():
             outputs = model(**inputs)
         errors = torch.zeros(len(batch["nucleus"]))
         if "protein_image" in outputs:
             errors = (outputs.protein_image - batch["protein"]).square().mean(dim=(1, 2, 3)).float().cpu()
-        results.append((outputs.loss.item(), errors))
+        if counted:
+            results.append((outputs.loss.item(), errors))
     model.train()
     gathered = gather_object(results)
     losses = [loss for loss, errors in gathered for _ in errors]
@@ -49,11 +52,15 @@ def protein_logits(
     order = np.argsort([len(sequence) for sequence in proteins.sequences])
     parts = [order[start : start + batch] for start in range(0, len(order), batch)]
     results = []
-    for part in parts[accelerator.process_index :: accelerator.num_processes]:
+    own = parts[accelerator.process_index :: accelerator.num_processes]
+    # Under FSDP all processes pass as often: who has none left passes the first part, which does not count.
+    for number in range(math.ceil(len(parts) / accelerator.num_processes)):
+        part = own[number] if number < len(own) else parts[0]
         inputs = reader([proteins.sequences[i] for i in part], [""] * len(part))
         with accelerator.autocast():
             outputs = model(**{name: tensor.to(accelerator.device) for name, tensor in inputs.items()})
-        results.append((part, outputs.logits.float().cpu()))
+        if number < len(own):
+            results.append((part, outputs.logits.float().cpu()))
     model.train()
     logits = torch.zeros(len(order), model.config.num_labels)
     for part, found in gather_object(results):
@@ -90,12 +97,13 @@ def panel(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
 
 
 def log_panel(accelerator: Accelerator, model: Any, crops: Crops, step: int) -> None:
-    """The first crops of the validation split as a picture in TensorBoard."""
-    if accelerator.is_main_process:
-        batch = crops.collate([crops[i] for i in range(min(SHOWN, len(crops)))])
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        tracker = accelerator.get_tracker("tensorboard")
-        tracker.log_images({"validation": panel(model, batch)}, step=step, dataformats="NHWC")
+    """The first crops of the validation split as a picture in TensorBoard; under FSDP all processes draw it."""
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard" and (accelerator.is_main_process or sharded):
+            batch = crops.collate([crops[i] for i in range(min(SHOWN, len(crops)))])
+            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+            tracker.log_images({"validation": panel(model, batch)}, step=step, dataformats="NHWC")
 
 
 def calibrate(model: Any, logits: torch.Tensor, labels: np.ndarray) -> None:

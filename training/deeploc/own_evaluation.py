@@ -32,8 +32,8 @@ def flat_labels(config: DeepLocConfig) -> str:
         return ""
     named = ", ".join(f"`{label}`" for label in flat)
     return (
-        f"On the validation proteins the raw answers for {named} say little or nothing, so that calibration gives nearly "
-        "the same probability to every protein: there are too few of them, or nothing was learnt."
+        f"On the validation proteins the raw answers for {named} say little or nothing, so that calibration gives "
+        "nearly the same probability to every protein: there are too few of them, or nothing was learnt."
     )
 
 

@@ -22,8 +22,8 @@ def localization_loss(logits: torch.Tensor, labels: torch.Tensor, config: DeepLo
     if config.problem_type == "multi_label_classification":
         if labels.shape != logits.shape:
             raise ValueError(
-                f"labels are {tuple(labels.shape)}, and a model of several labels a protein learns from 0 and 1 of shape "
-                f"{tuple(logits.shape)}: for one number a protein load it with "
+                f"labels are {tuple(labels.shape)}, and a model of several labels a protein learns from 0 and 1 of "
+                f"shape {tuple(logits.shape)}: for one number a protein load it with "
                 "problem_type='single_label_classification'"
             )
         labels = labels.to(logits)

@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_deepgps import DeepGPSConfig
 from .losses_deepgps import image_loss
 from .modeling_deeploc import DeepLocModel, build_backbone
+from .pipeline_files import pipeline_beside
 from .pointnet_deepgps import PointNet
 from .sequence_encoder_deepgps import encode_sequence, load_backbone
 from .unet_deepgps import make_unet
@@ -273,7 +274,10 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         )
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        super().save_pretrained(save_directory, *args, **kwargs)
+        """As always, with the code of `pipeline("protein-imaging")`, and the sampler of a diffusion model."""
+        about = "protein-imaging", "pipeline_protein_imaging.ProteinImagingPipeline", "AutoModel", "multimodal"
+        with pipeline_beside(self.config, save_directory, *about):
+            super().save_pretrained(save_directory, *args, **kwargs)
         if self.config.objective == "diffusion":
             self.scheduler.save_pretrained(save_directory)
 

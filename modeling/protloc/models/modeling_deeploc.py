@@ -24,6 +24,7 @@ from .losses_deeploc import (
     tree_loss,
 )
 from .modeling_unirep import UniRepModel
+from .pipeline_files import pipeline_beside
 from .protein_sequence import clean_sequence, sequence_items, split_windows, tokenize, window_text
 from .residue_features import RESIDUES, VOCABULARY, residue_table
 from .segments_deeploc import find_segments
@@ -345,6 +346,13 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel):
         if config.companion_config:
             self.companion = DeepLocForSequenceClassification(DeepLocConfig(**config.companion_config))
         self.post_init()
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As always, with the code of `pipeline("protein-localization")`."""
+        impl = "pipeline_protein_localization.ProteinLocalizationPipeline"
+        about = "protein-localization", impl, "AutoModelForSequenceClassification", "text"
+        with pipeline_beside(self.config, save_directory, *about):
+            super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def from_backbone_pretrained(cls, backbone: str, **config_fields) -> "DeepLocForSequenceClassification":
