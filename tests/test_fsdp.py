@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from transformers import AutoModel
 
 from tests.helpers import ROOT

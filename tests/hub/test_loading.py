@@ -40,7 +40,7 @@ def pushed(hub):
 
 def test_auto_classes_need_no_remote_code_where_protloc_is(pushed):
     assert type(AutoConfig.from_pretrained("owner/deeploc")).__module__.startswith("protloc.")
-    assert type(AutoTokenizer.from_pretrained("owner/deeploc")).__name__ == "EsmTokenizer"
+    assert type(AutoTokenizer.from_pretrained("owner/deeploc")).__name__ == "TokenizersBackend"
     assert type(AutoModel.from_pretrained("owner/deeploc")) is DeepLocModel
     model = AutoModelForSequenceClassification.from_pretrained("owner/deeploc")
     assert type(model) is DeepLocForSequenceClassification

@@ -43,7 +43,7 @@ def test_a_model_arrives_whole_in_one_commit(trained, hub):
     assert len(repo.messages) == 2  # the repository's own first one, and ours
     files = repo.files()
     assert set(files) == {
-        ".gitattributes", "README.md", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt",
+        ".gitattributes", "README.md", "config.json", "model.safetensors", "tokenizer_config.json", "tokenizer.json",
         "configuration_deeploc.py", "layers_deeploc.py", "losses_deeploc.py", "modeling_deeploc.py",
         "configuration_unirep.py", "modeling_unirep.py", "protein_sequence.py", "residue_features.py",
         "segments_deeploc.py", "pipeline_files.py", "pipeline_protein_localization.py", "handler.py", "requirements.txt",
@@ -92,7 +92,7 @@ def test_pushed_again_nothing_changes(trained, hub):
 
 def test_what_an_earlier_push_left_goes(trained, hub):
     old = ["pytorch_model.bin", "pytorch_model.bin.index.json", "model-00001-of-00002.safetensors", "evaluation.json"]
-    old += [".eval_results/protloc.yaml", "tokenizer.json", "weights.pth"]
+    old += [".eval_results/protloc.yaml", "vocab.txt", "weights.pth"]
     hub.add("owner/deeploc", {"notes.txt": b"kept"} | dict.fromkeys(old, b"of other weights"))
     assert run_protloc("push", "model", trained, "owner/deeploc")[0] == 0
     files = hub.repo("owner/deeploc").files()

@@ -80,7 +80,7 @@ class DeepLocConfig(PreTrainedConfig):
     section 2.1), except for the learned embedding and the 32 filters a width.
 
     Args:
-        vocab_size (`int`): Tokens of the stock `EsmTokenizer`.
+        vocab_size (`int`): Tokens of DeepLoc and ESM-2.
         input_features (`str`): What a residue is read as: `"embedding"` (learned), `"blosum62"` (its row of the
             matrix), `"physicochemical"` (ten AAindex scales), `"profile"` (20 numbers of a PSI-BLAST profile in place
             of token ids), or `"backbone"` (a transformers encoder).

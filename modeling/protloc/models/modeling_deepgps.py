@@ -156,6 +156,10 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             model.backbone.load_state_dict(loaded.state_dict(), strict=False)  # but for its own heads
         return model
 
+    def get_input_embeddings(self) -> nn.Module | None:
+        """Of the sequence encoder; FSDP asks for them."""
+        return self.backbone.get_input_embeddings() if self.reads_sequence else None
+
     def train(self, mode: bool = True) -> "DeepGPSModel":
         """As always; but a frozen encoder has no dropout, so that it says in training what it says later."""
         super().train(mode)
