@@ -82,8 +82,8 @@ def push(
         create_pr (`bool`): As a pull request to an existing repository.
         revision (`str`, *optional*): Branch, made if there is none; `main` by default.
         dry_run (`bool`): Nothing is sent, only listed.
-        datasets (`Sequence[str]`): Hub data sets that a model was trained or evaluated on, or that a Space uses, for its
-            card.
+        datasets (`Sequence[str]`): Hub data sets that a model was trained or evaluated on, or that a Space uses, for
+            its card.
         base_model (`str`, *optional*): Hub model that a model was built on, for its card.
         models (`Sequence[str]`): Hub models that a Space runs, for its card.
 

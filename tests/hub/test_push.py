@@ -46,7 +46,8 @@ def test_a_model_arrives_whole_in_one_commit(trained, hub):
         ".gitattributes", "README.md", "config.json", "model.safetensors", "tokenizer_config.json", "tokenizer.json",
         "configuration_deeploc.py", "layers_deeploc.py", "losses_deeploc.py", "modeling_deeploc.py",
         "configuration_unirep.py", "modeling_unirep.py", "protein_sequence.py", "residue_features.py",
-        "segments_deeploc.py", "pipeline_files.py", "pipeline_protein_localization.py", "handler.py", "requirements.txt",
+        "segments_deeploc.py", "pipeline_files.py", "pipeline_protein_localization.py", "handler.py",
+        "requirements.txt",
     }  # fmt: skip
     assert files["model.safetensors"] == (trained / "model.safetensors").read_bytes()
     assert b"`owner/deeploc`" in files["README.md"]
@@ -227,7 +228,7 @@ def test_the_card_names_data_sets_and_scores(hub):
     assert not any(name.startswith(".eval_results") for name in files)
     scores = HfApi().model_info("owner/deeploc").card_data.eval_results
     assert {result.dataset_type for result in scores} == {"owner/protloc-deeploc"}
-    assert [score.metric_value for score in scores if score.dataset_config == "hpa"][0] == micro
+    assert next(score.metric_value for score in scores if score.dataset_config == "hpa") == micro
 
 
 def test_folders_that_are_no_models(trained, hub, tmp_path):

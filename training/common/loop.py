@@ -120,8 +120,8 @@ def equal_batches(accelerator: Accelerator, loader: Any) -> Iterator[tuple[Batch
     """
     This process's batches of a loader, and whether each counts.
 
-    Under FSDP a pass needs all processes. One with fewer batches than another passes its last again, or some batch where
-    it has none.
+    Under FSDP a pass needs all processes. One with fewer batches than another passes its last again, or some batch
+    where it has none.
     """
     batch, count = None, 0
     for batch in loader:

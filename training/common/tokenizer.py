@@ -1,5 +1,5 @@
 """
-DeepLoc's tokens as a `tokenizer.json`: the ids of `EsmTokenizer`, which goes through a protein letter by letter in Python.
+DeepLoc's tokens as a `tokenizer.json`: the ids of `EsmTokenizer`, which reads a protein letter by letter in Python.
 
     python -m training.common.tokenizer modeling/protloc/assets/deeploc modeling/protloc/assets/deepgps
 
