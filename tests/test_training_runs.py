@@ -243,9 +243,7 @@ def test_what_accelerate_was_launched_with_is_honoured(monkeypatch):
     assert choose_precision("auto") == "fp16" and choose_precision("no") == "no"
 
 
-@pytest.mark.parametrize(
-    "file", [None, {name: "auto" for name in ("gradient_accumulation_steps", "gradient_clipping")}]
-)
+@pytest.mark.parametrize("file", [None, {"gradient_accumulation_steps": "auto", "gradient_clipping": "auto"}])
 def test_deepspeed_accumulates_and_clips_as_the_settings_say(tmp_path, monkeypatch, file):
     """By default, and where a file of DeepSpeed's says `auto`."""
     for name in ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_GRADIENT_CLIPPING"):

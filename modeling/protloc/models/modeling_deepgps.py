@@ -205,7 +205,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         multiple = patch * 2 ** (len(self.config.unet_channels) - 1)
         padded = F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         if self.null_latent is not None:
-            null = self.null_latent.expand(len(latents), 1, -1)
+            null = self.null_latent.expand(latents.shape[0], 1, -1)
             latents, mask = torch.cat([null, latents], dim=1), F.pad(mask, (1, 0), value=True)  # (B, 1 + keys, size)
         (drawn,) = self.unet(
             F.pixel_unshuffle(padded, patch),  # (B, channels * patch^2, H / patch, W / patch)
