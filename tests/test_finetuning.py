@@ -115,7 +115,7 @@ def test_a_protein_without_labels_has_a_finite_loss(problem_type):
     assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
 
 
-def test_low_rank_updates_by_peft(fitted_dir, tmp_path):
+def test_low_rank_updates_by_peft(fitted_dir, tmp_path, hub):
     tokenizer = AutoTokenizer.from_pretrained(fitted_dir)
     model = AutoModelForSequenceClassification.from_pretrained(fitted_dir)
     adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", r=2))
@@ -125,10 +125,12 @@ def test_low_rank_updates_by_peft(fitted_dir, tmp_path):
     names = {name for name, _ in adapted.named_parameters() if "lora_A" in name}
     assert any("decoder.energy" in name for name in names) and not any("modules_to_save" in name for name in names)
     adapted.save_pretrained(tmp_path)
-    base = AutoModelForSequenceClassification.from_pretrained(fitted_dir)
-    again = PeftModel.from_pretrained(base, tmp_path)
+    adapted.push_to_hub("owner/adapter")
     expected = adapted.eval()(**inputs(tokenizer)).logits
-    torch.testing.assert_close(again.eval()(**inputs(tokenizer)).logits, expected)
+    for place in (tmp_path, "owner/adapter"):
+        base = AutoModelForSequenceClassification.from_pretrained(fitted_dir)
+        again = PeftModel.from_pretrained(base, place)
+        torch.testing.assert_close(again.eval()(**inputs(tokenizer)).logits, expected)
     plain = AutoModelForSequenceClassification.from_pretrained(fitted_dir)
     assert not torch.allclose(plain(**inputs(tokenizer)).logits, expected)
 

@@ -317,7 +317,6 @@ class Loop:
     def best_model(self, kind: type[Model]) -> Model:
         """The model of the best epoch, its weights rounded as they are stored: what is calibrated is what ships."""
         self.accelerator.wait_for_everyone()
-        os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)  # with which one process alone would load weights
         best: Any = kind.from_pretrained(self.output_dir / "best").to(self.accelerator.device)
         best.load_state_dict(rounded(best))
         return best.eval()
