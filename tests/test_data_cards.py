@@ -2,8 +2,6 @@
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
-from datasets.exceptions import DatasetGenerationError
-from datasets.utils.info_utils import NonMatchingSplitsSizesError
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from datasets_scripts.arguments import describe_files, size_category
@@ -34,15 +32,6 @@ def test_a_default_configuration_and_what_it_holds(tmp_path):
     parts = load_dataset(str(tmp_path / "some"))  # the default
     assert parts.keys() == {"train", "test"} and parts["train"].features == FEATURES
     assert load_dataset(str(tmp_path / "some"), "few").keys() == {"train"}
-
-
-def test_files_of_another_build_are_seen(tmp_path):
-    write(tmp_path / "some", 5)
-    card = (tmp_path / "some" / "README.md").read_text()
-    write(tmp_path / "some", 7)
-    (tmp_path / "some" / "README.md").write_text(card)
-    with pytest.raises((NonMatchingSplitsSizesError, DatasetGenerationError)):
-        load_dataset(str(tmp_path / "some"))
 
 
 @pytest.mark.parametrize(("rows", "name"), [(0, "n<1K"), (1_000, "1K<n<10K"), (99_999, "10K<n<100K"), (10**6, "n>1M")])
