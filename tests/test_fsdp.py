@@ -1,4 +1,4 @@
-"""Weights cut over two processes: the trainings run to their end, and give what one process gives."""
+"""Weights cut over two processes (FSDP, on CPUs): trainings run to their end, and give what one process gives."""
 
 import json
 import os
@@ -6,31 +6,53 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from transformers import AutoModel
 
+from protloc.loading import load_model
 from tests.helpers import ROOT
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
-FSDP = [*LAUNCH, "--config_file", "training/configs/fsdp.yaml", "--num_processes", "2", "--mixed_precision", "no"]
-FSDP += ["tests/fsdp_on_cpus.py"]
+ONE = [*LAUNCH, "--cpu", "-m"]
+TWO = [*LAUNCH, "--config_file", "training/configs/fsdp.yaml", "--num_processes", "2", "--mixed_precision", "no"]
+TWO += ["tests/fsdp_on_cpus.py"]
+COMMON = ["mixed_precision=no", "backbone_training=full", "epochs=2", "learning_rate=0.001"]
 
 
-def run(command, *arguments):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-    options = {"capture_output": True, "text": True, "cwd": ROOT, "env": env, "timeout": 300}
-    result = subprocess.run([*map(str, command), *map(str, arguments)], **options)
+def run(command, folder, *arguments):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*command, *arguments, *COMMON, f"output_dir={folder}"]
+    options = {"capture_output": True, "text": True, "cwd": ROOT, "env": env, "timeout": 240}
+    result = subprocess.run(list(map(str, command)), **options)
     assert result.returncode == 0, result.stderr[-4000:]
-    return result.stdout
+    return json.loads((folder / "training.json").read_text())
 
 
 @pytest.mark.slow
-def test_deepgps(tiny_crops, tiny_backbones, tmp_path):
-    """One process validates a batch more than the other, and one alone draws the picture of an epoch."""
+def test_deepgps(tiny_crops, tiny_proteins, tiny_backbones, tmp_path):
+    """Of three batches that validate, one process has two; and one writes the picture of an epoch, which both draw."""
     images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"
-    settings = ["training.deepgps.train", ROOT / "training" / "configs" / "deepgps_toy.yaml", images, "limit=5"]
-    settings += [f"backbone={tiny_backbones['esm']}", "backbone_training=full", "mixed_precision=no", "batch_size=2"]
-    settings += ["model.dropout=0.0", "validation_share=0.4", "epochs=2"]
-    run(FSDP, *settings, f"output_dir={tmp_path / 'two'}")
-    report = json.loads((tmp_path / "two" / "training.json").read_text())
-    print(report)
-    assert AutoModel.from_pretrained(tmp_path / "two")
+    settings = ["training.deepgps.train", ROOT / "training" / "configs" / "deepgps_toy.yaml", images, "limit=null"]
+    settings += [f"backbone={tiny_backbones['esm']}", "validation_share=0.67", f"proteins={tiny_proteins}"]
+    settings += ["model.dropout=0.0"]
+    one = run(ONE, tmp_path / "one", *settings, "batch_size=4", "proteins_per_step=4")
+    two = run(TWO, tmp_path / "two", *settings, "batch_size=2", "proteins_per_step=2")
+    assert (two["processes"], two["crops"], two["validation_crops"]) == (2, 6, 6)
+    assert one["validation"]["best"] == pytest.approx(two["validation"]["best"], abs=1e-3)
+    answers = []
+    for name in ("one", "two"):
+        model = AutoModel.from_pretrained(tmp_path / name / "best").eval()
+        tokens = {"input_ids": torch.arange(4, 24)[None], "attention_mask": torch.ones(1, 20, dtype=torch.long)}
+        answers.append(model.generate(torch.rand(1, 1, 48, 48, generator=torch.Generator().manual_seed(0)), **tokens))
+    for head in ("logits", "protein_image"):
+        torch.testing.assert_close(answers[0][head], answers[1][head], rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_deeploc(tiny_dataset, tiny_backbones, tmp_path):
+    settings = ["training.deeploc.train", ROOT / "training" / "configs" / "toy.yaml", f"dataset={tiny_dataset}"]
+    settings += [f"backbone={tiny_backbones['esm']}", "max_tokens_per_batch=300"]
+    two = run(TWO, tmp_path / "two", *settings)
+    assert two["processes"] == 2 and len(two["validation"]["epochs"]) == 2
+    model, _ = load_model(tmp_path / "two")
+    assert model.config.calibration_scale != [1.0] * 10
