@@ -9,9 +9,10 @@ import torch
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
 from PIL import Image
+from transformers import AutoModel
 
 from protloc.microscopy import simulate
-from tests.helpers import tiny_deepgps
+from tests.helpers import ROOT, tiny_deepgps
 from training.deepgps.data import UNKNOWN, ImageSource, data_labels, hold_out, load_crops
 from training.deepgps.train import load_initial
 
@@ -80,6 +81,29 @@ def test_one_protein_at_least_validates(tmp_path, run_script):
     crops = load_crops([ImageSource(str(tmp_path / "mine"), "all")], "train", ["speckles"])
     train, validation = hold_out(crops, 0.001, "gene")
     assert len(set(validation["sequence"])) == 1 and not set(validation["sequence"]) & set(train["sequence"])
+
+
+@pytest.mark.slow
+def test_a_training_takes_the_labels_of_the_data_and_resumes(tmp_path, run_script, tokenizer):
+    table = write_pairs(
+        tmp_path, [{"sequence": "MK" + "AG" * n, "label": ("speckles", "p bodies")[n % 2]} for n in range(4)]
+    )
+    build = run_script("datasets_scripts.build_pairs", table, "--out", tmp_path / "mine", "--processes", "1")
+    assert build[0] == 0, build[2]
+    start = tiny_deepgps(patch_size=4, drawing_margin=2, drawing_shifts=4)
+    start.save_pretrained(tmp_path / "start")
+    tokenizer.save_pretrained(tmp_path / "start")
+    settings = [f"images=[{{dataset: {tmp_path / 'mine'}, config: all}}]", f"initial_weights={tmp_path / 'start'}"]
+    settings += [f"output_dir={tmp_path / 'run'}", "epochs=1", "batch_size=1", "mixed_precision=no"]
+    recipe = ROOT / "training" / "configs" / "deepgps_finetune.yaml"
+    code, out, err = run_script("training.deepgps.train", recipe, *settings)
+    assert code == 0, err
+    model = AutoModel.from_pretrained(tmp_path / "run")
+    assert list(model.config.id2label.values()) == ["p bodies", "speckles"]
+    # Validation drew once; the model that is kept draws as the one that it began with.
+    assert (model.config.drawing_margin, model.config.drawing_shifts) == (2, 4)
+    code, out, err = run_script("training.deepgps.train", recipe, *settings, "resume=true")
+    assert code == 0 and "run is complete" in out, err
 
 
 @pytest.mark.parametrize("labels", [["speckles", "p bodies"], ["a", "b", "c"]])

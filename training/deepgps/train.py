@@ -180,9 +180,10 @@ def load_initial(path: str, labels: dict[str, Any], fields: dict[str, Any]) -> D
 
 def build_model(config: TrainingConfig) -> tuple[DeepGPSModel, PreTrainedTokenizerBase]:
     """The model before training, and its tokenizer."""
+    labels = choose_labels(config)
     names: dict[str, Any] = {
-        "id2label": dict(enumerate(config.labels)),
-        "label2id": {label: number for number, label in enumerate(config.labels)},
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: number for number, label in enumerate(labels)},
     }
     start = config.initial_weights or config.backbone or "deeploc"
     try:
@@ -235,6 +236,7 @@ class Data:
 
 def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrainedTokenizerBase) -> Data:
     proteins = known = None
+    labels = list(model.config.id2label.values())
     try:
         embeddings = ResidueEmbeddings(config.embeddings) if config.embeddings else None
         reader = ProteinReader(model.config, tokenizer, embeddings, config.structures)
@@ -244,8 +246,8 @@ def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrained
                 "with protloc embed"
             )
         if config.proteins:
-            proteins = LabelledProteins(config.proteins, "train", config.labels, config.source_weights)
-            known = LabelledProteins(config.proteins, "validation", config.labels, human_only=True)
+            proteins = LabelledProteins(config.proteins, "train", labels, config.source_weights)
+            known = LabelledProteins(config.proteins, "validation", labels, human_only=True)
             check_apart(proteins.sequences, known.sequences, f"sequences of {config.proteins}")
             for sequence in proteins.sequences + known.sequences:
                 if not reader.can_read(sequence, ""):
@@ -253,7 +255,7 @@ def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrained
                         f"{config.embeddings} has no residue embeddings of {sequence[:20]}...: add them with "
                         "protloc embed"
                     )
-        crops = load_crops(config.images, "train", config.labels)
+        crops = load_crops(config.images, "train", labels)
         parts = hold_out(crops, config.validation_share, config.validation_by)
         train, validation = (
             Crops(part, source.partners() if source else {}, reader, augment, config.seed)
@@ -316,7 +318,6 @@ def main() -> None:
         accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
 
     # Model and data
-    config.labels = choose_labels(config)
     model, tokenizer = build_model(config)
     # Validation draws once; the model that is kept draws as its configuration says.
     drawing = {name: getattr(model.config, name) for name in ("drawing_margin", "drawing_shifts")}
