@@ -123,11 +123,10 @@ def equal_batches(accelerator: Accelerator, loader: Any) -> Iterator[tuple[Batch
     Under FSDP a pass needs all processes. One with fewer batches than another passes its last again, or some batch
     where it has none.
     """
-    batch, count = None, 0
+    missing = max(gather_object([len(loader)])) - len(loader)
+    batch = None
     for batch in loader:
         yield dict(batch), True
-        count += 1
-    missing = max(gather_object([count])) - count
     for _ in range(missing):
         batch = batch or send_to_device(loader.collate_fn([loader.dataset[0]]), accelerator.device)
         yield dict(batch), False
