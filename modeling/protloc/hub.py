@@ -19,8 +19,10 @@ from .staging.model import stage_model
 from .staging.space import stage_space
 
 # What an earlier push left and this one doesn't bring: it would be loaded, or say what is not true of the new files
-STALE = (".safetensors", ".index.json", ".py", ".parquet", ".whl", *PICKLES, EVALUATION, "tokenizer.json", "vocab.txt")
-STALE += (".eval_results/protloc.yaml",)  # of earlier versions
+STALE = (
+    *(".safetensors", ".index.json", ".py", ".parquet", ".whl", *PICKLES, EVALUATION, "tokenizer.json", "vocab.txt"),
+    ".eval_results/protloc.yaml",  # of earlier versions
+)
 SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY")
 STAGE: dict[str, Any] = {"model": stage_model, "dataset": stage_dataset, "space": stage_space}
 

@@ -32,8 +32,9 @@ def predict_logits(
     training = model.training
     model.eval()
     results = []
-    bar = {"desc": "Validating", "leave": False, "disable": not accelerator.is_local_main_process}
-    for batch, counted in tqdm(equal_batches(accelerator, loader), total=len(loader), **bar):
+    batches = equal_batches(accelerator, loader)
+    hidden = not accelerator.is_local_main_process
+    for batch, counted in tqdm(batches, desc="Validating", total=len(loader), leave=False, disable=hidden):
         protein, labels = batch.pop("protein"), batch.pop("labels")
         membrane_targets = batch.pop("membrane_targets", torch.full_like(protein, -1))
         with accelerator.autocast():
