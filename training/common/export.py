@@ -56,8 +56,11 @@ class OutputsByName(torch.nn.Module):
         return tuple(found[name] for name in self.outputs)
 
 
-def prepare_deeploc(name: str) -> tuple[OutputsByName, Callable[[list[str]], tuple[torch.Tensor, ...]], int]:
-    """A DeepLoc, its inputs for some sequences, and the tokens that it reads at most."""
+Prepared = tuple[OutputsByName, Callable[[list[str]], tuple[torch.Tensor, ...]], tuple[int, int]]
+
+
+def prepare_deeploc(name: str) -> Prepared:
+    """A DeepLoc, its inputs for some sequences, and the proteins and tokens that it reads at most."""
     model, tokenizer = load_model(name, "cpu", "float32")
     if model.config.input_features == "profile":
         raise ValueError(f"{name!r} reads profiles, not sequences: it has no ONNX form")
@@ -68,11 +71,15 @@ def prepare_deeploc(name: str) -> tuple[OutputsByName, Callable[[list[str]], tup
         return inputs["input_ids"], inputs["attention_mask"]
 
     outputs = ["logits"] + ["membrane_logits"] * model.config.membrane + ["attentions"]
-    return OutputsByName(model, ["input_ids", "attention_mask"], outputs), inputs_of, model.config.max_length + 2
+    return (
+        OutputsByName(model, ["input_ids", "attention_mask"], outputs),
+        inputs_of,
+        (4096, model.config.max_length + 2),
+    )
 
 
-def prepare_deepgps(name: str) -> tuple[OutputsByName, Callable[[list[str]], tuple[torch.Tensor, ...]], int]:
-    """A deepGPS, its inputs for some sequences on a made-up nucleus, and the tokens that its encoder reads at once."""
+def prepare_deepgps(name: str) -> Prepared:
+    """A deepGPS, its inputs for some sequences on a made-up nucleus, and the proteins and tokens that it reads at once."""
     model, processor = drawing.load_model(name, "cpu", "float32")
     config = model.config
     if config.objective == "diffusion":
@@ -86,7 +93,9 @@ def prepare_deepgps(name: str) -> tuple[OutputsByName, Callable[[list[str]], tup
 
     outputs = ["logits"] * config.classify + ["protein_image", "attentions"]
     named = OutputsByName(model, ["input_ids", "attention_mask", "nucleus"], outputs)
-    return named, inputs_of, config.max_length + 2
+    # From 64 drawings on diffusers copies them, which torch would have to prove not to happen; the file takes any batch.
+    together = min(config.patch_size, config.drawing_shifts)
+    return named, inputs_of, (63 // together, config.max_length + 2)
 
 
 def export_onnx(name: str, out: Path) -> None:
@@ -102,8 +111,8 @@ def export_onnx(name: str, out: Path) -> None:
     except ModuleNotFoundError as error:
         raise ValueError(f"ONNX needs {error.name}: pip install 'protloc[onnx]'") from None
     kind = AutoConfig.from_pretrained(model_path(name), trust_remote_code=False).model_type
-    named, inputs_of, longest = (prepare_deepgps if kind == "deepgps" else prepare_deeploc)(name)
-    batch = torch.export.Dim("batch", min=1, max=4096)
+    named, inputs_of, (most, longest) = (prepare_deepgps if kind == "deepgps" else prepare_deeploc)(name)
+    batch = torch.export.Dim("batch", min=1, max=most)
     length = torch.export.Dim("length", min=3, max=longest)
     shapes = tuple({0: batch} if name == "nucleus" else {0: batch, 1: length} for name in named.inputs)
     program: Any = torch.onnx.export(

@@ -244,7 +244,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
                 mode = "reflect" if left < width and top < height else "replicate"
                 padded.append(F.pad(background, pads, mode=mode))
             drawn = self.draw(torch.cat(padded), 0, *known, lines).float()  # (count * B, 1, H + ..., W + ...)
-            for part, (top, left) in zip(drawn.chunk(count), corners, strict=True):
+            for part, (top, left) in zip(drawn.unflatten(0, (count, -1)), corners, strict=True):
                 drawings.append(part[:, :, top : top + height, left : left + width])
         if len(drawings) == 1:
             return drawings[0]
