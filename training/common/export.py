@@ -71,15 +71,12 @@ def prepare_deeploc(name: str) -> Prepared:
         return inputs["input_ids"], inputs["attention_mask"]
 
     outputs = ["logits"] + ["membrane_logits"] * model.config.membrane + ["attentions"]
-    return (
-        OutputsByName(model, ["input_ids", "attention_mask"], outputs),
-        inputs_of,
-        (4096, model.config.max_length + 2),
-    )
+    named = OutputsByName(model, ["input_ids", "attention_mask"], outputs)
+    return named, inputs_of, (4096, model.config.max_length + 2)
 
 
 def prepare_deepgps(name: str) -> Prepared:
-    """A deepGPS, its inputs for some sequences on a made-up nucleus, and the proteins and tokens that it reads at once."""
+    """A deepGPS, its inputs for sequences on a made-up nucleus, and the proteins and tokens that it reads at most."""
     model, processor = drawing.load_model(name, "cpu", "float32")
     config = model.config
     if config.objective == "diffusion":
@@ -93,7 +90,7 @@ def prepare_deepgps(name: str) -> Prepared:
 
     outputs = ["logits"] * config.classify + ["protein_image", "attentions"]
     named = OutputsByName(model, ["input_ids", "attention_mask", "nucleus"], outputs)
-    # From 64 drawings on diffusers copies them, which torch would have to prove not to happen; the file takes any batch.
+    # From 64 drawings on diffusers copies them, and torch would have to show that it needn't; the file takes any batch.
     together = min(config.patch_size, config.drawing_shifts)
     return named, inputs_of, (63 // together, config.max_length + 2)
 
