@@ -56,3 +56,34 @@ def test_deeploc(tiny_dataset, tiny_backbones, tmp_path):
     assert two["processes"] == 2 and len(two["validation"]["epochs"]) == 2
     model, _ = load_model(tmp_path / "two")
     assert model.config.calibration_scale != [1.0] * 10
+
+
+PASSES = """
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from torch.utils.data import DataLoader
+from training.common.loop import equal_batches
+accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(even_batches=False))
+for count in (1, 4, 5, 6):
+    rows = [{"x": torch.tensor(float(i))} for i in range(count)]
+    found = []
+    for batch, counted in equal_batches(accelerator, accelerator.prepare(DataLoader(rows, batch_size=2))):
+        torch.distributed.all_reduce(batch["x"].sum())  # as FSDP gathers weights in every pass
+        found += batch["x"].tolist() * counted
+    print(accelerator.process_index, count, found, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_processes_pass_equally_often(tmp_path):
+    """One batch more on one process, and a process without any; each row counts once."""
+    (tmp_path / "passes.py").write_text(PASSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    env["PYTHONPATH"] = f"{ROOT}:{env.get('PYTHONPATH', '')}"
+    options = {"capture_output": True, "text": True, "env": env, "timeout": 120, "check": True}
+    lines = sorted(subprocess.run([*command, tmp_path / "passes.py"], **options).stdout.splitlines())
+    assert lines == [
+        "0 1 [0.0]", "0 4 [0.0, 1.0]", "0 5 [0.0, 1.0, 4.0]", "0 6 [0.0, 1.0, 4.0, 5.0]",
+        "1 1 []", "1 4 [2.0, 3.0]", "1 5 [2.0, 3.0]", "1 6 [2.0, 3.0]",
+    ]  # fmt: skip
