@@ -1,14 +1,17 @@
-"""Arguments that the build scripts share, the folder they write, and the push of what they built to the Hub."""
+"""What the build scripts share: arguments, what a card says of the files, the folder, and the push to the Hub."""
 
 import argparse
+import hashlib
 import itertools
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+from datasets import Features
 from httpx2 import HTTPError
 
 from protloc import hub
@@ -38,16 +41,66 @@ def size_category(rows: int) -> str:
     return names[sum(rows >= bound for bound, _ in bounds)]
 
 
-def default_config(content: str, splits: Iterable[str]) -> list[dict[str, Any]]:
+def digest(paths: Iterable[Path]) -> str:
+    content = hashlib.sha1()
+    for path in paths:
+        with open(path, "rb") as handle:
+            content.update(hashlib.file_digest(handle, "sha1").digest())
+    return content.hexdigest()[:12]
+
+
+def describe_files(
+    folder: Path, features: Features, files: Mapping[str, Mapping[str, Sequence[Path]]], **descriptions: str
+) -> dict[str, Any]:
     """
-    What a card says of a folder with `SPLIT.parquet` files, as its only configuration.
+    What a card's metadata say of Parquet files: `configs`, `dataset_info` and `size_categories` of `DatasetCardData`.
 
     Args:
-        content (`str`): A digest: `load_dataset` caches a local folder by its name and its card's metadata alone, so
-            that with it a folder that was built anew is read anew.
+        folder (`Path`): Of the data set.
+        features (`Features`): Columns, of all configurations alike.
+        files: By configuration and split; those of split parts of no file are left out. The default configuration is
+            `all`, or the first.
+        descriptions: Of configurations.
     """
-    files = [{"split": split, "path": f"{split}.parquet"} for split in splits]
-    return [{"config_name": "default", "default": True, "description": f"Content {content}.", "data_files": files}]
+    default = "all" if "all" in files else next(iter(files))
+    configs, infos = [], []
+    for name, splits in files.items():
+        splits = {split: paths for split, paths in splits.items() if paths}
+        content = digest(path for paths in splits.values() for path in paths)
+        places = {split: [path.relative_to(folder).as_posix() for path in paths] for split, paths in splits.items()}
+        configs.append(
+            {
+                "config_name": name,
+                **({"default": True} if name == default else {}),
+                # `load_dataset` caches a local folder by its name and this metadata alone: with a digest of the content
+                # in it, a folder that was built anew is read anew.
+                "description": f"{descriptions.get(name, '')} Content {content}.".lstrip(),
+                "data_files": [{"split": split, "path": paths} for split, paths in places.items()],
+            }
+        )
+        sizes = {split: [pq.read_metadata(path) for path in paths] for split, paths in splits.items()}
+        parts = [
+            {
+                "name": split,
+                "num_bytes": sum(
+                    meta.row_group(i).total_byte_size for meta in found for i in range(meta.num_row_groups)
+                ),
+                "num_examples": sum(meta.num_rows for meta in found),
+            }
+            for split, found in sizes.items()
+        ]
+        infos.append(
+            {
+                "config_name": name,
+                "features": features._to_yaml_list(),
+                "splits": parts,
+                "download_size": sum(path.stat().st_size for paths in splits.values() for path in paths),
+                "dataset_size": sum(part["num_bytes"] for part in parts),
+            }
+        )
+    every = {path for splits in files.values() for paths in splits.values() for path in paths}
+    rows = sum(pq.read_metadata(path).num_rows for path in every)
+    return {"configs": configs, "dataset_info": infos, "size_categories": [size_category(rows)]}
 
 
 def repository(text: str) -> str:

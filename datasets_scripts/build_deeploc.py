@@ -19,7 +19,6 @@ Add `--push-to-hub OWNER/NAME` to publish the folder as a data set repository.
 
 import argparse
 import itertools
-import json
 import re
 import sys
 from collections import Counter
@@ -30,7 +29,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, check_out, push, size_category
+from datasets_scripts.arguments import add_push_arguments, check_out, describe_files, push
 from protloc.files import replaced_folder
 from protloc.profiles import protein_profile
 from protloc.sequences import clean_sequence, read_fasta
@@ -154,10 +153,6 @@ def add_profiles(configs: Configs, folder: Path) -> None:
                 row["profile"] = protein_profile(folder, row["id"], row["sequence"])
 
 
-def digest(splits: dict[str, list[Row]]) -> str:
-    return sha1(json.dumps(splits, sort_keys=True, default=lambda profile: sha1(str(profile.tobytes()))))[:12]
-
-
 def check_no_duplicates(splits: dict[str, list[Row]]) -> None:
     """`ValueError` if a sequence stands in two splits (not both tests): it would be trained and tested on."""
     seen: dict[str, tuple[str, str]] = {}
@@ -259,11 +254,13 @@ def write(configs: Configs, excluded: Counter, out: Path, repo_id: str) -> None:
     """Write Parquet files and the card, which tells `load_dataset` and the Hub viewer where they are, into a folder."""
     has_profiles = any("profile" in row for splits in configs.values() for rows in splits.values() for row in rows)
     features = Features({**FEATURES, **({"profile": PROFILE_FEATURE} if has_profiles else {})})
+    files: dict[str, dict[str, list[Path]]] = {name: {} for name in configs}
     for name, splits in configs.items():
         for split, rows in splits.items():
             path = out / name / f"{split}.parquet"
             path.parent.mkdir(exist_ok=True)
             Dataset.from_list(rows, features=features).to_parquet(path)
+            files[name][split] = [path]
             print(f"{name}/{split}: {len(rows)} proteins, {excluded[name, split]} excluded", file=sys.stderr)
 
     card_data = DatasetCardData(
@@ -271,19 +268,8 @@ def write(configs: Configs, excluded: Counter, out: Path, repo_id: str) -> None:
         license=["cc-by-4.0", "cc-by-sa-4.0"],
         task_categories=["text-classification"],
         task_ids=["multi-label-classification"],
-        size_categories=[size_category(sum(len(rows) for splits in configs.values() for rows in splits.values()))],
         tags=["biology", "protein", "subcellular-localization"],
-        configs=[
-            {
-                "config_name": name,
-                **({"default": True} if name == next(iter(configs)) else {}),
-                # `load_dataset` caches a local folder by its name and this metadata alone: with a digest of the content
-                # in it, a folder that was built anew is read anew.
-                "description": f"{DESCRIPTIONS[name]} Content {digest(splits)}.",
-                "data_files": [{"split": split, "path": f"{name}/{split}.parquet"} for split in splits],
-            }
-            for name, splits in configs.items()
-        ],
+        **describe_files(out, features, files, **DESCRIPTIONS),
     )
     card = DatasetCard.from_template(
         card_data,

@@ -67,9 +67,9 @@ GROUPS = {"single-2": ["cytoplasm-nucleoplasm"], "single-4": ["cytoplasm-nucleop
 
 def read_annotations(path: Path) -> Iterator[tuple[str, str, list[str], dict[str, int]]]:
     """
-    Gene name, Ensembl gene, UniProt accessions (of a column `uniprot_id`) and grade by category of every tagged
-    protein, from OpenCell's table with a column for each
-    grade, or from one with a row for each category.
+    Gene name, Ensembl gene, UniProt accessions (of a column `uniprot_id`) and grade by category, OpenCell's or another,
+    of every tagged protein, from OpenCell's table with a column for each grade, or from one with a row for each
+    category.
     """
     grades: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     accessions: dict[tuple[str, str], list[str]] = {}
@@ -87,9 +87,6 @@ def read_annotations(path: Path) -> Iterator[tuple[str, str, list[str], dict[str
             protein.update(
                 {name: grade for name in re.split(r"[;|]", row.get(f"annotations_grade_{grade}", "")) if name}
             )
-        unknown = protein.keys() - set(OPENCELL_CATEGORIES)
-        if unknown:
-            raise ValueError(f"{place}: {min(unknown)!r} is none of {', '.join(OPENCELL_CATEGORIES)}")
     for (gene, ensembl), categories in grades.items():
         yield gene, ensembl, accessions[gene, ensembl], categories
 
@@ -100,7 +97,8 @@ def major_localizations(grades: dict[str, int]) -> tuple[list[str], int]:
     localization"); none if all are weak.
     """
     top = max(grades.values(), default=0)
-    return ([name for name in OPENCELL_CATEGORIES if grades.get(name) == top], top) if top >= 2 else ([], top)
+    order = [*OPENCELL_CATEGORIES, *sorted(grades.keys() - set(OPENCELL_CATEGORIES))]
+    return ([name for name in order if grades.get(name) == top], top) if top >= 2 else ([], top)
 
 
 def find_images(folder: Path) -> Iterator[tuple[str, str, str, Path, Path | None]]:
@@ -121,8 +119,8 @@ def group(labels: list[str]) -> str:
     return "vesicles-er" if labels in (["vesicles"], ["er"]) else "others"
 
 
-def gather(args: argparse.Namespace) -> tuple[list[Field], dict]:
-    """The fields to cut, and what the card says of proteins and labels."""
+def gather(args: argparse.Namespace) -> tuple[list[Field], list[str], dict]:
+    """The fields to cut, the categories, and what the card says of proteins and labels."""
     sequences = Proteins(args.sequences)
     proteins, labels_of, gene_of, unmatched = {}, {}, {}, []
     for gene, ensembl, accessions, grades in read_annotations(args.annotations):
@@ -174,24 +172,31 @@ def gather(args: argparse.Namespace) -> tuple[list[Field], dict]:
         counted = Counter(splits[gene] for gene in genes if gene in splits)
         return {split: counted[split] for split in ("train", "test")}
 
-    return fields, {
-        "title": "OpenCell crops: nucleus, protein, sequence and localization",
-        "licence": "cc-by-sa-4.0",
-        "paper": PAPER,
-        "split_rule": rule,
-        "unmatched": unmatched,
-        "proteins": len(proteins),
-        "too_long": too_long,
-        "single": dict(single.most_common()),
-        "classes": {
-            name: count(gene for gene, (labels, _) in labels_of.items() if labels == [name])
-            for name in ("cytoplasmic", "vesicles", "nucleoplasm", "er")
+    own = {label for field in fields for label in field.labels} - set(OPENCELL_CATEGORIES)
+    if own:
+        print(f"{', '.join(sorted(own))}: no category of OpenCell's, taken as they are", file=sys.stderr)
+    return (
+        fields,
+        [*OPENCELL_CATEGORIES, *sorted(own)],
+        {
+            "title": "OpenCell crops: nucleus, protein, sequence and localization",
+            "licence": "cc-by-sa-4.0",
+            "paper": PAPER,
+            "split_rule": rule,
+            "unmatched": unmatched,
+            "proteins": len(proteins),
+            "too_long": too_long,
+            "single": dict(single.most_common()),
+            "classes": {
+                name: count(gene for gene, (labels, _) in labels_of.items() if labels == [name])
+                for name in ("cytoplasmic", "vesicles", "nucleoplasm", "er")
+            },
+            "splits": {
+                name: count(gene for gene in groups if groups[gene] in parts)
+                for name, parts in {**GROUPS, "all": set(groups.values())}.items()
+            },
         },
-        "splits": {
-            name: count(gene for gene in groups if groups[gene] in parts)
-            for name, parts in {**GROUPS, "all": set(groups.values())}.items()
-        },
-    }
+    )
 
 
 PIXEL_SIZES = np.geomspace(0.08, 0.5, 8)  # micrometres, that are tried
@@ -240,9 +245,9 @@ def main() -> None:
             fetch(list_bucket(BUCKET, "microscopy/raw/", "_proj.tif"), args.images, args.parallel)
             args.annotations = args.annotations or args.images / TABLES[0].path
             args.sequences = args.sequences or [args.images / TABLES[1].path]
-        fields, counts = gather(args)
+        fields, categories, counts = gather(args)
         groups = sorted({field.group for field in fields})
-        build(args, fields, OPENCELL_CATEGORIES, {**GROUPS, "all": groups}, "dataset_opencell.md.jinja", counts)
+        build(args, fields, categories, {**GROUPS, "all": groups}, "dataset_opencell.md.jinja", counts)
     except DownloadError as error:
         parser.exit(2, f"build_opencell: {error}, or leave out --download to build from what is there\n")
     except (ValueError, OSError, ImportError) as error:

@@ -19,10 +19,9 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, check_out, push, size_category
+from datasets_scripts.arguments import add_push_arguments, check_out, describe_files, push
 from datasets_scripts.build_deeploc import read_deeploc2
 from datasets_scripts.build_opencell import major_localizations, read_annotations
-from datasets_scripts.crop_cards import digest
 from datasets_scripts.proteins import MAX_LENGTH, Protein, Proteins, held_out, read_split
 from protloc.files import replaced_folder
 from protloc.tables import read_exclusions
@@ -138,21 +137,13 @@ def write(rows: dict[str, list[dict]], out: Path) -> None:
     }
     for split, table in tables.items():
         table.to_parquet(out / "data" / f"{split}.parquet")
-    files = [out / "data" / f"{split}.parquet" for split in tables]
+    files = {split: [out / "data" / f"{split}.parquet"] for split in tables}
     card_data = DatasetCardData(
         pretty_name="Proteins with one localization",
         license="other",
         task_categories=["text-classification"],
-        size_categories=[size_category(sum(len(table) for table in tables.values()))],
         tags=["biology", "protein", "subcellular-localization"],
-        configs=[
-            {
-                "config_name": "default",
-                # `load_dataset` caches a local folder by its name and this metadata: see build_deeploc.py
-                "description": f"Content {digest(files)}.",
-                "data_files": [{"split": split, "path": f"data/{split}.parquet"} for split in tables],
-            }
-        ],
+        **describe_files(out, FEATURES, {"default": files}),
     )
     counts = {split: Counter(row["label"] for row in members) for split, members in rows.items()}
     humans = {split: Counter(row["label"] for row in members if row["human"]) for split, members in rows.items()}

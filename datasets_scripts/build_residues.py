@@ -17,8 +17,6 @@ of the topology with 30 % identity to an excluded sequence that stands in the so
 """
 
 import argparse
-import hashlib
-import json
 import random
 import re
 import sys
@@ -30,7 +28,7 @@ from typing import Any
 from datasets import Dataset, Features, Value
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, build_and_push, default_config
+from datasets_scripts.arguments import add_push_arguments, build_and_push, describe_files
 from datasets_scripts.homology import similar
 from protloc.sequences import clean_sequence, read_sequences
 from protloc.tables import read_csv, read_exclusions, sha1
@@ -157,13 +155,13 @@ def write(splits: dict[str, list[Row]], summary: str, out: Path, repo_id: str) -
     for split, rows in splits.items():
         Dataset.from_list(rows, features=FEATURES).to_parquet(out / f"{split}.parquet")
         print(f"{split}: {len(rows)} proteins", file=sys.stderr)
-    content = hashlib.sha256(json.dumps(splits, sort_keys=True).encode()).hexdigest()[:12]
+    files = {split: [out / f"{split}.parquet"] for split in splits}
     card_data = DatasetCardData(
         pretty_name="Sorting signals of proteins, residue by residue",
         license=["cc-by-4.0", "apache-2.0"],
         task_categories=["token-classification"],
         tags=["biology", "protein", "signal-peptide", "subcellular-localization"],
-        configs=default_config(content, splits),
+        **describe_files(out, FEATURES, {"default": files}),
     )
     counts = {split: Counter(row["source"] for row in rows) for split, rows in splits.items()}
     segments = {

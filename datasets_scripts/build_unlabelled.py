@@ -10,7 +10,6 @@ sequence, and with MMseqs2 those with 30 % identity to an excluded sequence that
 """
 
 import argparse
-import hashlib
 import random
 import re
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from datasets import Dataset
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from datasets_scripts.arguments import add_push_arguments, build_and_push, default_config, size_category
+from datasets_scripts.arguments import add_push_arguments, build_and_push, describe_files
 from datasets_scripts.homology import similar
 from protloc.sequences import clean_sequence, read_sequences
 from protloc.tables import read_exclusions, sha1
@@ -58,15 +57,14 @@ def build(args: argparse.Namespace) -> tuple[dict[str, str], str]:
 
 
 def write(proteins: dict[str, str], summary: str, out: Path, repo_id: str) -> None:
-    Dataset.from_dict({"id": list(proteins.values()), "sequence": list(proteins)}).to_parquet(out / "train.parquet")
+    table = Dataset.from_dict({"id": list(proteins.values()), "sequence": list(proteins)})
+    table.to_parquet(out / "train.parquet")
     print(f"train: {len(proteins)} proteins", file=sys.stderr)
-    content = hashlib.sha256("\n".join(proteins).encode()).hexdigest()[:12]
     card_data = DatasetCardData(
         pretty_name="Proteins without labels",
         license="cc-by-4.0",
-        size_categories=size_category(len(proteins)),
         tags=["biology", "protein"],
-        configs=default_config(content, ["train"]),
+        **describe_files(out, table.features, {"default": {"train": [out / "train.parquet"]}}),
     )
     card = DatasetCard.from_template(
         card_data, template_path=str(CARD_TEMPLATE), repo_id=repo_id, summary=summary, proteins=len(proteins)

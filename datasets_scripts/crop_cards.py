@@ -1,6 +1,5 @@
 """The card and the pictures of a data set of crops, all from what was built."""
 
-import hashlib
 import io
 import json
 from pathlib import Path
@@ -14,6 +13,8 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image, ImageDraw
 from skimage.segmentation import mark_boundaries
 
+from datasets_scripts.arguments import describe_files
+from protloc.crops import crop_features
 from protloc.microscopy import normalize, segment_nuclei
 
 FEW_NUCLEI = 3
@@ -22,10 +23,13 @@ SPLITS = ("train", "validation", "test")
 TEMPLATES = Path(__file__).resolve().parents[1] / "model_cards"
 
 
-def render_card(template: str, files: dict[str, dict[str, list[Path]]], repo_id: str, **known) -> DatasetCard:
+def render_card(
+    template: str, folder: Path, files: dict[str, dict[str, list[Path]]], repo_id: str, **known
+) -> DatasetCard:
     """
     Args:
         template: In `model_cards/`.
+        folder: Of the data set.
         files: Shards by configuration and split.
         known: What the template shows besides.
     """
@@ -34,19 +38,7 @@ def render_card(template: str, files: dict[str, dict[str, list[Path]]], repo_id:
         license=known["licence"],
         task_categories=["image-to-image", "image-classification"],
         tags=["biology", "protein", "subcellular-localization", "microscopy"],
-        configs=[
-            {
-                "config_name": config,
-                # `load_dataset` caches a local folder by its name and this metadata: see build_deeploc.py
-                "description": f"Content {digest([path for paths in splits.values() for path in paths])}.",
-                "data_files": [
-                    {"split": split, "path": [f"data/{path.name}" for path in paths]}
-                    for split, paths in splits.items()
-                    if paths
-                ],
-            }
-            for config, splits in files.items()
-        ],
+        **describe_files(folder, crop_features(known["labels"]), files),
     )
     templates = Environment(loader=FileSystemLoader(TEMPLATES), keep_trailing_newline=True)
     text = templates.get_template(template).render(
@@ -62,14 +54,6 @@ def render_card(template: str, files: dict[str, dict[str, list[Path]]], repo_id:
         **known,
     )
     return DatasetCard(text)
-
-
-def digest(paths: list[Path]) -> str:
-    content = hashlib.sha1()
-    for path in paths:
-        with open(path, "rb") as handle:
-            content.update(hashlib.file_digest(handle, "sha1").digest())
-    return content.hexdigest()[:12]
 
 
 def describe_fields(summaries: list[dict[str, Any]]) -> dict[str, int]:

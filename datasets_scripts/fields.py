@@ -313,6 +313,7 @@ def build(
         }
         card = render_card(
             template,
+            new,
             files,
             args.push_to_hub or str(args.out),
             labels=labels,

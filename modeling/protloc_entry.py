@@ -331,7 +331,15 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="OWNER/NAME",
-        help="of a model: a Hub data set that it was trained or evaluated on, for its card; more than once for several",
+        help="that a model was trained or evaluated on, or a Space uses, for the card; more than once for several",
+    )
+    push.add_argument(
+        "--model",
+        dest="models",
+        action="append",
+        default=[],
+        metavar="OWNER/NAME",
+        help="that a Space runs, for its card; more than once for several",
     )
     push.add_argument(
         "--base-model", metavar="OWNER/NAME", help="of a model: the Hub model that it was built on, for its card"
@@ -394,8 +402,14 @@ def run_command() -> None:
 
     if args.command == "predict-shards" and args.workers and not args.ray:
         parser.error("--workers needs --ray; accelerate launch has --num_processes")
-    if args.command == "push" and args.kind != "model" and (args.datasets or args.base_model):
-        parser.error(f"--dataset and --base-model are for models, not for a {args.kind}")
+    if args.command == "push":
+        for name, given, kinds in (
+            ("--dataset", args.datasets, ("model", "space")),
+            ("--base-model", args.base_model, ("model",)),
+            ("--model", args.models, ("space",)),
+        ):
+            if given and args.kind not in kinds:
+                parser.error(f"{name} is for a {' or a '.join(kinds)}, not for a {args.kind}")
     if args.command == "push" and args.create_pr and (args.private or args.revision):
         parser.error("--create-pr goes to an existing repository's main branch: leave --private and --revision out")
 

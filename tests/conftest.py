@@ -25,11 +25,12 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
-from transformers import BertConfig, BertModel, BertTokenizer, EsmConfig, EsmModel, pipeline
+from transformers import BertConfig, BertModel, BertTokenizer, EsmConfig, EsmModel, EsmTokenizer, pipeline
 
 from protloc import ASSETS
 from protloc.loading import load_model
 from protloc.microscopy import simulate
+from protloc.models.residue_features import VOCABULARY
 from protloc.taxonomy import IMAGE_CLASSES, OPENCELL_CATEGORIES
 from tests.helpers import ROOT, SEQUENCES, TINY_ESM, deeploc2_csv, signals_csv, tiny_deeploc
 
@@ -104,13 +105,14 @@ def tiny_dataset(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_backbones(tmp_path_factory, tokenizer) -> dict[str, Path]:
+def tiny_backbones(tmp_path_factory) -> dict[str, Path]:
     """Random transformers encoders with their tokenizers, as the Hub has them: an ESM-2 and a ProtBert."""
     folder = tmp_path_factory.mktemp("backbones")
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     torch.manual_seed(0)
     EsmModel(EsmConfig(**TINY_ESM)).save_pretrained(folder / "esm")
-    tokenizer.save_pretrained(folder / "esm")
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
+    EsmTokenizer(str(folder / "vocab.txt")).save_pretrained(folder / "esm")
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"LAGVESIKRDTPNQFYMHCWXUBZO"]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder / "protbert")

@@ -262,11 +262,11 @@ def test_major_localizations():
     assert major_localizations({"membrane": 1}) == ([], 1)
 
 
-def test_annotations_reject_unknown_categories(tmp_path):
+def test_categories_that_opencell_has_not(tmp_path):
     path = tmp_path / "annotations.csv"
-    path.write_text("ensg_id,target_name,annotation_name,annotation_grade\nENSG1,A,lysosome,3\n")
-    with pytest.raises(ValueError, match="'lysosome' is none of cytoplasmic"):
-        list(read_annotations(path))
+    path.write_text("ensg_id,target_name,annotation_name,annotation_grade\nENSG1,A,lysosome,3\nENSG1,A,er,3\n")
+    ((_, _, _, grades),) = read_annotations(path)
+    assert major_localizations(grades) == (["er", "lysosome"], 3)
 
 
 def test_real_annotations(data_dir):

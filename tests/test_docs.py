@@ -85,7 +85,9 @@ def toy(path: Path):
         config.trials = 1
     if path.stem == "ablation":
         config.variants = {name: config.variants[name] for name in ("baseline", "SGD")}
-    if path.stem.startswith("deepgps"):
+    if path.stem == "deepgps_finetune":  # which starts from the shipped weights
+        run.merge_with({"epochs": 1, "batch_size": 2})
+    elif path.stem.startswith("deepgps"):
         run.images = [{"dataset": "data/opencell", "config": "known"}, {"dataset": "data/hpa", "config": "cells"}]
         model = {"latent_size": 16, "classifier_sizes": [8], "unet_channels": [8, 16, 16]}
         run.merge_with(
@@ -146,7 +148,20 @@ def fill_datasets(folder: Path) -> None:
     Image.fromarray(picture).save(folder / "dictionary" / "0-1.jpg")
 
 
-FILL = {"docs/datasets.md": fill_datasets}
+def fill_pairs(folder: Path) -> None:
+    """Fields of four proteins in two categories of one's own, as PNG and as TIFF."""
+    (folder / "images").mkdir()
+    rows = []
+    for i in range(4):
+        field = simulate(("nucleoplasm", "cytoplasmic")[i % 2], size=420, cells=6, seed=i)
+        names = [f"images/{i}_{part}.{'tif' if i < 2 else 'png'}" for part in ("nucleus", "protein")]
+        for name, image in zip(names, (field.nucleus, field.protein), strict=True):
+            Image.fromarray((image / image.max() * 65535).astype(np.uint16)).save(folder / name)
+        rows.append([*names, "MKKRKV" + "GS" * i, ("speckles", "stress granules")[i % 2]])
+    write_csv(folder / "pairs.csv", ["nucleus", "protein", "sequence", "label"], rows)
+
+
+FILL = {"docs/datasets.md": fill_datasets, "docs/finetune.md": fill_pairs}
 
 
 def run_in(folder: Path, command: list[str]) -> str:

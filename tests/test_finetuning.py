@@ -1,8 +1,5 @@
 """What people do with a trained DeepLoc in the ecosystem: other labels, Trainer, PEFT, quantization."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +10,7 @@ from transformers.utils.generic import find_labels
 
 from protloc import DeepLocForSequenceClassification
 from protloc.models.configuration_deeploc import COMPARTMENTS
-from tests.helpers import ROOT, tiny_deeploc
+from tests.helpers import tiny_deeploc
 
 YEAST = ["bud", "vacuole", "nucleolus", "cytosol"]
 SEQUENCES = ["MKTAYIAKQR", "MSLLTEVETYVLS", "MAAAKKKRKV", "MGSSHHHHHH"]
@@ -49,7 +46,8 @@ def test_other_labels(fitted_dir, tmp_path, options):
     assert list(model.config.id2label.values()) == names and model.config.num_labels == 4
     assert model.config.thresholds == [0.5] * 4 and model.config.positive_weights is None
     assert model.config.calibration_scale == [1.0] * 4 and not model.config.tree
-    # The trunk is the trained one.
+    # Heads without targets would be left behind by the trunk, which is the trained one.
+    assert not model.config.membrane and not model.config.signals
     old = DeepLocForSequenceClassification.from_pretrained(fitted_dir)
     assert torch.equal(model.deeploc.dense.weight, old.deeploc.dense.weight)
     single = "problem_type" in options
@@ -69,6 +67,21 @@ def test_the_same_labels_keep_what_was_fitted(fitted_dir):
     model = AutoModelForSequenceClassification.from_pretrained(fitted_dir, num_labels=10)
     assert list(model.config.id2label.values()) == COMPARTMENTS
     assert model.config.thresholds == [0.3] * 10 and model.config.tree
+
+
+def test_heads_that_are_trained_on_stay_where_asked_for(fitted_dir):
+    options = {"id2label": IDS, "ignore_mismatched_sizes": True}
+    model = AutoModelForSequenceClassification.from_pretrained(fitted_dir, membrane=True, signals=True, **options)
+    old = DeepLocForSequenceClassification.from_pretrained(fitted_dir)
+    assert torch.equal(model.membrane_head.weight, old.membrane_head.weight)
+    assert torch.equal(model.signal_head.weight, old.signal_head.weight)
+
+
+def test_a_number_as_label_is_told_what_to_do(fitted_dir):
+    model = AutoModelForSequenceClassification.from_pretrained(fitted_dir, id2label=IDS, ignore_mismatched_sizes=True)
+    tokenizer = AutoTokenizer.from_pretrained(fitted_dir)
+    with pytest.raises(ValueError, match=r"labels are \(4,\).*load it with problem_type='single_label_classification'"):
+        model(**inputs(tokenizer, labels=torch.arange(4)))
 
 
 def test_trainer_evaluates_with_stock_settings(fitted_dir, tmp_path):
@@ -102,7 +115,7 @@ def test_a_protein_without_labels_has_a_finite_loss(problem_type):
     assert all(weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None)
 
 
-def test_low_rank_updates_by_peft(fitted_dir, tmp_path):
+def test_low_rank_updates_by_peft(fitted_dir, tmp_path, hub):
     tokenizer = AutoTokenizer.from_pretrained(fitted_dir)
     model = AutoModelForSequenceClassification.from_pretrained(fitted_dir)
     adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", r=2))
@@ -112,10 +125,12 @@ def test_low_rank_updates_by_peft(fitted_dir, tmp_path):
     names = {name for name, _ in adapted.named_parameters() if "lora_A" in name}
     assert any("decoder.energy" in name for name in names) and not any("modules_to_save" in name for name in names)
     adapted.save_pretrained(tmp_path)
-    base = AutoModelForSequenceClassification.from_pretrained(fitted_dir)
-    again = PeftModel.from_pretrained(base, tmp_path)
+    adapted.push_to_hub("owner/adapter")
     expected = adapted.eval()(**inputs(tokenizer)).logits
-    torch.testing.assert_close(again.eval()(**inputs(tokenizer)).logits, expected)
+    for place in (tmp_path, "owner/adapter"):
+        base = AutoModelForSequenceClassification.from_pretrained(fitted_dir)
+        again = PeftModel.from_pretrained(base, place)
+        torch.testing.assert_close(again.eval()(**inputs(tokenizer)).logits, expected)
     plain = AutoModelForSequenceClassification.from_pretrained(fitted_dir)
     assert not torch.allclose(plain(**inputs(tokenizer)).logits, expected)
 
@@ -147,26 +162,3 @@ def test_embeddings_and_states_as_tools_ask_for_them(tokenizer):
     assert isinstance(found, tuple) and torch.equal(found[0], outputs.logits)
     with pytest.raises(ValueError, match="inputs_embeds needs a model with an embedding of residues of its own"):
         tiny_deeploc(input_features="profile")(inputs_embeds=embedded)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fields", [{"tree": True, "signals": True}, {"membrane": False, "pooling": "light_attention"}])
-def test_onnx_gives_what_torch_gives(tokenizer, tmp_path, fields):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    model = tiny_deeploc(**fields)
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    out = tmp_path / "model.onnx"
-    # A process of its own: torch fixes the lengths in a second export.
-    command = [sys.executable, "-m", "training.common.export", "--model", tmp_path / "model", "--onnx", out]
-    subprocess.run(command, check=True, cwd=ROOT)
-    session = onnxruntime.InferenceSession(out)
-    assert [output.name for output in session.get_outputs()][1] == (
-        "membrane_logits" if "tree" in fields else "attentions"
-    )
-    for sequences in (["MKTAYIAKQRQISF", "MSLLT", "MK"], ["MPKKKRKV" * 4]):
-        batch = tokenizer(sequences, padding=True, return_tensors="pt")
-        found = session.run(["logits"], {name: batch[name].numpy() for name in ("input_ids", "attention_mask")})
-        with torch.no_grad():
-            expected = model(batch["input_ids"], batch["attention_mask"]).logits
-        np.testing.assert_allclose(found[0], expected, atol=1e-5)

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import StrictDataclassError
@@ -22,7 +23,9 @@ from protloc.models.configuration_deeploc import COMPARTMENTS
 from protloc.prediction import columns, predict
 from tests.helpers import ROOT, run_protloc, tiny_deeploc
 from training.common.splits import choose_groups
+from training.deeploc.own_evaluation import flat_labels
 from training.deeploc.own_proteins import read_own_proteins
+from training.deeploc.validation import fit_decisions
 
 LABELS = ["bud neck", "cytosol", "nucleolus", "vacuole"]
 
@@ -187,6 +190,19 @@ def test_predictions_of_a_model_without_a_membrane_head(tokenizer):
     (row,) = predict([("a", "MKTAYIAK")], model, tokenizer)
     assert set(row) == set(columns(model.config))
     assert pipeline("protein-localization", model=model, tokenizer=tokenizer)("MKTAYIAK")["membrane"] is None
+
+
+def test_a_calibration_that_flattens_is_told():
+    config = DeepLocConfig(id2label=dict(enumerate(LABELS)))
+    labels = torch.arange(40) % 4
+    noise = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    fit_decisions(config, 4 * noise, torch.zeros(40), torch.eye(4)[labels], -torch.ones(40))
+    assert (
+        flat_labels(config).startswith("On the validation proteins the raw answers for `")
+        and min(config.calibration_scale) < 0.2
+    )
+    fit_decisions(config, 4 * torch.eye(4)[labels] - 2 + noise, torch.zeros(40), torch.eye(4)[labels], -torch.ones(40))
+    assert flat_labels(config) == ""
 
 
 def train(folder, path, *settings):

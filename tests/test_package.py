@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -211,3 +212,20 @@ def test_wheel_in_an_empty_environment(tmp_path):
         check=True, capture_output=True, text=True, cwd=tmp_path, env={"PATH": "/usr/bin"},
     )  # fmt: skip
     assert Path(located.stdout.strip()).is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_newer_pythons_read_the_sources(version):
+    """Without torch, which is there for one Python: every source compiles without a warning, and `--help` answers."""
+    places = [Path(shutil.which(f"python{version}") or "/nowhere")]
+    places += (Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python")
+    found = [path for path in places if path.exists()]
+    found = [path for path in found if not subprocess.run([path, "-V"], capture_output=True).returncode]
+    if not found:
+        pytest.skip(f"there is no Python {version}")
+    listed = ["git", "ls-files", "-co", "--exclude-standard", "*.py"]
+    names = subprocess.run(listed, capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
+    script = "import sys\nfor name in sys.argv[1:]: compile(open(name, encoding='utf-8').read(), name, 'exec')"
+    subprocess.run([found[-1], "-W", "error", "-c", script, *names], check=True, cwd=ROOT)
+    command = [found[-1], "modeling/protloc_entry.py", "--help"]
+    assert "predict" in subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout

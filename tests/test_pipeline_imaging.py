@@ -112,7 +112,9 @@ def test_as_a_diffusers_pipeline(processor, run_script, tmp_path):
     options = "training.common.export", "--model", tmp_path / "model", "--out", folder
     code, out, err = run_script(*options)
     assert (code, out) == (0, f"{folder}\n"), err
-    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=str(folder), trust_remote_code=True)
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        DiffusionPipeline.from_pretrained(folder)
+    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
     options = {"nucleus": NUCLEUS, "num_images_per_prompt": 2, "num_inference_steps": 3, "output_type": "np"}
 
     def draw():
@@ -128,6 +130,33 @@ def test_as_a_diffusers_pipeline(processor, run_script, tmp_path):
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     assert np.isfinite(draw()).all() and not np.allclose(draw(), images)
     assert pipe(SEQUENCE).images[0].size == (208, 208) and pipe.unet is pipe.model.unet
+
+
+DIFFUSERS_SCRIPT = """
+import importlib.util, sys, numpy, torch
+assert importlib.util.find_spec("protloc") is None
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+options = {"num_inference_steps": 3, "output_type": "np", "generator": torch.Generator().manual_seed(0)}
+numpy.save(sys.argv[4], pipe(sys.argv[3], nucleus=numpy.load(sys.argv[2]), **options).images)
+"""
+
+
+def test_a_diffusers_pipeline_needs_no_protloc(hub, processor, run_script, tmp_path):
+    """From a folder and from the Hub, where diffusers fetches only what it thinks is needed."""
+    draw = imaging(processor, objective="diffusion")
+    draw.save_pretrained(tmp_path / "model")
+    folder = tmp_path / "diffusers"
+    assert run_script("training.common.export", "--model", tmp_path / "model", "--out", folder)[0] == 0
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    hub.add("owner/drawn", files)
+    np.save(tmp_path / "nucleus.npy", NUCLEUS)
+    options = {"num_inference_steps": 3, "generator": torch.Generator().manual_seed(0)}
+    expected = draw.model.generate(**processor(text=SEQUENCE, images=NUCLEUS), **options).samples[0, 0, 0]
+    for source in (folder, "owner/drawn"):
+        arguments = [source, tmp_path / "nucleus.npy", SEQUENCE, tmp_path / "image.npy"]
+        run_without_protloc(DIFFUSERS_SCRIPT, *arguments, cache=tmp_path)
+        np.testing.assert_allclose(np.load(tmp_path / "image.npy")[0, ..., 0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +186,11 @@ print(draw({"sequence": sys.argv[3]})["image"].size, result["label"])
 """
 
 
-def test_saved_and_without_protloc(processor, tmp_path):
+@pytest.mark.parametrize("saved_by", ["pipeline", "model"])
+def test_saved_and_without_protloc(processor, tmp_path, saved_by):
     draw = imaging(processor)
-    draw.save_pretrained(tmp_path / "saved")
+    for part in [draw] if saved_by == "pipeline" else [draw.model, processor]:
+        part.save_pretrained(tmp_path / "saved")
     assert type(AutoProcessor.from_pretrained(tmp_path / "saved")) is DeepGPSProcessor
     np.save(tmp_path / "nucleus.npy", NUCLEUS)
     arguments = [tmp_path / "saved", tmp_path / "nucleus.npy", SEQUENCE, tmp_path / "image.npy"]

@@ -173,8 +173,16 @@ print(json.dumps([locate("MKTAYIAKQR"), {entry["label"]: entry["score"] for entr
 """
 
 
-def test_without_protloc(tiny_model_dir, tmp_path, locate):
-    remote, classified = json.loads(run_without_protloc(REMOTE_SCRIPT, tiny_model_dir, cache=tmp_path).splitlines()[-1])
+@pytest.mark.parametrize("saved_by", ["pipeline", "model"])
+def test_without_protloc(tiny_model_dir, tmp_path, locate, saved_by):
+    """`model.save_pretrained` is how `Trainer` saves."""
+    folder = tiny_model_dir
+    if saved_by == "model":
+        folder, model = tmp_path / "saved", tiny_deeploc()
+        model.save_pretrained(folder)
+        locate.tokenizer.save_pretrained(folder)
+        assert not hasattr(model.config, "custom_pipelines")
+    remote, classified = json.loads(run_without_protloc(REMOTE_SCRIPT, folder, cache=tmp_path).splitlines()[-1])
     local = pipeline("protein-localization", model=tiny_deeploc(), tokenizer=locate.tokenizer)("MKTAYIAKQR")
     assert_alike(remote, local)
     assert classified == pytest.approx(local["scores"], abs=1e-6)

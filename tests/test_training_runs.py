@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState
+from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
 from datasets import Dataset, load_dataset
 from omegaconf import OmegaConf
 
@@ -22,7 +23,7 @@ from protloc.loading import load_ensemble, load_model
 from protloc.prediction import predict
 from tests.helpers import ROOT
 from training.common.checkpoints import tensors_only
-from training.common.loop import check_fsdp
+from training.common.loop import check_fsdp, start_accelerator
 from training.common.settings import choose_precision, load_yaml
 from training.deepgps.train import TrainingConfig as DeepGPSTraining
 from training.deeploc.train import TrainingConfig
@@ -281,6 +282,22 @@ def test_what_a_library_unpickles_runs_no_code(tmp_path):
     assert not (tmp_path / "executed").exists()
     torch.load(tmp_path / "checkpoint", weights_only=False)
     assert (tmp_path / "executed").exists()  # so that the test can fail
+
+
+@pytest.mark.parametrize("file", [None, {"gradient_accumulation_steps": "auto", "gradient_clipping": "auto"}])
+def test_deepspeed_accumulates_and_clips_as_the_settings_say(tmp_path, monkeypatch, file):
+    """By default, and where a file of DeepSpeed's says `auto`."""
+    for name in ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_GRADIENT_CLIPPING"):
+        monkeypatch.setenv(name, "1")  # as launched
+    AcceleratorState._reset_state(reset_partial_state=True)
+    settings = {"gradient_accumulation_steps": 3, "max_grad_norm": 0.5, "mixed_precision": "no"}
+    start_accelerator(TrainingConfig(dataset="none", output_dir=str(tmp_path / "run"), **settings))
+    if file is not None:
+        (tmp_path / "deepspeed.json").write_text(json.dumps(file | {"zero_optimization": {"stage": 2}}))
+        file = str(tmp_path / "deepspeed.json")
+    plugin = DeepSpeedPlugin(hf_ds_config=file)
+    assert plugin.deepspeed_config["gradient_accumulation_steps"] == 3
+    assert plugin.deepspeed_config["gradient_clipping"] == 0.5
 
 
 @pytest.mark.slow

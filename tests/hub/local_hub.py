@@ -238,7 +238,7 @@ class Handler(BaseHTTPRequestHandler):
         licences = data.get("license") or []
         if not set([licences] if isinstance(licences, str) else licences) <= known:
             errors.append({"message": f'"license" must be one of {sorted(known)}'})
-        if data.get("pipeline_tag") not in {"text-classification", "image-to-image", None}:
+        if data.get("pipeline_tag") not in {"text-classification", "image-text-to-image", None}:
             errors.append({"message": f'"pipeline_tag" {data["pipeline_tag"]!r} is unknown'})
         self.reply(400 if errors else 200, {"errors": errors, "warnings": []})
 

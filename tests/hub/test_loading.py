@@ -40,7 +40,7 @@ def pushed(hub):
 
 def test_auto_classes_need_no_remote_code_where_protloc_is(pushed):
     assert type(AutoConfig.from_pretrained("owner/deeploc")).__module__.startswith("protloc.")
-    assert type(AutoTokenizer.from_pretrained("owner/deeploc")).__name__ == "EsmTokenizer"
+    assert type(AutoTokenizer.from_pretrained("owner/deeploc")).__name__ == "TokenizersBackend"
     assert type(AutoModel.from_pretrained("owner/deeploc")) is DeepLocModel
     model = AutoModelForSequenceClassification.from_pretrained("owner/deeploc")
     assert type(model) is DeepLocForSequenceClassification
@@ -142,6 +142,7 @@ found["localization"] = pipeline(model="owner/deeploc", **options)(proteins)
 processor = AutoProcessor.from_pretrained("owner/deepgps", **options)
 drawer = AutoModel.from_pretrained("owner/deepgps", **options)
 inputs = processor(text=proteins[0], images=nucleus)
+AutoModel.from_pretrained("owner/deepgps", dtype="auto", **options)  # the Hub's own snippet
 found["label_logits"] = drawer.generate(**inputs).logits.tolist()
 drawn = pipeline(model="owner/deepgps", **options)({"sequence": proteins[0], "nucleus": nucleus})
 found["image"] = np.asarray(drawn.pop("image")).tolist()

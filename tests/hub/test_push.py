@@ -8,7 +8,6 @@ import struct
 import numpy as np
 import pytest
 import torch
-import yaml
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -44,11 +43,11 @@ def test_a_model_arrives_whole_in_one_commit(trained, hub):
     assert len(repo.messages) == 2  # the repository's own first one, and ours
     files = repo.files()
     assert set(files) == {
-        ".gitattributes", "README.md", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt",
+        ".gitattributes", "README.md", "config.json", "model.safetensors", "tokenizer_config.json", "tokenizer.json",
         "configuration_deeploc.py", "layers_deeploc.py", "losses_deeploc.py", "modeling_deeploc.py",
         "configuration_unirep.py", "modeling_unirep.py", "protein_sequence.py", "residue_features.py",
         "companion_deeploc.py", "windows_deeploc.py", "segments_deeploc.py", "safetensors_model.py",
-        "pipeline_protein_localization.py", "handler.py", "requirements.txt",
+        "pipeline_files.py", "pipeline_protein_localization.py", "handler.py", "requirements.txt",
     }  # fmt: skip
     assert files["model.safetensors"] == (trained / "model.safetensors").read_bytes()
     assert b"`owner/deeploc`" in files["README.md"]
@@ -94,7 +93,7 @@ def test_pushed_again_nothing_changes(trained, hub):
 
 def test_what_an_earlier_push_left_goes(trained, hub):
     old = ["pytorch_model.bin", "pytorch_model.bin.index.json", "model-00001-of-00002.safetensors", "evaluation.json"]
-    old += [".eval_results/protloc.yaml", "tokenizer.json", "weights.pth"]
+    old += [".eval_results/protloc.yaml", "vocab.txt", "weights.pth"]
     hub.add("owner/deeploc", {"notes.txt": b"kept"} | dict.fromkeys(old, b"of other weights"))
     assert run_protloc("push", "model", trained, "owner/deeploc")[0] == 0
     files = hub.repo("owner/deeploc").files()
@@ -129,7 +128,7 @@ def test_secrets_and_links_stay_here(trained, hub, tmp_path):
 def test_dry_run_sends_nothing(trained, hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     code, out, _ = run_protloc("push", "model", trained, "owner/deeploc", "--dry-run")
-    assert code == 0 and "model.safetensors" in out and "bytes in 20 files" in out
+    assert code == 0 and "model.safetensors" in out and "bytes in 21 files" in out
     assert hub.requests == []
 
 
@@ -225,10 +224,11 @@ def test_the_card_names_data_sets_and_scores(hub):
     assert card.data.datasets == ["owner/protloc-deeploc"] and card.data.base_model == "owner/base"
     evaluation = json.loads(files["evaluation.json"])
     micro = round(evaluation["evaluations"]["hpa"]["localization"]["average"]["micro"]["f1"], 3)
-    results = yaml.safe_load(files[".eval_results/protloc.yaml"])
-    task = {"id": "owner/protloc-deeploc", "task_id": "hpa_test_f1_micro"}
-    assert {"dataset": task, "value": micro} in results
-    assert HfApi().model_info("owner/deeploc").card_data.eval_results[0].dataset_type == "owner/protloc-deeploc"
+    # Files in `.eval_results` are read of benchmarks with an `eval.yaml` alone; the card's scores are for all others.
+    assert not any(name.startswith(".eval_results") for name in files)
+    scores = HfApi().model_info("owner/deeploc").card_data.eval_results
+    assert {result.dataset_type for result in scores} == {"owner/protloc-deeploc"}
+    assert next(score.metric_value for score in scores if score.dataset_config == "hpa") == micro
 
 
 def test_folders_that_are_no_models(trained, hub, tmp_path):
@@ -253,7 +253,9 @@ def test_folders_that_are_no_models(trained, hub, tmp_path):
 
 def test_usage(capsys):
     for arguments, said in {
-        ("push", "dataset", ".", "a/b", "--base-model", "c/d"): "are for models, not for a dataset",
+        ("push", "dataset", ".", "a/b", "--base-model", "c/d"): "--base-model is for a model, not for a dataset",
+        ("push", "dataset", ".", "a/b", "--dataset", "c/d"): "--dataset is for a model or a space, not for a dataset",
+        ("push", "model", ".", "a/b", "--model", "c/d"): "--model is for a space, not for a model",
         ("push", "model", ".", "a/b", "--create-pr", "--private"): "--create-pr goes to an existing repository",
         ("push", "everything", ".", "a/b"): "invalid choice: 'everything'",
     }.items():
@@ -316,9 +318,12 @@ def test_what_no_space_should_hold(space, hub):
 
 @pytest.mark.slow
 def test_a_space_carries_protloc(space, hub):
-    assert run_protloc("push", "space", space, "owner/opengps")[0] == 0
+    options = ["--model", "owner/deeploc", "--model", "owner/deepgps", "--dataset", "owner/cells"]
+    assert run_protloc("push", "space", space, "owner/opengps", *options)[0] == 0
     repo = hub.repo("owner/opengps", "space")
     files = repo.files()
+    card = ModelCard(files["README.md"].decode()).data
+    assert card["models"] == ["owner/deepgps", "owner/deeploc"] and card["datasets"] == ["owner/cells"]
     assert repo.sdk == "gradio" and files["app.py"] == b"import protloc\n"
     (wheel,) = [name for name in files if name.endswith(".whl")]
     first, *own = files["requirements.txt"].decode().splitlines()

@@ -74,7 +74,7 @@ def test_deepgps_trains_from_and_pushes_to_the_hub(hub, tiny_crops, tmp_path):
     assert (
         "not been evaluated yet" in card.text
         and card.data.datasets == ["owner/crops"]
-        and card.data.pipeline_tag == "image-to-image"
+        and card.data.pipeline_tag == "image-text-to-image"
     )
     draw = pipeline("protein-imaging", model="owner/toy-deepgps", trust_remote_code=True)
     assert draw({"sequence": INSULIN, "nucleus": None})["image"].size == (208, 208)

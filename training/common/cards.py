@@ -31,7 +31,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "tags": ["biology", "protein", "subcellular-localization", "deeploc"],
     },
     "deepgps": {
-        "pipeline_tag": "image-to-image",
+        "pipeline_tag": "image-text-to-image",  # for image-to-image the Hub shows a pipeline that transformers has not
         "license": "cc-by-sa-4.0",
         "metrics": ["roc_auc", "accuracy", "psnr", "ssim"],
         "tags": ["biology", "protein", "subcellular-localization", "microscopy", "deepgps"],

@@ -1,67 +1,66 @@
 """
-Write a trained model for other software: a DeepLoc as ONNX, a deepGPS as a diffusers pipeline.
+Write a trained model for other software: a DeepLoc or deepGPS as ONNX, a deepGPS as a diffusers pipeline.
 
     pip install 'protloc[onnx]'
     python -m training.common.export --model runs/deeploc --onnx deeploc.onnx
+    python -m training.common.export --model deepgps --onnx deepgps.onnx
     python -m training.common.export --model runs/deepgps --out runs/deepgps-diffusers
 
-The ONNX file takes `input_ids` and `attention_mask` `(batch, length)` as the model's tokenizer gives them, and gives
-calibrated `logits`, `membrane_logits` where the model has them, and `attentions`. Before it is kept it is compared with
-torch.
+The ONNX file takes `input_ids` and `attention_mask` `(batch, length)` as the model's tokenizer gives them, of a deepGPS
+also `nucleus` `(batch, 1, side, side)` in [0, 1] of the side that it was trained on. It gives calibrated `logits`,
+`membrane_logits` where the model has them, `protein_image` of a deepGPS, and `attentions`. Before it is kept it is
+compared with torch.
 
-The pipeline loads as
+The pipeline, of a deepGPS that draws in steps, loads where protloc is not installed:
 
-    import protloc
     from diffusers import DiffusionPipeline
-    pipe = DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline=FOLDER, trust_remote_code=True)
+    pipe = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)  # or any other
     pipe("MKTAYIAKQRQISFVKSHFSRQ", nucleus="nucleus.tif").images
 """
 
 import argparse
 import inspect
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from protloc import DeepGPSModel
+from protloc import DeepGPSModel, drawing
 from protloc.files import atomic_path, set_modes
-from protloc.loading import LOAD_ERRORS, load_model, one_line
+from protloc.loading import LOAD_ERRORS, load_model, model_path, one_line
+from protloc.pipelines import components_deepgps_diffusion as components
 from protloc.pipelines.pipeline_deepgps_diffusion import DeepGPSDiffusionPipeline
 
 EXAMPLES = ["MKTAYIAKQRQISFVKSHFSRQ", "MPKKKRKV"]  # the second one is padded
 PROBES = ["MALWMRLLPLLALLALWGPDPAAAFVNQHLCGSHLVEALYLVCGERGFF", "MSLLTEVETYVLSIIPSGPLK", "MKKRKV"]
+# Of a diffusers pipeline: its index, and the files that the index names
+INDEX, PIPELINE, COMPONENTS = "model_index.json", "pipeline", "components_deepgps_diffusion"
 TOLERANCE = 1e-4  # of ONNX Runtime to torch
 
 
 class OutputsByName(torch.nn.Module):
-    """A DeepLoc whose outputs are a tuple of those named, as ONNX has them."""
+    """A model whose inputs are given in the order of their names, and whose outputs are a tuple of those named."""
 
-    def __init__(self, model: torch.nn.Module, outputs: list[str]):
+    def __init__(self, model: torch.nn.Module, inputs: list[str], outputs: list[str]):
         super().__init__()
-        self.model, self.outputs = model, outputs
+        self.model, self.inputs, self.outputs = model, inputs, outputs
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        found = self.model(input_ids, attention_mask)
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.model(**dict(zip(self.inputs, inputs, strict=True)))
         return tuple(found[name] for name in self.outputs)
 
 
-def export_onnx(name: str, out: Path) -> None:
-    """
-    Write a DeepLoc as ONNX, for batches of any size and proteins of any length that it reads.
+Prepared = tuple[OutputsByName, Callable[[list[str]], tuple[torch.Tensor, ...]], tuple[int, int]]
 
-    Raises:
-        ValueError: If the model can't be loaded or exported, or ONNX Runtime gives other numbers than torch.
-    """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  # what torch exports with
-    except ModuleNotFoundError as error:
-        raise ValueError(f"ONNX needs {error.name}: pip install 'protloc[onnx]'") from None
+
+def prepare_deeploc(name: str) -> Prepared:
+    """A DeepLoc, its inputs for some sequences, and the proteins and tokens that it reads at most."""
     model, tokenizer = load_model(name, "cpu", "float32")
     if model.config.input_features == "profile":
         raise ValueError(f"{name!r} reads profiles, not sequences: it has no ONNX form")
@@ -72,30 +71,69 @@ def export_onnx(name: str, out: Path) -> None:
         return inputs["input_ids"], inputs["attention_mask"]
 
     outputs = ["logits"] + ["membrane_logits"] * model.config.membrane + ["attentions"]
-    names, flat = ["input_ids", "attention_mask"], OutputsByName(model, outputs)
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    length = torch.export.Dim("length", min=3, max=model.config.max_length + 2)
+    named = OutputsByName(model, ["input_ids", "attention_mask"], outputs)
+    return named, inputs_of, (4096, model.config.max_length + 2)
+
+
+def prepare_deepgps(name: str) -> Prepared:
+    """A deepGPS, its inputs for sequences on a made-up nucleus, and the proteins and tokens that it reads at most."""
+    model, processor = drawing.load_model(name, "cpu", "float32")
+    config = model.config
+    if config.objective == "diffusion":
+        raise ValueError(f"{name!r} draws in steps, which ONNX has not: export it as a diffusers pipeline with --out")
+
+    def inputs_of(sequences: list[str]) -> tuple[torch.Tensor, ...]:
+        tokens = processor.tokenize(sequences)
+        numbers = torch.Generator().manual_seed(0)
+        nuclei = torch.rand(len(sequences), 1, config.image_size, config.image_size, generator=numbers)
+        return tokens["input_ids"], tokens["attention_mask"], nuclei
+
+    outputs = ["logits"] * config.classify + ["protein_image", "attentions"]
+    named = OutputsByName(model, ["input_ids", "attention_mask", "nucleus"], outputs)
+    # From 64 drawings on diffusers copies them, and torch would have to show that it needn't; the file takes any batch.
+    together = min(config.patch_size, config.drawing_shifts)
+    return named, inputs_of, (63 // together, config.max_length + 2)
+
+
+def export_onnx(name: str, out: Path) -> None:
+    """
+    Write a DeepLoc or deepGPS as ONNX, for batches of any size and proteins of any length that it reads at once.
+
+    Raises:
+        ValueError: If the model can't be loaded or exported, or ONNX Runtime gives other numbers than torch.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  # what torch exports with
+    except ModuleNotFoundError as error:
+        raise ValueError(f"ONNX needs {error.name}: pip install 'protloc[onnx]'") from None
+    kind = AutoConfig.from_pretrained(model_path(name), trust_remote_code=False).model_type
+    named, inputs_of, (most, longest) = (prepare_deepgps if kind == "deepgps" else prepare_deeploc)(name)
+    batch = torch.export.Dim("batch", min=1, max=most)
+    length = torch.export.Dim("length", min=3, max=longest)
+    shapes = tuple({0: batch} if name == "nucleus" else {0: batch, 1: length} for name in named.inputs)
     program: Any = torch.onnx.export(
-        flat,
+        named,
         inputs_of(EXAMPLES),
         dynamo=True,
-        input_names=names,
-        output_names=outputs,
-        dynamic_shapes={name: {0: batch, 1: length} for name in names},
+        input_names=named.inputs,
+        output_names=named.outputs,
+        dynamic_shapes=(shapes,),
     )
     with atomic_path(out) as partial:
         program.save(partial)
         session = onnxruntime.InferenceSession(partial)
         for probe in (inputs_of(PROBES), inputs_of(PROBES[:1])):
+            given = {name: tensor.numpy() for name, tensor in zip(named.inputs, probe, strict=True)}
             try:
-                found = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, probe, strict=True)})
+                found = session.run(None, given)
             except Exception as error:  # ONNX Runtime has a family of its own
                 raise ValueError(
                     f"{str(out)!r}: it can't be exported for proteins of any length: {one_line(error)}"
                 ) from None
             with torch.no_grad():
-                expected = flat(*probe)
-            for output, one, other in zip(outputs, found, expected, strict=True):
+                expected = named(*probe)
+            for output, one, other in zip(named.outputs, found, expected, strict=True):
                 if not np.allclose(one, other.numpy(), rtol=TOLERANCE, atol=TOLERANCE):
                     raise ValueError(f"ONNX Runtime gives other {output} than torch: it can't be exported")
 
@@ -114,15 +152,23 @@ def export_diffusers(name: str, out: Path) -> None:
         raise ValueError(f"{name!r} has the objective {model.config.objective!r}, not 'diffusion'")
     processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
     DeepGPSDiffusionPipeline(model.eval(), model.scheduler, processor).save_pretrained(out)
+    for path in (out / "model").glob("*.py"):
+        path.rename(out / "processor" / path.name)
+    for part in ("model", "processor"):
+        shutil.copyfile(components.__file__, out / part / f"{COMPONENTS}.py")
+    shutil.copyfile(inspect.getfile(DeepGPSDiffusionPipeline), out / f"{PIPELINE}.py")
+    index = json.loads((out / INDEX).read_text())
+    index["_class_name"] = [PIPELINE, DeepGPSDiffusionPipeline.__name__]
+    index |= {"model": [COMPONENTS, "Model"], "processor": [COMPONENTS, "Processor"]}
+    (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     set_modes(out)
-    shutil.copyfile(inspect.getfile(DeepGPSDiffusionPipeline), out / "pipeline.py")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub name")
     kinds = parser.add_mutually_exclusive_group(required=True)
-    kinds.add_argument("--onnx", type=Path, metavar="FILE", help="write a DeepLoc as ONNX")
+    kinds.add_argument("--onnx", type=Path, metavar="FILE", help="write a DeepLoc or deepGPS as ONNX")
     kinds.add_argument("--out", type=Path, metavar="DIR", help="write a deepGPS as a diffusers pipeline")
     args = parser.parse_args()
     try:

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -21,9 +21,11 @@ from accelerate.utils import (
     FullyShardedDataParallelPlugin,
     KwargsHandler,
     ProjectConfiguration,
+    gather_object,
+    send_to_device,
     set_seed,
 )
-from torch.distributed.fsdp import StateDictType
+from torch.distributed.fsdp import StateDictType, register_fsdp_forward_method
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -122,6 +124,22 @@ def check_fsdp(plugin: FullyShardedDataParallelPlugin, config: LoopConfig) -> No
         stop("sharded checkpoints are read by pickle, which runs code: set fsdp_state_dict_type to FULL_STATE_DICT")
 
 
+def equal_batches(accelerator: Accelerator, loader: Any) -> Iterator[tuple[Batch, bool]]:
+    """
+    This process's batches of a loader, and whether each counts.
+
+    Under FSDP a pass needs all processes. One with fewer batches than another passes its last again, or some batch
+    where it has none.
+    """
+    missing = max(gather_object([len(loader)])) - len(loader)
+    batch = None
+    for batch in loader:
+        yield dict(batch), True
+    for _ in range(missing):
+        batch = batch or send_to_device(loader.collate_fn([loader.dataset[0]]), accelerator.device)
+        yield dict(batch), False
+
+
 def steps_per_epoch(accelerator: Accelerator, batches: int) -> int:
     """Optimizer steps of an epoch of so many batches, those of all processes together."""
     return math.ceil(batches / accelerator.num_processes / accelerator.gradient_accumulation_steps)
@@ -199,6 +217,8 @@ class Loop:
         self.model, self.optimizer, self.loader, self.validation_loader = accelerator.prepare(
             model, optimizer, loader, validation_loader
         )
+        if hasattr(model, "generate"):
+            register_fsdp_forward_method(self.model, "generate")  # gathers weights as `forward` does
         self.judged: Any = self.average.module if self.average else accelerator.unwrap_model(self.model)
         name = "tensorboard" if config.log_with == "tensorboard" else "protloc"  # TensorBoard's folder in the logs
         accelerator.init_trackers(name, config=hyper_parameters(config))

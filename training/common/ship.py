@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from protloc.files import atomic_path
 from protloc.loading import ENCODER_PREFIX, WEIGHTS
 
-COPIED = [WEIGHTS, "tokenizer_config.json", "vocab.txt"]
+COPIED = [WEIGHTS, "tokenizer_config.json", "tokenizer.json"]
 CONFIGURATIONS = ["config.json", "preprocessor_config.json", "processor_config.json"]  # the last two: of a deepGPS
 LEFT_OUT = ["auto_map", "custom_pipelines", "_name_or_path"]
 

@@ -50,6 +50,24 @@ def read_source(text: str) -> ImageSource:
     return ImageSource(dataset, config)
 
 
+def data_labels(sources: Sequence[ImageSource], proteins: str | None = None) -> list[str]:
+    """Names of the categories in data sets of crops, and of the classes of labelled proteins, each once."""
+    names: dict[str, None] = {}
+    for source in sources:
+        for part in load_dataset(source.dataset, source.config).values():
+            if "labels" in part.features:
+                names |= dict.fromkeys(part.features["labels"].feature.names)
+    if proteins:
+        names |= dict.fromkeys(next(iter(load_dataset(proteins).values())).features["label"].names)
+    return list(names)
+
+
+def label_number(names: Sequence[str], labels: Sequence[str]) -> int:
+    """Index of the one label of a crop, under its own name or as one of `IMAGE_CLASSES`; `UNKNOWN` if there is none."""
+    name = names[0] if len(names) == 1 and names[0] in labels else image_class(list(names))
+    return labels.index(name) if name in labels else UNKNOWN
+
+
 def load_crops(sources: Sequence[ImageSource], split: str, labels: Sequence[str]) -> Dataset:
     """
     Crops of all sources, with columns `class`, an index into `labels` or `UNKNOWN`, and `repeats`.
@@ -76,8 +94,7 @@ def load_crops(sources: Sequence[ImageSource], split: str, labels: Sequence[str]
         for other in splits.keys() - {split}:
             check_apart(crops["source_image"], splits[other]["source_image"], f"images of {source.dataset}")
         names = crops.features["labels"].feature.names
-        classes = [image_class([names[i] for i in row]) for row in crops["labels"]]
-        indices = [labels.index(name) if name in labels else UNKNOWN for name in classes]
+        indices = [label_number([names[i] for i in row], labels) for row in crops["labels"]]
         crops = crops.add_column("class", indices).add_column("repeats", [float(source.repeats)] * len(crops))
         parts.append(crops.select_columns(COLUMNS))
     if not parts:
@@ -89,10 +106,12 @@ def hold_out(crops: Dataset, share: float, by: str) -> tuple[Dataset, Dataset]:
     """
     Crops to train on and crops to validate with: a share of the genes, or source images, by a digest of their names.
 
-    Where no gene is known, the source image decides.
+    Where no gene is known, the sequence decides, or else the source image. One of them is held out in any case.
     """
-    names = [name or source for name, source in zip(crops[by], crops["source_image"], strict=True)]
-    held = [int(hashlib.sha1(name.encode()).hexdigest()[:8], 16) / 16**8 < share for name in names]
+    known = zip(crops[by], crops["sequence"], crops["source_image"], strict=True)
+    names = [name or sequence or source for name, sequence, source in known]
+    places = [int(hashlib.sha1(name.encode()).hexdigest()[:8], 16) / 16**8 for name in names]
+    held = [place < share or place == min(places) for place in places]
     return tuple(crops.select([i for i, out in enumerate(held) if out is side]) for side in (False, True))
 
 
@@ -125,6 +144,8 @@ class LabelledProteins:
         self.sources: list[str] = table["source"][:]
         self.source_labels: list[str] = table["source_labels"][:]
         self.labels = np.array([labels.index(names[label]) for label in table["label"]])
+        if not self.sequences:
+            raise ValueError(f"{source} has no {split} protein of {', '.join(labels)}")
         self.human = np.array(table["human"])
         # A class counts by the square root of its size, between all alike and as they are.
         counts = np.bincount(self.labels, minlength=len(labels))

@@ -14,6 +14,8 @@ Train deepGPS.
     accelerate launch --config_file training/configs/fsdp.yaml -m training.deepgps.train \
         training/configs/deepgps_single2.yaml backbone=facebook/esm2_t36_3B_UR50D backbone_training=full \
         embeddings=null gradient_checkpointing=true ema_decay=0
+    # your own pairs of images and categories, from the shipped weights (docs/finetune.md)
+    accelerate launch --cpu -m training.deepgps.train training/configs/deepgps_finetune.yaml
     # resume after a stop
     accelerate launch -m training.deepgps.train training/configs/deepgps.yaml resume=true
 
@@ -27,18 +29,18 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from omegaconf import MISSING
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, get_scheduler, pipeline
 
-from protloc import ASSETS, DeepGPSConfig, DeepGPSImageProcessor, DeepGPSModel, DeepGPSProcessor
+from protloc import DeepGPSConfig, DeepGPSImageProcessor, DeepGPSModel, DeepGPSProcessor
 from protloc.batching import token_budget_batches
 from protloc.embedding import ResidueEmbeddings, weights_digest
-from protloc.loading import LOAD_ERRORS, one_line
+from protloc.loading import LOAD_ERRORS, model_path, one_line
 from protloc.microscopy import DEFAULT_NUCLEUS
-from protloc.taxonomy import IMAGE_CLASSES
+from protloc.taxonomy import IMAGE_CLASSES, image_class
 from training.common.backbones import set_backbone_training
 from training.common.loop import Batch, Loop, Place, rounded, start_accelerator, steps_per_epoch
 from training.common.publish import check_push, publish
@@ -57,6 +59,7 @@ from training.deepgps.data import (
     ImageSource,
     LabelledProteins,
     ProteinReader,
+    data_labels,
     hold_out,
     load_crops,
 )
@@ -85,12 +88,12 @@ class TrainingConfig:
     limit: int | None = None  # crops of each part, for a quick try
     balance_classes: bool = False  # whether every class has as many crops in an epoch
     # Model
-    labels: list[str] = field(default_factory=lambda: IMAGE_CLASSES[:2])
+    labels: list[str] = field(default_factory=lambda: IMAGE_CLASSES[:2])  # of the data; empty: all of the crops'
     model: dict[str, Any] = field(default_factory=dict)  # fields of DeepGPSConfig
-    backbone: str = str(ASSETS / "deeploc")  # folder or Hub name of a transformers encoder or a DeepLoc
+    backbone: str | None = None  # folder or Hub name of a transformers encoder or a DeepLoc; the shipped one by default
     backbone_training: str = "frozen"  # frozen, full or lora
     lora_rank: int = 8
-    initial_weights: str | None = None  # a deepGPS of this shape to start from
+    initial_weights: str | None = None  # a deepGPS to start from, with its configuration: deepgps, a folder, a Hub name
     gradient_checkpointing: bool = False
     # Optimization
     epochs: int = 50
@@ -129,9 +132,8 @@ CHOICES = {
 def read_config() -> TrainingConfig:
     config = read_settings(TrainingConfig, __doc__)
     check_settings(config, DeepGPSConfig, CHOICES)
-    wrong = set(config.labels) - set(IMAGE_CLASSES)
-    if wrong:
-        stop(f"labels: {min(wrong)!r} is none of {', '.join(IMAGE_CLASSES)}")
+    if config.backbone and config.initial_weights:
+        stop("backbone and initial_weights both name an encoder to begin with: give one of them")
     if not 0 < config.validation_share < 1:
         stop(f"validation_share must be between 0 and 1, got {config.validation_share}")
     if config.embeddings and config.backbone_training != "frozen":
@@ -143,20 +145,61 @@ def read_config() -> TrainingConfig:
     return config
 
 
+def choose_labels(config: TrainingConfig) -> list[str]:
+    """The labels of the model, which the data must have: those given, or all of the crops."""
+    try:
+        known = data_labels(config.images, config.proteins)
+        of_crops = data_labels(config.images)
+    except (ValueError, OSError) as error:
+        stop(f"cannot read the data: {one_line(error)}")
+    named = {*known, *filter(None, (image_class([name]) for name in known))}
+    wrong = set(config.labels) - named
+    if wrong:
+        stop(f"labels: {min(wrong)!r} is none of the data's: {', '.join(sorted(named))}")
+    return config.labels or of_crops
+
+
+def load_initial(path: str, labels: dict[str, Any], fields: dict[str, Any]) -> DeepGPSModel:
+    """
+    A trained deepGPS with its own configuration but for `fields`; what knows its labels begins anew where they are
+    others.
+
+    Raises:
+        ValueError: In one sentence, if other weights are missing, left over or of another shape.
+    """
+    before = DeepGPSConfig.from_pretrained(path)
+    model, found = DeepGPSModel.from_pretrained(
+        path, output_loading_info=True, ignore_mismatched_sizes=True, dtype="float32", **labels, **fields
+    )
+    last = f"classifier.{len(model.classifier) - 1}." if model.config.classify else "classifier."
+    for kind in ("missing", "unexpected", "mismatched"):
+        for name in sorted(str(key[0] if isinstance(key, tuple) else key) for key in found[f"{kind}_keys"]):
+            if not name.startswith((last, "label_latent.")):
+                raise ValueError(f"its weights don't fit the settings of model: {name} is {kind}")
+    if model.config.classify and list(before.id2label.values()) != list(labels["id2label"].values()):
+        model.classifier[-1].reset_parameters()
+        if model.config.condition_on_label:
+            model.label_latent.reset_parameters()
+    return model
+
+
 def build_model(config: TrainingConfig) -> tuple[DeepGPSModel, PreTrainedTokenizerBase]:
     """The model before training, and its tokenizer."""
+    labels = choose_labels(config)
     names: dict[str, Any] = {
-        "id2label": dict(enumerate(config.labels)),
-        "label2id": {label: number for number, label in enumerate(config.labels)},
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: number for number, label in enumerate(labels)},
     }
+    start = config.initial_weights or config.backbone or "deeploc"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.backbone, trust_remote_code=False)
+        path = model_path(start)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         if config.initial_weights:
-            model = DeepGPSModel.from_pretrained(config.initial_weights, **names, **config.model)
+            model = load_initial(path, names, config.model)
         else:
-            model = DeepGPSModel.from_backbone_pretrained(config.backbone, **names, **config.model)
+            model = DeepGPSModel.from_backbone_pretrained(path, **names, **config.model)
     except (*LOAD_ERRORS, TypeError) as error:
-        stop(f"cannot build on {(config.initial_weights or config.backbone)!r}: {one_line(error)}")
+        stop(f"cannot build on {start!r}: {one_line(error)}")
     if model.reads_sequence:
         try:
             set_backbone_training(model, config.backbone_training, config.lora_rank)
@@ -198,17 +241,18 @@ class Data:
 
 def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrainedTokenizerBase) -> Data:
     proteins = known = None
+    labels = list(model.config.id2label.values())
     try:
         embeddings = ResidueEmbeddings(config.embeddings) if config.embeddings else None
         reader = ProteinReader(model.config, tokenizer, embeddings, config.structures)
         if embeddings and model.reads_sequence and (embeddings.size, embeddings.weights) != encoder_of(model):
             raise ValueError(
-                f"{config.embeddings} holds residue embeddings of other weights than {config.backbone}'s: make them "
+                f"{config.embeddings} holds residue embeddings of other weights than the encoder's: make them "
                 "with protloc embed"
             )
         if config.proteins:
-            proteins = LabelledProteins(config.proteins, "train", config.labels, config.source_weights)
-            known = LabelledProteins(config.proteins, "validation", config.labels, human_only=True)
+            proteins = LabelledProteins(config.proteins, "train", labels, config.source_weights)
+            known = LabelledProteins(config.proteins, "validation", labels, human_only=True)
             check_apart(proteins.sequences, known.sequences, f"sequences of {config.proteins}")
             for sequence in proteins.sequences + known.sequences:
                 if not reader.can_read(sequence, ""):
@@ -216,7 +260,7 @@ def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrained
                         f"{config.embeddings} has no residue embeddings of {sequence[:20]}...: add them with "
                         "protloc embed"
                     )
-        crops = load_crops(config.images, "train", config.labels)
+        crops = load_crops(config.images, "train", labels)
         parts = hold_out(crops, config.validation_share, config.validation_by)
         crop_reader = reader if model.config.condition_on_residues else None
         train, validation = (
@@ -259,12 +303,18 @@ def backward_labels(
     own = slice(accelerator.process_index, None, accelerator.num_processes)
     drawn, labels = drawn[own], labels[own]
     total = 0.0
-    for part in token_budget_batches([len(sequence) for sequence in drawn], MAX_TOKENS_PER_PASS):
+    parts = list(token_budget_batches([len(sequence) for sequence in drawn], MAX_TOKENS_PER_PASS))
+    passes = len(parts)
+    if accelerator.distributed_type == DistributedType.FSDP:  # all processes pass as often, some of them for nothing
+        passes = max(gather_object([passes]))
+    for number in range(passes):
+        part = parts[min(number, len(parts) - 1)]
+        weight = len(part) / len(drawn) * (number < len(parts))
         inputs = data.reader([drawn[i] for i in part], [""] * len(part)) | {"labels": labels[part]}
         with accelerator.no_sync(model):
             loss = model(**{name: tensor.to(accelerator.device) for name, tensor in inputs.items()}).loss
-            accelerator.backward(loss * len(part) / len(drawn))
-        total += loss.item() * len(part) / len(drawn)
+            accelerator.backward(loss * weight)
+        total += loss.item() * weight
     return total
 
 
@@ -322,6 +372,9 @@ def main() -> None:
 
     # Model and data
     model, tokenizer = build_model(config)
+    # Validation draws once; the model that is kept draws as its configuration says.
+    drawing = {name: getattr(model.config, name) for name in ("drawing_margin", "drawing_shifts")}
+    model.config.update({"drawing_margin": 0, "drawing_shifts": 1})
     data = load_data(config, model, tokenizer)
     train_loader, validation_loader = build_loaders(config, data, accelerator.num_processes)
     if accelerator.is_main_process:
@@ -374,6 +427,7 @@ def main() -> None:
 
     # The best epoch, its labels calibrated on the validation split
     best = loop.best_model(DeepGPSModel)
+    best.config.update(drawing)
     if known:
         calibrate(best, protein_logits(accelerator, best, known, data.reader), known.labels)
     if accelerator.is_main_process:
@@ -383,7 +437,7 @@ def main() -> None:
         counts = {"crops": len(data.train), "validation_crops": len(data.validation), "proteins": num_proteins}
         report = loop.report("training.deepgps.train", **counts)
         datasets = [*(source.dataset for source in config.images), config.proteins]
-        publish(config, "deepgps", report, best, datasets, config.backbone)
+        publish(config, "deepgps", report, best, datasets, config.initial_weights or config.backbone)
     accelerator.end_training()
 
 

@@ -1,16 +1,18 @@
 """A deepGPS on the validation split during training: losses, scores, pictures; and its calibration."""
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from protloc.metrics import fit_calibration
+from training.common.loop import equal_batches
 from training.deepgps.data import Crops, LabelledProteins, ProteinReader
 
 SEED = 0  # of a diffusion model's noise
@@ -23,7 +25,7 @@ def validate_images(accelerator: Accelerator, model: Any, loader: DataLoader) ->
     model.eval()
     results = []
     torch.manual_seed(SEED)
-    for batch in loader:
+    for batch, counted in equal_batches(accelerator, loader):
         # A model that is told the label alone draws that of the crop.
         inputs = {name: batch[name] for name in batch if name != "labels" or not model.config.condition_on_residues}
         with accelerator.autocast():
@@ -33,7 +35,8 @@ def validate_images(accelerator: Accelerator, model: Any, loader: DataLoader) ->
             drawn, real = outputs.protein_image.float(), batch["protein"]
             errors = (drawn - real).square().mean(dim=(1, 2, 3)).cpu()
             textures = torch.stack([texture(drawn), texture(real)], dim=1).cpu()  # (B, 2, bands)
-        results.append((outputs.loss.item(), errors, textures, batch["labels"].cpu()))
+        if counted:
+            results.append((outputs.loss.item(), errors, textures, batch["labels"].cpu()))
     model.train()
     gathered = gather_object(results)
     losses = [loss for loss, errors, *_ in gathered for _ in errors]
@@ -68,11 +71,15 @@ def protein_logits(
     order = np.argsort([len(sequence) for sequence in proteins.sequences])
     parts = [order[start : start + batch] for start in range(0, len(order), batch)]
     results = []
-    for part in parts[accelerator.process_index :: accelerator.num_processes]:
+    own = parts[accelerator.process_index :: accelerator.num_processes]
+    # Under FSDP all processes pass as often: who has none left passes the first part, which does not count.
+    for number in range(math.ceil(len(parts) / accelerator.num_processes)):
+        part = own[number] if number < len(own) else parts[0]
         inputs = reader([proteins.sequences[i] for i in part], [""] * len(part))
         with accelerator.autocast():
             outputs = model(**{name: tensor.to(accelerator.device) for name, tensor in inputs.items()})
-        results.append((part, outputs.logits.float().cpu()))
+        if number < len(own):
+            results.append((part, outputs.logits.float().cpu()))
     model.train()
     logits = torch.zeros(len(order), model.config.num_labels)
     for part, found in gather_object(results):
@@ -110,12 +117,13 @@ def panel(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
 
 
 def log_panel(accelerator: Accelerator, model: Any, crops: Crops, step: int) -> None:
-    """The first crops of the validation split as a picture in TensorBoard."""
-    if accelerator.is_main_process:
-        batch = crops.collate([crops[i] for i in range(min(SHOWN, len(crops)))])
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        tracker = accelerator.get_tracker("tensorboard")
-        tracker.log_images({"validation": panel(model, batch)}, step=step, dataformats="NHWC")
+    """The first crops of the validation split as a picture in TensorBoard; under FSDP all processes draw it."""
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard" and (accelerator.is_main_process or sharded):
+            batch = crops.collate([crops[i] for i in range(min(SHOWN, len(crops)))])
+            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+            tracker.log_images({"validation": panel(model, batch)}, step=step, dataformats="NHWC")
 
 
 def calibrate(model: Any, logits: torch.Tensor, labels: np.ndarray) -> None:

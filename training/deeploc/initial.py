@@ -65,8 +65,9 @@ def load_initial(path: str, fields: dict[str, Any]) -> DeepLocForSequenceClassif
     # Training begins with raw logits, and no weights of labels.
     kept = {name: value for name, value in loaded.to_dict().items() if name not in (*BY_LABEL, *FITTED)}
     # The head over residues reads states that training changes, and learns nothing here: it would be wrong.
-    chosen = {**fields, "residue_signals": False}
-    labels = {name: chosen.pop(name) for name in ("id2label", "problem_type") if name in chosen}
+    chosen = {"membrane": loaded.membrane, "signals": loaded.signals, **fields, "residue_signals": False}
+    given = ("id2label", "problem_type", "membrane", "signals")
+    labels = {name: chosen.pop(name) for name in given if name in chosen}
     model_config = DeepLocConfig.from_dict(kept | chosen, **labels)
     model, found = DeepLocForSequenceClassification.from_pretrained(
         path, config=model_config, output_loading_info=True, ignore_mismatched_sizes=True

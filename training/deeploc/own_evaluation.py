@@ -22,6 +22,21 @@ def few_labels(labels: list[str], config: DeepLocConfig, min_proteins: int) -> s
     return f"{without}: no probability is calibrated."
 
 
+FLAT = 0.2  # scale of a calibration that leaves little of the differences between proteins
+
+
+def flat_labels(config: DeepLocConfig) -> str:
+    """What is said of labels whose calibration makes nearly the same of every protein; empty if there are none."""
+    flat = [config.id2label[i] for i, scale in enumerate(config.calibration_scale or []) if scale < FLAT]
+    if not flat:
+        return ""
+    named = ", ".join(f"`{label}`" for label in flat)
+    return (
+        f"On the validation proteins the raw answers for {named} say little or nothing, so that calibration gives "
+        "nearly the same probability to every protein: there are too few of them, or nothing was learnt."
+    )
+
+
 def evaluate_own(model: Any, tokenizer: Any, own: OwnProteins, output_dir: Path) -> dict[str, Any]:
     """
     Scores on the test part, or, where there is none, on the validation part that chose the epoch; `confusion.png`.

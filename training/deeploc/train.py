@@ -63,7 +63,7 @@ from training.deeploc.data import (
     window_lengths,
 )
 from training.deeploc.initial import build_model, embed_frozen, read_embeddings, reads_frozen
-from training.deeploc.own_evaluation import evaluate_own, few_labels
+from training.deeploc.own_evaluation import evaluate_own, few_labels, flat_labels
 from training.deeploc.own_proteins import OwnProteins, has_compartments, read_own_proteins
 from training.deeploc.validation import fit_decisions, predict_logits, read_decisions, validation_scores
 
@@ -315,14 +315,14 @@ def main() -> None:
     best = loop.best_model(DeepLocForSequenceClassification)
     if config.companion:
         best.add_companion(load_model(config.companion, accelerator.device.type, "float32")[0])
-    remark = None
+    remarks: list[str] = []
     if decisions:
         best.config.update(decisions)
     else:
         found = predict_logits(accelerator, best, loop.validation_loader)
         few = fit_decisions(best.config, *found, min_proteins=config.min_validation_proteins)
-        remark = few_labels(few, best.config, config.min_validation_proteins)
-    if remark:
+        remarks = [few_labels(few, best.config, config.min_validation_proteins), flat_labels(best.config)]
+    for remark in filter(None, remarks):
         accelerator.print(f"warning: {remark}")
     if accelerator.is_main_process:
         locator = pipeline("protein-localization", model=best, tokenizer=tokenizer)
@@ -330,7 +330,7 @@ def main() -> None:
         report = loop.report("training.deeploc.train", proteins=labelled, unlabelled=len(train_proteins) - labelled)
         start, evaluation = config.initial_weights or config.backbone, None
         if own is not None:
-            report |= {"rule": own.rule, "remarks": [*own.notes, *([remark] if remark else [])], "counts": own.counts()}
+            report |= {"rule": own.rule, "remarks": [*own.notes, *filter(None, remarks)], "counts": own.counts()}
             evaluation = evaluate_own(best, tokenizer, own, Path(config.output_dir))
         publish(config, "deeploc", report, best, [config.dataset], start, evaluation)
     accelerator.end_training()

@@ -17,6 +17,7 @@ from protloc import DeepLocConfig, DeepLocForSequenceClassification
 from protloc.batching import token_budget_batches
 from protloc.embedding import ResidueEmbeddings
 from protloc.metrics import LocalizationMetric, MembraneMetric, fit_calibration, fit_threshold, fit_thresholds
+from training.common.loop import equal_batches
 from training.deeploc.data import collate, window_lengths
 
 
@@ -31,12 +32,16 @@ def predict_logits(
     training = model.training
     model.eval()
     results = []
-    for batch in tqdm(loader, desc="Validating", leave=False, disable=not accelerator.is_local_main_process):
+    batches = equal_batches(accelerator, loader)
+    hidden = not accelerator.is_local_main_process
+    for batch, counted in tqdm(batches, desc="Validating", total=len(loader), leave=False, disable=hidden):
         protein, labels = batch.pop("protein"), batch.pop("labels")
         membrane_targets = batch.pop("membrane_targets", torch.full_like(protein, -1))
         with accelerator.autocast():
             outputs = model(**{name: batch[name] for name in batch if not name.startswith("signal")})
         membrane_logits = torch.zeros(len(protein)) if outputs.membrane_logits is None else outputs.membrane_logits
+        if not counted:
+            continue
         results.append((protein, outputs.logits, membrane_logits, labels, membrane_targets))
     model.train(training)
     gathered = gather_object([tuple(tensor.cpu() for tensor in result) for result in results])

@@ -13,7 +13,8 @@ def run(args: argparse.Namespace) -> None:
     progress_bars()
     to = {name: getattr(args, name) for name in ("private", "create_pr", "revision", "dry_run")}
     try:
-        print(hub.push(args.kind, args.folder, args.repo_id, **to, datasets=args.datasets, base_model=args.base_model))
+        named = {"datasets": args.datasets, "base_model": args.base_model, "models": args.models}
+        print(hub.push(args.kind, args.folder, args.repo_id, **to, **named))
     except (*LOAD_ERRORS, HTTPError) as error:
         raise ValueError(hub.refusal(error)) from None
 

@@ -80,7 +80,7 @@ class DeepLocConfig(PreTrainedConfig):
     section 2.1), except for the learned embedding and the 32 filters a width.
 
     Args:
-        vocab_size (`int`): Tokens of the stock `EsmTokenizer`.
+        vocab_size (`int`): Tokens of DeepLoc and ESM-2.
         input_features (`str`): What a residue is read as: `"embedding"` (learned), `"blosum62"` (its row of the
             matrix), `"physicochemical"` (ten AAindex scales), `"profile"` (20 numbers of a PSI-BLAST profile in place
             of token ids), or `"backbone"` (a transformers encoder).
@@ -234,8 +234,9 @@ class DeepLocConfig(PreTrainedConfig):
     def from_dict(cls, config_dict, **kwargs):
         """
         As always. With other labels or another problem type, what was fitted to the old ones is left out: thresholds,
-        calibration, weights of labels, the head over residues, and, where the labels are not the ten compartments, the
-        sorting tree and a companion.
+        calibration, weights of labels, the head over residues, those of membrane type and sorting signals unless
+        `membrane=True` or `signals=True` asks for them, and, where the labels are not the ten compartments, the sorting
+        tree and a companion.
         """
         old = list((config_dict.get("id2label") or dict(enumerate(COMPARTMENTS))).values())
         new = old
@@ -250,8 +251,9 @@ class DeepLocConfig(PreTrainedConfig):
             config_dict = {name: value for name, value in config_dict.items() if name not in BY_LABEL}
             config_dict |= {"id2label": dict(enumerate(new)), "label2id": {name: i for i, name in enumerate(new)}}
             config_dict["problem_type"] = problem_type
-            # Trained for new labels, the encoder would give the head over residues other states than it learnt from.
-            config_dict["residue_signals"] = False
+            # Trained for new labels, the encoder gives these heads other states than they learnt from: without targets
+            # of their own they would answer wrongly.
+            config_dict |= {"membrane": False, "signals": False, "residue_signals": False}
             if config_dict.get("tree") and new != COMPARTMENTS:
                 logger.warning("the sorting tree knows DeepLoc's ten compartments only: the new model has none")
                 config_dict["tree"] = False

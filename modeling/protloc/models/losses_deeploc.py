@@ -14,9 +14,18 @@ def localization_loss(logits: torch.Tensor, labels: torch.Tensor, config: DeepLo
         logits (`torch.Tensor` of shape `(batch, num_labels)`)
         labels (`torch.Tensor`): 0 / 1 (or probabilities, from a teacher) of shape `(batch, num_labels)`; for
             single-label models class indices of shape `(batch,)`, or several labels, which share a probability of 1.
+
+    Raises:
+        ValueError: For class indices, if several labels are possible.
     """
     class_weights = logits.new_tensor(config.class_weights) if config.class_weights else None
     if config.problem_type == "multi_label_classification":
+        if labels.shape != logits.shape:
+            raise ValueError(
+                f"labels are {tuple(labels.shape)}, and a model of several labels a protein learns from 0 and 1 of "
+                f"shape {tuple(logits.shape)}: for one number a protein load it with "
+                "problem_type='single_label_classification'"
+            )
         labels = labels.to(logits)
         positive_weights = logits.new_tensor(config.positive_weights) if config.positive_weights else None
         losses = F.binary_cross_entropy_with_logits(

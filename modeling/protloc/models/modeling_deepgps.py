@@ -14,6 +14,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_deepgps import DeepGPSConfig
 from .losses_deepgps import image_loss, place_loss
 from .modeling_deeploc import DeepLocModel, build_backbone
+from .pipeline_files import pipeline_beside
 from .pointnet_deepgps import PointNet
 from .safetensors_model import SafetensorsModel
 from .sequence_encoder_deepgps import encode_sequence, load_backbone
@@ -151,6 +152,10 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             model.backbone.load_state_dict(loaded.state_dict(), strict=False)  # but for its own heads
         return model
 
+    def get_input_embeddings(self) -> nn.Module | None:
+        """Of the sequence encoder; FSDP asks for them."""
+        return self.backbone.get_input_embeddings() if self.reads_sequence else None
+
     def train(self, mode: bool = True) -> "DeepGPSModel":
         """As always; but a frozen encoder has no dropout, so that it says in training what it says later."""
         super().train(mode)
@@ -196,7 +201,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         patch = 1 if isinstance(self.unet, TextureUNet) else self.config.patch_size  # which cuts patches itself
         padded = F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         if self.null_latent is not None:
-            null = self.null_latent.expand(len(latents), 1, -1)
+            null = self.null_latent.expand(latents.shape[0], 1, -1)
             latents, mask = torch.cat([null, latents], dim=1), F.pad(mask, (1, 0), value=True)  # (B, 1 + keys, size)
         (drawn,) = self.unet(
             F.pixel_unshuffle(padded, patch),  # (B, channels * patch^2, H / patch, W / patch)
@@ -235,7 +240,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
                 mode = "reflect" if left < width and top < height else "replicate"
                 padded.append(F.pad(background, pads, mode=mode))
             drawn = self.draw(torch.cat(padded), 0, *known, lines).float()  # (count * B, 1, H + ..., W + ...)
-            for part, (top, left) in zip(drawn.chunk(count), corners, strict=True):
+            for part, (top, left) in zip(drawn.unflatten(0, (count, -1)), corners, strict=True):
                 drawings.append(part[:, :, top : top + height, left : left + width])
         if len(drawings) == 1:
             return drawings[0]
@@ -312,7 +317,10 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         )
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        super().save_pretrained(save_directory, *args, **kwargs)
+        """As always, with the code of `pipeline("protein-imaging")`, and the sampler of a diffusion model."""
+        about = "protein-imaging", "pipeline_protein_imaging.ProteinImagingPipeline", "AutoModel", "multimodal"
+        with pipeline_beside(self.config, save_directory, *about):
+            super().save_pretrained(save_directory, *args, **kwargs)
         if self.config.objective == "diffusion":
             self.scheduler.save_pretrained(save_directory)
 

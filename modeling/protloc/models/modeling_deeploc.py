@@ -23,6 +23,7 @@ from .losses_deeploc import (
     tree_loss,
 )
 from .modeling_unirep import UniRepModel
+from .pipeline_files import pipeline_beside
 from .residue_features import RESIDUES, VOCABULARY, residue_table
 from .safetensors_model import SafetensorsModel
 from .windows_deeploc import WindowsMixin
@@ -316,7 +317,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel, WindowsMixin, Com
 
     tree_names = tuple(SORTING_TREE)
     signal_names = tuple(SORTING_SIGNALS)
-    _keys_to_ignore_on_load_unexpected = [r"residue_head\."]  # noqa: RUF012  # left out of a model for other labels
+    _keys_to_ignore_on_load_unexpected = [r"_head\."]  # noqa: RUF012  # left out of a model for other labels
 
     def __init__(self, config: DeepLocConfig):
         super().__init__(config)
@@ -337,6 +338,13 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel, WindowsMixin, Com
         if config.companion_config:
             self.companion = DeepLocForSequenceClassification(DeepLocConfig(**config.companion_config))
         self.post_init()
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As always, with the code of `pipeline("protein-localization")`."""
+        impl = "pipeline_protein_localization.ProteinLocalizationPipeline"
+        about = "protein-localization", impl, "AutoModelForSequenceClassification", "text"
+        with pipeline_beside(self.config, save_directory, *about):
+            super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def from_backbone_pretrained(cls, backbone: str, **config_fields) -> "DeepLocForSequenceClassification":

@@ -11,7 +11,6 @@ from ..loading import one_line
 
 CARD_REPO = "OWNER/NAME"  # in a card's snippets, until the model is pushed
 EVALUATION = "evaluation.json"
-EVAL_RESULTS = ".eval_results/protloc.yaml"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from huggingface_hub import EvalResultEntry, ModelCard, eval_result_entries_to_yaml, save_torch_state_dict
+from huggingface_hub import ModelCard, save_torch_state_dict
 from packaging.requirements import Requirement
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -22,7 +21,7 @@ from transformers import (
 )
 
 from ..loading import LOAD_ERRORS, one_line
-from . import CARD_REPO, EVAL_RESULTS, EVALUATION, PICKLES, files_below, read_card
+from . import CARD_REPO, EVALUATION, PICKLES, files_below, read_card
 
 HANDLER = Path(__file__).parents[1] / "endpoints" / "handler.py"
 # What `requirements.txt` of a model repository names: all that its remote code and handler import
@@ -69,9 +68,7 @@ def stage_model(
         card.data.base_model = base_model
     if datasets:
         card.data.datasets = sorted({*(card.data.datasets or []), *datasets})
-        if scores := name_datasets(card, datasets):
-            (staging / "eval_results.yaml").write_text(yaml.safe_dump(scores, sort_keys=False), encoding="utf-8")
-            files[EVAL_RESULTS] = staging / "eval_results.yaml"
+        name_datasets(card, datasets)
     card.save(staging / "README.md")
     files["README.md"] = staging / "README.md"
     if EVALUATION in written:
@@ -117,23 +114,13 @@ def size_in_bytes(text: str) -> int:
     return int(number) * {"KB": 10**3, "MB": 10**6, "GB": 10**9}[unit]
 
 
-def name_datasets(card: Any, datasets: Sequence[str]) -> list[dict[str, Any]]:
+def name_datasets(card: Any, datasets: Sequence[str]) -> None:
     """
     Give the scores in a card's metadata the Hub names of their data sets: `me/protloc-hpa` is that of scores on `hpa`.
-
-    Returns:
-        `list`: The same scores in the form of the Hub's `.eval_results/`.
     """
-    entries = []
     for result in card.data.eval_results or []:
-        for dataset in datasets:
-            if result.dataset_type in re.split(r"[/_-]", dataset):
-                result.dataset_type = dataset
-                task = f"{result.dataset_config} {result.dataset_split} {result.metric_name}".lower()
-                task_id = re.sub(r"[^a-z0-9]+", "_", task).strip("_")
-                entries.append(EvalResultEntry(dataset, task_id, result.metric_value))
-                break
-    return eval_result_entries_to_yaml(entries)
+        named = [dataset for dataset in datasets if result.dataset_type in re.split(r"[/_-]", dataset)]
+        result.dataset_type = named[0] if named else result.dataset_type
 
 
 def requirements(names: list[str]) -> str:

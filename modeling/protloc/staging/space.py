@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,32 @@ SPACE_FILES = {".py", ".md", ".txt", ".css", ".csv", ".fasta", ".json", ".yaml",
 MAX_SPACE_FILE = 10_000_000  # bytes: larger ones are models or data, which have repositories of their own
 
 
-def stage_space(folder: Path, repo_id: str, staging: Path, private: bool, **_: Any) -> dict[str, Path]:
-    """The Space's files, and a wheel of protloc that its requirements install."""
+def stage_space(
+    folder: Path,
+    repo_id: str,
+    staging: Path,
+    private: bool,
+    models: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    **_: Any,
+) -> dict[str, Path]:
+    """The Space's files, its card with the models and data sets that it uses, and a wheel of protloc to install."""
     if private:
         raise ValueError("a Space installs protloc from its own repository, which it can't read when it is private")
     files = files_below(folder, SPACE_FILES)
-    if "README.md" not in files or read_card(RepoCard, files["README.md"]).data.to_dict().get("sdk") != "gradio":
+    card = read_card(RepoCard, files["README.md"]) if "README.md" in files else None
+    if card is None or card.data.to_dict().get("sdk") != "gradio":
         raise ValueError(f"{str(folder)!r} is no Gradio Space: its README.md must begin with metadata, sdk: gradio")
     for name, path in files.items():
         if path.stat().st_size > MAX_SPACE_FILE:
             raise ValueError(
                 f"{name} has {path.stat().st_size:,} bytes: models and data have repositories of their own"
             )
+    for name, repositories in (("models", models), ("datasets", datasets)):
+        if repositories:
+            card.data[name] = sorted({*card.data.get(name, []), *repositories})
+            card.save(staging / "README.md")
+            files["README.md"] = staging / "README.md"
     wheel = build_wheel(staging)
     files[wheel.name] = wheel
     # By address, because a Space installs its requirements before it copies its other files. The digest makes it build
