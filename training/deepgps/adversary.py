@@ -14,23 +14,26 @@ class Discriminator(nn.Module):
 
     def __init__(self, num_labels: int, channels: int, scales: int = 3):
         super().__init__()
+        self.num_labels = num_labels
         self.scales = nn.ModuleList(patch_discriminator(num_labels, channels) for _ in range(scales))
 
     def forward(self, nucleus: torch.Tensor, protein: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """
         Args:
             nucleus, protein (`torch.Tensor` of shape `(batch, 1, H, W)`): In [0, 1].
-            labels (`torch.LongTensor` of shape `(batch,)`)
+            labels (`torch.LongTensor` of shape `(batch,)`): Negative where unknown, which counts all outputs alike.
 
         Returns:
             `torch.Tensor` of shape `(batch, patches)`: 1 where a patch looks real, 0 where it looks drawn.
         """
         images = torch.cat([nucleus, protein], dim=1)
+        own = F.one_hot(labels.clamp(min=0), self.num_labels).float()  # (B, num_labels)
+        counted = torch.where(labels.unsqueeze(1) >= 0, own, torch.full_like(own, 1 / self.num_labels))
         found = []
         for level, scale in enumerate(self.scales):
             seen = F.avg_pool2d(images, 2**level) if level else images
             scores = scale(seen).float()  # (B, num_labels, h, w)
-            found.append(scores[torch.arange(len(labels)), labels].flatten(1))
+            found.append((scores * counted[:, :, None, None]).sum(dim=1).flatten(1))  # (B, h * w)
         return torch.cat(found, dim=1)
 
 

@@ -110,7 +110,6 @@ class TrainingConfig:
     early_stopping_patience: int = 10  # epochs without better images of the validation part
     discriminator_channels: int = 32  # of an adversarial model's opponent
     discriminator_learning_rate: float = 2e-4
-    place_weight: float = 10.0  # of an adversarial model's image loss, beside what its opponent says
     # Running
     mixed_precision: str = "auto"  # bf16 where the hardware has it natively, else no
     workers: int = 0  # processes that load crops
@@ -262,7 +261,8 @@ def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrained
                     )
         crops = load_crops(config.images, "train", labels)
         parts = hold_out(crops, config.validation_share, config.validation_by)
-        crop_reader = reader if model.config.condition_on_residues else None
+        # Images of a compartment need no protein where other sequences teach the labels.
+        crop_reader = reader if model.config.condition_on_residues or not proteins else None
         train, validation = (
             Crops(
                 *(part, source.partners() if source else {}, crop_reader),
@@ -336,7 +336,7 @@ def build_opponent(config: TrainingConfig, accelerator: Accelerator, model: Deep
 
 
 def backward_adversarial(
-    config: TrainingConfig, accelerator: Accelerator, model: Any, opponent: Opponent, batch: Batch
+    accelerator: Accelerator, model: Any, opponent: Opponent, batch: Batch
 ) -> dict[str, torch.Tensor | float]:
     """A step of the opponent, and the gradients of the model; the losses of both."""
     network, optimizer = opponent
@@ -351,7 +351,7 @@ def backward_adversarial(
     judge = accelerator.unwrap_model(network).requires_grad_(False)  # no gradients of its own in the model's turn
     with accelerator.autocast():
         convinced = deception_loss(judge(known[0], drawn, known[1]))
-    accelerator.backward(convinced + config.place_weight * outputs.loss)
+    accelerator.backward(convinced + outputs.loss)
     judge.requires_grad_(True)
     return {
         "loss": outputs.loss.detach(),
@@ -410,7 +410,7 @@ def main() -> None:
             numbers = np.random.default_rng(place)
             losses["label_loss"] = backward_labels(config, accelerator, loop.model, data, numbers)
         if opponent:
-            return losses | backward_adversarial(config, accelerator, loop.model, opponent, batch)
+            return losses | backward_adversarial(accelerator, loop.model, opponent, batch)
         loss = loop.model(**batch).loss
         accelerator.backward(loss)
         return {**losses, "loss": loss.detach()}

@@ -26,8 +26,10 @@ def validate_images(accelerator: Accelerator, model: Any, loader: DataLoader) ->
     results = []
     torch.manual_seed(SEED)
     for batch, counted in equal_batches(accelerator, loader):
-        # A model that is told the label alone draws that of the crop.
-        inputs = {name: batch[name] for name in batch if name != "labels" or not model.config.condition_on_residues}
+        unused = ["labels"]
+        if not model.config.condition_on_residues:  # it draws the crop's own label, whatever the protein
+            unused = ["residue_embeddings", "residue_mask", "input_ids", "attention_mask"]
+        inputs = {name: batch[name] for name in batch if name not in unused}
         with accelerator.autocast():
             outputs = model(**inputs)
         errors, textures = torch.zeros(len(batch["nucleus"])), torch.zeros(0)
