@@ -29,7 +29,6 @@ def run(command, folder, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="the processes' collectives still differ while deepGPS encodes a sequence")
 def test_deepgps(tiny_crops, tiny_proteins, tiny_backbones, tmp_path):
     """Of three batches that validate, one process has two; and one writes the picture of an epoch, which both draw."""
     images = f"images=[{{dataset: {tiny_crops / 'known'}, config: known}}]"
