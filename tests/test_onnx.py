@@ -45,7 +45,7 @@ def test_deeploc_gives_what_torch_gives(tokenizer, tmp_path, fields):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
-    [{"condition_on_label": True, "patch_size": 2, "drawing_margin": 3, "drawing_shifts": 4}, {"unet": "paper"}],
+    [{"condition_on_label": True, "patch_size": 2, "drawing_margin": 3, "drawing_shifts": 4}],
 )
 def test_deepgps_gives_what_torch_gives(tmp_path, fields):
     model, tokenizer = tiny_deepgps(**fields), load_model(ASSETS / "deeploc")[1]

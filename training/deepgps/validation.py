@@ -121,11 +121,13 @@ def panel(model: Any, batch: dict[str, torch.Tensor]) -> np.ndarray:
 def log_panel(accelerator: Accelerator, model: Any, crops: Crops, step: int) -> None:
     """The first crops of the validation split as a picture in TensorBoard; under FSDP all processes draw it."""
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    for tracker in accelerator.trackers:
-        if tracker.name == "tensorboard" and (accelerator.is_main_process or sharded):
-            batch = crops.collate([crops[i] for i in range(min(SHOWN, len(crops)))])
-            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-            tracker.log_images({"validation": panel(model, batch)}, step=step, dataformats="NHWC")
+    if not (accelerator.is_main_process or sharded):
+        return
+    batch = crops.collate([crops[i] for i in range(min(SHOWN, len(crops)))])
+    picture = panel(model, {name: tensor.to(accelerator.device) for name, tensor in batch.items()})
+    for tracker in accelerator.trackers:  # the main process's alone
+        if tracker.name == "tensorboard":
+            tracker.log_images({"validation": picture}, step=step, dataformats="NHWC")
 
 
 def calibrate(model: Any, logits: torch.Tensor, labels: np.ndarray) -> None:
