@@ -68,7 +68,7 @@ def main() -> None:
         print(f"Submissions go to {submit.open_store()}.")
     except (ValueError, OSError, HTTPError) as error:
         parser.exit(2, f"openGPS: {refusal(error)}\n")
-    gradio.mcp.GradioMCPServer = api.Assistants  # what `launch` makes
+    gradio.mcp.GradioMCPServer = api.Assistants  # type: ignore[misc]  # what `launch` makes
     build().launch(
         server_name=args.host,
         server_port=args.port,
