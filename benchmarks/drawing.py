@@ -3,9 +3,8 @@ Ablation study of the optimizations of the shipped deepGPS: `python -m benchmark
 
 A protein of 500 residues is drawn on several nuclei of 208 x 208. The baseline takes one nucleus at a time in float32
 and encodes the protein for each. Diffusion is the same network with random weights. Training is a step over eight crops
-with residue embeddings that were computed before; its baseline is float32. All of these draw in one pass and without a
-margin; what the margin and the shifts of the shipped model cost is measured beside them, on one nucleus. Medians within
-one run; differences are of pixels in [0, 1].
+of known labels, without its opponent; its baseline is float32. Medians within one run; differences are of pixels in
+[0, 1].
 """
 
 import argparse
@@ -61,36 +60,17 @@ def drawing(name: str, model: Any, steps: int, number: int, side: int, ratios: d
         rates.append(number / seconds(run))
         if len(rates) == 1:
             first = run()
-        # Samples of diffusion have noise of their own in each batch, so only regression can be compared.
-        off = f"{(run() - first).abs().max():.4f}" if model.config.objective == "regression" else ""
+        off = f"{(run() - first).abs().max():.4f}" if model.config.objective == "adversarial" else ""
         above = rates[-1] / rates[-2] if len(rates) > 1 else 1
         speed_up = rates[-1] / rates[0]
         print(f"| {name} | {optimization} | {rates[-1]:.2f} | {above:.2f} | {speed_up:.2f} | {off} |", flush=True)
         ratios[f"{name}: {optimization} / baseline"] = speed_up
 
 
-@torch.inference_mode()
-def margin_and_shifts(model: Any, once: Any, side: int, ratios: dict[str, float]) -> None:
-    """Speed of the shipped drawing to that of one pass."""
-    nucleus = torch.rand(1, 1, side, side)
-    known: dict[str, Any] = {
-        "residue_embeddings": torch.randn(1, RESIDUES, model.config.sequence_size),
-        "residue_mask": torch.ones(1, RESIDUES, dtype=torch.bool),
-    }
-    times = [seconds(partial(one.generate, nucleus, **known)) for one in (once, model)]
-    print(f"\nA margin of {model.config.drawing_margin} and {model.config.drawing_shifts} shifts take "
-          f"{times[1] / times[0]:.1f} times as long as one pass.")  # fmt: skip
-    ratios["regression: shipped margin and shifts / one pass"] = times[0] / times[1]
-
-
 def training(model: Any, number: int, side: int, ratios: dict[str, float]) -> None:
     """A step of `training.deepgps.train` in its mixed precision, against one in float32."""
     nucleus, protein = torch.rand(2, number, 1, side, side)
-    inputs = {
-        "residue_embeddings": torch.randn(number, RESIDUES, model.config.sequence_size),
-        "residue_mask": torch.ones(number, RESIDUES, dtype=torch.bool),
-        "labels": torch.zeros(number, dtype=torch.long),
-    }
+    inputs = {"labels": torch.zeros(number, dtype=torch.long)}
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
@@ -116,19 +96,17 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep the ratios in benchmarks/results/")
     args = parser.parse_args()
     shipped = AutoModel.from_pretrained(ASSETS / "deepgps", trust_remote_code=False).eval()
-    regression = copy.deepcopy(shipped)
-    regression.config.drawing_margin, regression.config.drawing_shifts = 0, 1
     torch.manual_seed(0)
-    diffusion = DeepGPSModel(DeepGPSConfig(**{**regression.config.to_dict(), "objective": "diffusion"})).eval()
+    fields = {"objective": "diffusion", "condition_on_residues": True}
+    diffusion = DeepGPSModel(DeepGPSConfig(**{**shipped.config.to_dict(), **fields})).eval()
     ratios: dict[str, float] = {}
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, native bfloat16: {native_bf16('cpu')}\n")
     print("| | drawing | images a second | speed-up over the row above | over the baseline | largest difference |")
     print("|---|---|---|---|---|---|")
-    drawing("regression", copy.deepcopy(regression), 1, args.nuclei, args.side, ratios)
+    drawing("shipped", copy.deepcopy(shipped), 1, args.nuclei, args.side, ratios)
     for steps in args.steps:
         drawing(f"diffusion, {steps} steps", copy.deepcopy(diffusion), steps, 2, args.side, ratios)
-    margin_and_shifts(shipped, regression, args.side, ratios)
-    training(copy.deepcopy(regression), args.nuclei, args.side, ratios)
+    training(copy.deepcopy(shipped), args.nuclei, args.side, ratios)
     print()
     compare("drawing", ratios)
     if args.save:

@@ -96,7 +96,10 @@ class TextureUNet(nn.Module):
         Returns:
             `tuple`: Logits `(batch, 1, H, W)`.
         """
-        (hidden,) = self.patches(F.pixel_unshuffle(sample, self.patch_size), timestep, **inputs)
+        # Convolutions of a CPU are several times faster with the channels beside each other, and so are GPUs' in bf16.
+        sample = sample.contiguous(memory_format=torch.channels_last)
+        patches = F.pixel_unshuffle(sample, self.patch_size).contiguous(memory_format=torch.channels_last)
+        (hidden,) = self.patches(patches, timestep, **inputs)
         size = self.patch_size
         for enlarge in self.enlarge:
             size //= 2

@@ -11,6 +11,7 @@ from ..loading import one_line
 
 CARD_REPO = "OWNER/NAME"  # in a card's snippets, until the model is pushed
 EVALUATION = "evaluation.json"
+PANEL = "panel.png"  # what a deepGPS draws, which its card shows
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 

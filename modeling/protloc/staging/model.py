@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from ..loading import LOAD_ERRORS, one_line
-from . import CARD_REPO, EVALUATION, PICKLES, files_below, read_card
+from . import CARD_REPO, EVALUATION, PANEL, PICKLES, files_below, read_card
 
 HANDLER = Path(__file__).parents[1] / "endpoints" / "handler.py"
 # What `requirements.txt` of a model repository names: all that its remote code and handler import
@@ -73,6 +73,8 @@ def stage_model(
     files["README.md"] = staging / "README.md"
     if EVALUATION in written:
         files[EVALUATION] = written[EVALUATION]
+    if (folder / PANEL).exists():
+        files[PANEL] = folder / PANEL
     files["handler.py"] = HANDLER
     (staging / "requirements.txt").write_text(requirements(REMOTE_CODE_NEEDS[config.model_type]), encoding="utf-8")
     files["requirements.txt"] = staging / "requirements.txt"
