@@ -45,7 +45,10 @@ def test_deeploc_gives_what_torch_gives(tokenizer, tmp_path, fields):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
-    [{"condition_on_label": True, "patch_size": 2, "drawing_margin": 3, "drawing_shifts": 4}],
+    [
+        {"condition_on_label": True, "patch_size": 2, "drawing_margin": 3, "drawing_shifts": 4},
+        {"condition_on_label": True, "patch_size": 2, "objective": "adversarial", "condition_on_residues": False},
+    ],
 )
 def test_deepgps_gives_what_torch_gives(tmp_path, fields):
     model, tokenizer = tiny_deepgps(**fields), load_model(ASSETS / "deeploc")[1]
@@ -56,6 +59,8 @@ def test_deepgps_gives_what_torch_gives(tmp_path, fields):
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     for sequences in (["MKTAYIAKQRQISF", "MSLLT", "MK"], ["MPKKKRKV" * 4]):
         inputs = processor.tokenize(sequences) | {"nucleus": torch.rand(len(sequences), 1, 16, 16)}
+        if model.config.objective == "adversarial":
+            inputs["noise"] = model.draw_noise(inputs["nucleus"])
         found = session.run(["logits", "protein_image"], {name: tensor.numpy() for name, tensor in inputs.items()})
         with torch.no_grad():
             expected = model(**inputs)

@@ -403,3 +403,40 @@ def test_a_frozen_encoder_has_no_dropout():
     assert model.train().backbone.training
     model.backbone.requires_grad_(False)
     assert not model.train().backbone.training and model.unet.training
+
+
+@torch.no_grad()
+def test_an_adversarial_model_draws_the_compartments_that_it_is_told():
+    fields = {"objective": "adversarial", "noise_scales": [1, 4], "condition_on_label": True}
+    model = tiny_deepgps(**fields, condition_on_residues=False, id2label={i: str(i) for i in range(4)})
+    nucleus = torch.rand(2, 1, 16, 16)
+
+    def draw(label, **more):
+        labels = torch.tensor([label] * 2)
+        return model.generate(nucleus, labels=labels, generator=torch.Generator().manual_seed(1), **more)
+
+    first, other = draw(0).protein_image, draw(3).protein_image
+    assert (first - other).abs().max() > 1e-3
+    several = draw(0, num_samples=3)
+    assert several.samples.shape == (2, 3, 1, 16, 16) and several.uncertainty.mean() > 0
+    assert several.logits is None  # no protein was read
+    # With a protein: the mean of the three most probable compartments
+    inputs = {name: value[:2] for name, value in TESTER.inputs().items() if name != "nucleus"}
+    probabilities = model(**inputs).logits.softmax(dim=-1)
+    drawn = model.generate(nucleus, generator=torch.Generator().manual_seed(1), **inputs).protein_image
+    for row, found in enumerate(probabilities):
+        kept = found.topk(3).indices.tolist()
+        expected = sum(found[i] * draw(i).protein_image[row] for i in kept) / found[kept].sum()
+        torch.testing.assert_close(drawn[row], expected, rtol=0, atol=1e-5)
+    # Noise that is given
+    noise = model.draw_noise(nucleus, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(model(nucleus=nucleus, noise=noise, **inputs).protein_image, drawn, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_resized_convolutions_leave_no_grid():
+    """Where the nucleus is even, what is drawn far from the border has the period of no patch."""
+    model = tiny_deepgps(objective="adversarial", noise_scales=[64], patch_size=4, image_size=64)
+    drawn = model(**{**TESTER.inputs(), "nucleus": torch.full((3, 1, 64, 64), 0.5)}).protein_image[:, 0, 24:40, 24:40]
+    offsets = torch.stack([drawn[:, i::4, j::4].mean(dim=(1, 2)) for i in range(4) for j in range(4)])
+    assert offsets.std(dim=0).max() < 0.02 * drawn.std().clamp(min=0.05)

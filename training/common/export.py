@@ -7,7 +7,8 @@ Write a trained model for other software: a DeepLoc or deepGPS as ONNX, a deepGP
     python -m training.common.export --model runs/deepgps --out runs/deepgps-diffusers
 
 The ONNX file takes `input_ids` and `attention_mask` `(batch, length)` as the model's tokenizer gives them, of a deepGPS
-also `nucleus` `(batch, 1, side, side)` in [0, 1] of the side that it was trained on. It gives calibrated `logits`,
+also `nucleus` `(batch, 1, side, side)` in [0, 1] of the side that it was trained on, and of one that draws from noise
+`noise` `(batch, noises, side, side)`, as `DeepGPSModel.draw_noise` makes it. It gives calibrated `logits`,
 `membrane_logits` where the model has them, `protein_image` of a deepGPS, and `attentions`. Before it is kept it is
 compared with torch.
 
@@ -86,10 +87,12 @@ def prepare_deepgps(name: str) -> Prepared:
         tokens = processor.tokenize(sequences)
         numbers = torch.Generator().manual_seed(0)
         nuclei = torch.rand(len(sequences), 1, config.image_size, config.image_size, generator=numbers)
-        return tokens["input_ids"], tokens["attention_mask"], nuclei
+        noise = [model.draw_noise(nuclei, numbers).contiguous()] * from_noise
+        return tokens["input_ids"], tokens["attention_mask"], nuclei, *noise
 
+    from_noise = config.objective == "adversarial"
     outputs = ["logits"] * config.classify + ["protein_image", "attentions"]
-    named = OutputsByName(model, ["input_ids", "attention_mask", "nucleus"], outputs)
+    named = OutputsByName(model, ["input_ids", "attention_mask", "nucleus"] + ["noise"] * from_noise, outputs)
     # From 64 drawings on diffusers copies them, and torch would have to show that it needn't; the file takes any batch.
     together = min(config.patch_size, config.drawing_shifts)
     return named, inputs_of, (63 // together, config.max_length + 2)
@@ -111,7 +114,8 @@ def export_onnx(name: str, out: Path) -> None:
     named, inputs_of, (most, longest) = (prepare_deepgps if kind == "deepgps" else prepare_deeploc)(name)
     batch = torch.export.Dim("batch", min=1, max=most)
     length = torch.export.Dim("length", min=3, max=longest)
-    shapes = tuple({0: batch} if name == "nucleus" else {0: batch, 1: length} for name in named.inputs)
+    images = "nucleus", "noise"  # of one size
+    shapes = tuple({0: batch} if name in images else {0: batch, 1: length} for name in named.inputs)
     program: Any = torch.onnx.export(
         named,
         inputs_of(EXAMPLES),
@@ -157,10 +161,10 @@ def export_diffusers(name: str, out: Path) -> None:
     for part in ("model", "processor"):
         shutil.copyfile(components.__file__, out / part / f"{COMPONENTS}.py")
     shutil.copyfile(inspect.getfile(DeepGPSDiffusionPipeline), out / f"{PIPELINE}.py")
-    index = json.loads((out / INDEX).read_text())
+    index = json.loads((out / INDEX).read_text(encoding="utf-8"))
     index["_class_name"] = [PIPELINE, DeepGPSDiffusionPipeline.__name__]
     index |= {"model": [COMPONENTS, "Model"], "processor": [COMPONENTS, "Processor"]}
-    (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (out / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     set_modes(out)
 
 

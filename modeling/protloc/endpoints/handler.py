@@ -133,7 +133,7 @@ class EndpointHandler:
         config = self.pipeline.model.config
         samples = parameters.get("num_samples", 1)
         limit_count(len(proteins) * samples, MAX_IMAGES, "images")
-        passes = samples * config.num_labels if config.objective == "adversarial" else 1
+        passes = 3 * samples if config.objective == "adversarial" else 1  # three compartments
         if config.objective == "diffusion":
             passes = samples * parameters.get("num_inference_steps", config.num_inference_steps)
             passes *= 2 if parameters.get("guidance_scale", config.guidance_scale) != 1 else 1

@@ -24,7 +24,7 @@ from .unet_deepgps import TextureUNet, make_unet
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, SchedulerMixin
 
-FAINT = 0.1  # compartments this much less probable than the likeliest one are not drawn
+DRAWN = 3  # compartments that an adversarial model draws of a protein, each by itself
 
 # Layers that keep torch's own initialization: transformers' N(0, 0.02) stalls the image network.
 OWN_INITIALIZATION = (
@@ -252,30 +252,32 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         """
         Images `(batch, 1, H, W)` in [0, 1] of an adversarial model, from noise `(batch, noises, H, W)`.
 
-        Of given labels, or else of all compartments that the logits hold for possible: each is drawn by itself, and the
-        image is their mean, since a network that is told a mixture draws what belongs to none of them.
+        Of given labels, or else of the compartments that the logits hold for most probable: each is drawn by itself,
+        and the image is their mean, since a network that is told a mixture draws what belongs to none of them.
         """
         images = torch.cat([2 * nucleus - 1, noise], dim=1).to(self.dtype)
-        if labels is not None and self.config.condition_on_label:
-            truth = F.one_hot(labels.clamp(min=0), self.config.num_labels) * (labels >= 0).unsqueeze(1)  # 0 if unknown
-            pooled = pooled + self.label_latent(truth.to(pooled)).unsqueeze(1)  # (B, 1 or 2, latent_size)
-        if labels is not None or not self.config.condition_on_label:
-            return self.draw(images, 0, latents, mask, pooled, cell_line).float().sigmoid()
-        drawn = torch.zeros_like(nucleus, dtype=torch.float32)
-        for label, share in enumerate(self.label_shares(logits).unbind(dim=1)):
-            rows = share.nonzero().squeeze(1)
-            if len(rows):
-                told = pooled[rows] + self.label_latent.weight[:, label]  # (rows, 1 or 2, latent_size)
-                line = None if cell_line is None else cell_line[rows]
-                part = self.draw(images[rows], 0, latents[rows], mask[rows], told, line).float().sigmoid()
-                drawn[rows] += share[rows, None, None, None] * part
-        return drawn
 
-    def label_shares(self, logits: torch.Tensor) -> torch.Tensor:
-        """Shares `(batch, num_labels)` of the compartments that are drawn: their probabilities, without faint ones."""
-        shares = (logits.float() / self.config.label_temperature).softmax(dim=-1)
-        shares = shares * (shares >= FAINT * shares.amax(dim=-1, keepdim=True))
-        return shares / shares.sum(dim=-1, keepdim=True)
+        def drawn(told: torch.Tensor) -> torch.Tensor:
+            return self.draw(images, 0, latents, mask, told, cell_line).float().sigmoid()
+
+        if not self.config.condition_on_label:
+            return drawn(pooled)
+        if labels is not None:
+            truth = F.one_hot(labels.clamp(min=0), self.config.num_labels) * (labels >= 0).unsqueeze(1)  # 0 if unknown
+            return drawn(pooled + self.label_latent(truth.to(pooled)).unsqueeze(1))
+        shares, likeliest = self.drawn_labels(logits)
+        passes = []
+        for share, label in zip(shares.unbind(dim=1), likeliest.unbind(dim=1), strict=True):
+            truth = F.one_hot(label, self.config.num_labels).to(pooled)  # (B, num_labels)
+            image = drawn(pooled + self.label_latent(truth).unsqueeze(1))
+            passes.append(share[:, None, None, None] * image)
+        return torch.stack(passes).sum(dim=0)
+
+    def drawn_labels(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The most probable compartments, `DRAWN` or all, and their shares `(batch, compartments)`, which sum to 1."""
+        probabilities = (logits.float() / self.config.label_temperature).softmax(dim=-1)
+        shares, labels = probabilities.topk(min(DRAWN, self.config.num_labels), dim=-1)
+        return shares / shares.sum(dim=-1, keepdim=True), labels
 
     def draw_noise(self, nucleus: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Noise `(batch, noises, H, W)`: a channel for each of `noise_scales`, smooth over so many pixels."""
@@ -336,6 +338,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         cell_line: torch.LongTensor | None = None,
         labels: torch.Tensor | None = None,
         protein: torch.FloatTensor | None = None,
+        noise: torch.FloatTensor | None = None,
         **kwargs,
     ) -> DeepGPSOutput:
         """
@@ -351,6 +354,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             labels (`torch.Tensor`, *optional*): Class indices `(batch,)`, -100 where unknown; 0 / 1 if multi-label,
                 `(batch, num_labels)`. An adversarial model draws the compartment that they name.
             protein (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): The real image, in [0, 1].
+            noise (`torch.FloatTensor` of shape `(batch, noises, H, W)`, *optional*): What an adversarial model draws
+                from, as `draw_noise` gives it; by default that of seed 0, and in training another each time.
 
         Returns:
             [`DeepGPSOutput`]
@@ -381,9 +386,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             line = self.known_cell_line(cell_line, nucleus)
             if config.objective == "adversarial":
                 known = self.seen_of_protein(nucleus, latents, mask, pooled)
-                # Outside training always the same, so that a model answers alike when it is asked again.
-                generator = None if self.training else torch.Generator().manual_seed(0)
-                noise = self.draw_noise(nucleus, generator)
+                if noise is None:
+                    noise = self.draw_noise(nucleus, None if self.training else torch.Generator().manual_seed(0))
                 protein_image = self.draw_from_noise(nucleus, noise, *known, line, logits, labels)  # (B, 1, H, W)
                 if protein is not None:
                     losses.append(config.image_loss_weight * place_loss(protein_image, protein.float()))
