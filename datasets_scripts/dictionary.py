@@ -29,10 +29,13 @@ def find_bar(image: np.ndarray) -> tuple[np.ndarray, int]:
     white = image.min(axis=-1) > 180
     white[: round(CORNER[0] * len(white))] = False
     white[:, : round(CORNER[1] * white.shape[1])] = False
-    ends = np.diff(np.pad(white.astype(int), ((0, 0), (1, 1))), axis=1)
-    lengths = [np.flatnonzero(row < 0) - np.flatnonzero(row > 0) for row in ends]  # of the runs in each row
-    length = int(np.concatenate(lengths).max(initial=0))
-    return ndimage.binary_dilation(white, iterations=HALO_PX), length if length >= MIN_BAR_PX else 0
+    labels, _ = ndimage.label(white)
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        height, length = rows.stop - rows.start, columns.stop - columns.start
+        full = (labels[rows, columns] == number).mean() > 0.9  # a rectangle
+        if full and length >= MIN_BAR_PX and height < length / 4:
+            return ndimage.binary_dilation(labels == number, iterations=HALO_PX), length
+    return np.zeros_like(white), 0
 
 
 def read_composite(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -89,7 +89,7 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> None:
         "(default: the model's, middle)",
     )
     parser.add_argument(
-        "--signals", action="store_true", help="add nine sorting signals, and where in the protein each begins and ends"
+        "--signals", action="store_true", help="add nine sorting signals, and where those are that a place is found for"
     )
     parser.add_argument("--tree", action="store_true", help="add the nine decisions along the sorting pathways")
     parser.add_argument(
@@ -192,9 +192,9 @@ def build_parser() -> argparse.ArgumentParser:
         type=positive_int,
         default=1,
         metavar="N",
-        help="of a diffusion model: images of each protein, whose mean is kept (default: 1)",
+        help="images of each protein, whose mean is kept; a regression model has one (default: 1)",
     )
-    predict.add_argument("--seed", type=int, default=0, help="of a diffusion model's noise (default: 0)")
+    predict.add_argument("--seed", type=int, default=0, help="of the noise that an image is drawn from (default: 0)")
     predict.add_argument(
         "--image-model",
         metavar="ID_OR_DIR",

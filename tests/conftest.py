@@ -172,10 +172,10 @@ def tiny_crops(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def split_cells(tmp_path_factory) -> Path:
-    """Configuration `cells` with a validation split too: six crops of two classes in each."""
+    """Configuration `cells` with a validation split too: eighteen crops of two classes in each."""
     folder = tmp_path_factory.mktemp("data") / "cells"
-    cells = [crop(name, seed, "") for seed, name in enumerate(list(SEQUENCES) * 9)]
-    splits = {split: cells[6 * i : 6 * i + 6] for i, split in enumerate(("train", "validation", "test"))}
+    cells = [crop(name, seed, "") for seed, name in enumerate(list(SEQUENCES) * 27)]
+    splits = {split: cells[18 * i : 18 * i + 18] for i, split in enumerate(("train", "validation", "test"))}
     write_dataset(folder, "cells", splits, crop_features())
     return folder
 

@@ -125,7 +125,7 @@ def test_a_classifier_judges_what_is_drawn(run_script, adversarial, trained, spl
     code, _, error = run_script("training.deepgps.judge", *arguments, *files)
     assert code == 0, error
     found = json.loads((tmp_path / "judge.json").read_text())
-    assert found["real"]["images"] == 6 and found["drawn"]["images"] == 2 * 3
+    assert found["real"]["images"] == 18 and found["drawn"]["images"] == 2 * 3
     for part in ("real", "drawn"):
         low, high = found[part]["interval"]
         assert low <= found[part]["right"] <= high and set(found[part]["classes"]) == {"cytoplasm", "nucleoplasm"}

@@ -428,7 +428,7 @@ def test_weights_that_are_not_finite_stop_the_run(run_script, tiny_dataset, tmp_
 def test_a_run_ships_without_remote_code(run_script, trained, tmp_path):
     code, _, err = run_script("training.common.ship", "--run", trained, "--out", tmp_path / "assets")
     assert code == 0, err
-    assert {path.suffix for path in (tmp_path / "assets").iterdir()} == {".safetensors", ".json", ".txt"}
+    assert {path.suffix for path in (tmp_path / "assets").iterdir()} == {".safetensors", ".json"}
     config = json.loads((tmp_path / "assets" / "config.json").read_text())
     assert "auto_map" in json.loads((trained / "config.json").read_text()) and "auto_map" not in config
     (row,) = predict([("a", "MKTAYIAK")], *load_model(tmp_path / "assets"))

@@ -117,10 +117,15 @@ def point_cloud(
 
 
 def structure_files(folder: str | Path) -> dict[str, Path]:
-    """Files of a folder by each part of their names: `AF-P04637-F1-model_v6.pdb.gz` is found as `P04637`."""
+    """
+    Files of a folder by each part of their names: `AF-P04637-F1-model_v6.pdb.gz` is found as `P04637`, and not by what
+    all of AlphaFold's names share.
+    """
     files: dict[str, Path] = {}
     for path in filter(Path.is_file, sorted(Path(folder).iterdir())):
-        for part in [path.name.split(".")[0], *re.split(r"[-_.]", path.name)]:
+        name = path.name.split(".")[0]
+        parts = re.split(r"[-_]", re.sub(r"^AF-|-F\d+-model_v\d+$", "", name))
+        for part in [name, *parts]:
             files.setdefault(part, path)
     return files
 

@@ -37,6 +37,12 @@ VARIANTS = {
         "condition_on_label": True,
         "condition_on_residues": False,
     },
+    "adversarial, of labels of structures": {
+        "objective": "adversarial",
+        "condition_on_label": True,
+        "condition_on_residues": False,
+        "inputs": "structure",
+    },
     "conditioned on the label, both": {"condition_on_label": True, "inputs": "sequence+structure"},
 }
 
@@ -371,6 +377,8 @@ def test_the_paper_s_size():
         ),
         ({"objective": "adversarial", "patch_size": 3}, "must be a power of two for an adversarial model, got 3"),
         ({"objective": "adversarial", "noise_scales": [0]}, "noise_scales must be 1 or more, got 0"),
+        ({"objective": "adversarial", "noise_scales": []}, "noise_scales is empty"),
+        ({"objective": "adversarial", "head_channels": 0}, "head_channels must be 1 or more, got 0"),
         ({"unet": "paper", "cell_lines": ["U2OS"]}, "knows no cell lines"),
         ({"problem_type": "regression"}, "problem_type must be"),
         ({"condition_on_label": True, "classify": False}, "condition_on_label needs a head for single labels"),
@@ -440,3 +448,29 @@ def test_resized_convolutions_leave_no_grid():
     drawn = model(**{**TESTER.inputs(), "nucleus": torch.full((3, 1, 64, 64), 0.5)}).protein_image[:, 0, 24:40, 24:40]
     offsets = torch.stack([drawn[:, i::4, j::4].mean(dim=(1, 2)) for i in range(4) for j in range(4)])
     assert offsets.std(dim=0).max() < 0.02 * drawn.std().clamp(min=0.05)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(7, 500), (20, 20), (33, 7), (1, 1)])
+def test_small_and_narrow_nuclei(size):
+    fields = {"unet_channels": [8, 8, 8, 8], "patch_size": 4, "image_size": 64}
+    inputs = {**TESTER.inputs(), "nucleus": torch.rand(3, 1, *size)}
+    for objective in ("adversarial", "regression"):
+        assert tiny_deepgps(objective=objective, **fields)(**inputs).protein_image.shape == (3, 1, *size)
+
+
+@pytest.mark.parametrize(
+    ("fields", "labels", "message"),
+    [
+        ({}, [4], "the label 4 is none of 0 to 1"),
+        ({}, [-1], "the label -1 is none of 0 to 1"),
+        ({}, [0, 1], "one label for each of 1 nuclei"),
+        ({"objective": "regression"}, [0], "draws no given labels"),
+        ({"condition_on_label": False}, [0], "draws no given labels"),
+    ],
+)
+def test_labels_that_are_not_drawn(fields, labels, message):
+    model = tiny_deepgps(**{"objective": "adversarial", "condition_on_label": True, **fields})
+    inputs = {name: value[:1] for name, value in TESTER.inputs().items()}
+    with pytest.raises(ValueError, match=message):
+        model.generate(**inputs, labels=torch.tensor(labels))

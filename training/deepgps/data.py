@@ -270,11 +270,12 @@ class Crops(TorchDataset):
         self.repeats, self.known = self.repeats[:count], self.known[:count]
 
     def balance(self) -> None:
-        """Let every class come as often in an epoch, which stays as long; within one, crops keep their proportions."""
+        """Let every known class come as often in an epoch, which stays as long; within one, proportions stay."""
         repeats, classes = np.array(self.repeats), np.array(self.crops["class"])
-        for label in np.unique(classes):
+        labels = [label for label in np.unique(classes[classes != UNKNOWN]) if repeats[classes == label].any()]
+        for label in labels:
             members = classes == label
-            repeats[members] *= len(repeats) / len(np.unique(classes)) / repeats[members].sum()
+            repeats[members] *= (classes != UNKNOWN).sum() / len(labels) / repeats[members].sum()
         self.repeats = repeats.tolist()
 
     def __len__(self) -> int:

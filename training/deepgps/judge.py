@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from protloc import ASSETS, DeepGPSModel, plots
-from protloc.loading import LOAD_ERRORS, naming, one_line
+from protloc.loading import LOAD_ERRORS, model_path, naming, one_line
+from protloc_entry import positive_int
 from training.deepgps.data import Crops, CropSampler, load_crops, read_source
 from training.deepgps.figures import panel_figure
 
@@ -60,7 +61,9 @@ def train_classifier(crops: Crops, labels: int, epochs: int) -> ResNetForImageCl
     model = classifier(labels).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
     steps = epochs * len(CropSampler(crops, BATCH, seed=0, num_processes=1))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=max(steps, 1))
+    if not steps:
+        raise ValueError(f"{len(crops)} crops to train the classifier with are less than a batch of {BATCH}")
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for epoch in range(epochs):
         for images, truth in batches(crops, epoch):
             loss = F.cross_entropy(model(images).logits, truth, label_smoothing=0.1)
@@ -116,7 +119,7 @@ def draw_all(model: Any, nuclei: torch.Tensor, label: int) -> torch.Tensor:
 
 def judge(args: argparse.Namespace) -> dict[str, Any]:
     with naming(args.model):
-        model = DeepGPSModel.from_pretrained(args.model).eval()
+        model = DeepGPSModel.from_pretrained(model_path(args.model)).eval()
     if model.config.objective != "adversarial" or model.config.condition_on_residues:
         raise ValueError(
             f"{args.model} draws proteins, not compartments: give an adversarial one that is told labels alone"
@@ -174,11 +177,15 @@ def main() -> None:
     parser.add_argument(
         "--images", type=read_source, nargs="+", required=True, metavar="DATASET:CONFIG", help="of crops"
     )
-    parser.add_argument("--nuclei", type=int, default=60, help="that each compartment is drawn on (default: 60)")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of the classifier (default: {EPOCHS})")
+    parser.add_argument(
+        "--nuclei", type=positive_int, default=60, help="that each compartment is drawn on (default: 60)"
+    )
+    parser.add_argument("--epochs", type=positive_int, default=EPOCHS, help=f"of the classifier (default: {EPOCHS})")
     parser.add_argument("--out", type=Path, help="JSON file for the scores")
     parser.add_argument("--panel", type=Path, help="PNG of every compartment on six nuclei, real ones beside them")
     args = parser.parse_args()
+    for path in filter(None, (args.out, args.panel)):
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         results = judge(args)
     except LOAD_ERRORS as error:

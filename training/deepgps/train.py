@@ -71,6 +71,7 @@ from training.deepgps.validation import (
     validate_images,
 )
 
+MIN_ADVERSARIAL_SIDE = 64  # pixels: the discriminator sees a quarter of them, and halves it three times
 MAX_TOKENS_PER_PASS = 12_000  # of sequences without an image, padding included
 
 
@@ -133,6 +134,10 @@ def read_config() -> TrainingConfig:
     check_settings(config, DeepGPSConfig, CHOICES)
     if config.backbone and config.initial_weights:
         stop("backbone and initial_weights both name an encoder to begin with: give one of them")
+    if config.model.get("problem_type") == "multi_label_classification":
+        stop("training teaches one label of each crop: leave model.problem_type out")
+    if config.model.get("cell_lines"):
+        stop("training gives the network no cell line: leave model.cell_lines out")
     if not 0 < config.validation_share < 1:
         stop(f"validation_share must be between 0 and 1, got {config.validation_share}")
     if config.embeddings and config.backbone_training != "frozen":
@@ -323,6 +328,8 @@ Opponent = tuple[torch.nn.Module, torch.optim.Optimizer]
 
 def build_opponent(config: TrainingConfig, accelerator: Accelerator, model: DeepGPSModel) -> Opponent:
     """The discriminator and its optimizer; what is prepared is saved with every checkpoint."""
+    if model.config.image_size < MIN_ADVERSARIAL_SIDE:
+        stop(f"image_size is {model.config.image_size}: an adversarial model needs {MIN_ADVERSARIAL_SIDE} or more")
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         stop(
             "an adversarial model has two networks to train, which FSDP and DeepSpeed don't take: use several processes"

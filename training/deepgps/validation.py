@@ -36,7 +36,8 @@ def validate_images(accelerator: Accelerator, model: Any, loader: DataLoader) ->
         if "protein_image" in outputs:
             drawn, real = outputs.protein_image.float(), batch["protein"]
             errors = (drawn - real).square().mean(dim=(1, 2, 3)).cpu()
-            textures = torch.stack([texture(drawn), texture(real)], dim=1).cpu()  # (B, 2, bands)
+            if model.config.objective == "adversarial":
+                textures = torch.stack([texture(drawn), texture(real)], dim=1).cpu()  # (B, 2, bands)
         if counted:
             results.append((outputs.loss.item(), errors, textures, batch["labels"].cpu()))
     model.train()

@@ -103,6 +103,12 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
     if out and not left:
         asked = ((record[0], results.record_digest(*record, args.profiles)) for record in records)
         results.check_complete(out, asked, settings)
+        for row in results.read_table(out) if args.nucleus else ():
+            for name in str(row["image"]).split("|"):
+                if not (out.parent / name).exists():
+                    raise ValueError(
+                        f"{out} is complete, and its image {name} is gone: delete the table to predict anew"
+                    )
         if args.gff3:
             results.write_gff3(results.read_table(out), args.gff3)
         print(f"protloc: {out} is complete, nothing to resume", file=sys.stderr)

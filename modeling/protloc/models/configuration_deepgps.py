@@ -26,12 +26,12 @@ ESM2_8M: dict[str, Any] = {
 AT_LEAST = {
     0: (
         *("cls_token_id", "eos_token_id", "guidance_scale", "label_loss_weight", "image_loss_weight"),
-        *("drawing_margin", "head_channels"),
+        "drawing_margin",
     ),
     1: (
         *("max_length", "latent_size", "classifier_sizes", "unet_channels", "unet_layers", "patch_size"),
         *("attention_head_size", "image_size", "diffusion_steps", "num_inference_steps", "drawing_shifts"),
-        "noise_scales",
+        *("noise_scales", "head_channels"),
     ),
 }
 CHOICES = {
@@ -176,6 +176,8 @@ class DeepGPSConfig(PreTrainedConfig):
         check_ranges(self, AT_LEAST)
         if not self.unet_channels:
             raise ValueError("unet_channels is empty: give the channels at each scale")
+        if not self.noise_scales:
+            raise ValueError("noise_scales is empty: give the pixels over which each channel of noise is smooth")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")

@@ -199,7 +199,9 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         height, width = images.shape[2:]
         multiple = self.config.patch_size * 2 ** (len(self.config.unet_channels) - 1)
         patch = 1 if isinstance(self.unet, TextureUNet) else self.config.patch_size  # which cuts patches itself
-        padded = F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        # At least two pixels at the smallest scale: one can't be reflected or normalized.
+        right, below = (max(-side % multiple, 2 * multiple - side) for side in (width, height))
+        padded = F.pad(images, (0, right, 0, below), mode="replicate")
         if self.null_latent is not None:
             null = self.null_latent.expand(latents.shape[0], 1, -1)
             latents, mask = torch.cat([null, latents], dim=1), F.pad(mask, (1, 0), value=True)  # (B, 1 + keys, size)
@@ -364,7 +366,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         latents: Any = None
         mask, pooled, weights = latents, latents, latents
         # A network that is told the label alone learns from images whose protein isn't known.
-        if config.condition_on_residues or input_ids is not None or residue_embeddings is not None:
+        given = input_ids, residue_embeddings, structure
+        if config.condition_on_residues or any(part is not None for part in given):
             latents, mask, pooled, weights = self.read_protein(
                 input_ids, attention_mask, residue_embeddings, residue_mask, structure
             )
@@ -490,8 +493,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             [`DeepGPSOutput`] with `samples`, their mean as `protein_image`, and `uncertainty`.
 
         Raises:
-            ValueError: For a number of samples or steps below 1, more steps than in training, and images or logits that
-                are not finite.
+            ValueError: For a number of samples or steps below 1, more steps than in training, labels that aren't drawn,
+                and images or logits that are not finite.
         """
         config = self.config
         if num_samples < 1:
@@ -499,6 +502,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         steps = config.num_inference_steps if num_inference_steps is None else num_inference_steps
         if not 1 <= steps <= config.diffusion_steps:
             raise ValueError(f"num_inference_steps must be from 1 to {config.diffusion_steps}, got {steps}")
+        self.check_labels(labels, nucleus)
         latents: Any = None
         mask, pooled, weights, logits = latents, latents, latents, latents
         if labels is None or config.condition_on_residues:
@@ -533,6 +537,20 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             uncertainty=samples.std(dim=1, correction=0),
             attentions=weights.unsqueeze(1) if weights is not None else None,
         )
+
+    def check_labels(self, labels: torch.Tensor | None, nucleus: torch.Tensor) -> None:
+        """`ValueError` for compartments that are not drawn as told."""
+        if labels is None:
+            return
+        if self.config.objective != "adversarial" or not self.config.condition_on_label:
+            raise ValueError(
+                "this model draws no given labels: that takes objective 'adversarial' and condition_on_label"
+            )
+        if labels.shape != nucleus.shape[:1]:
+            raise ValueError(f"give one label for each of {len(nucleus)} nuclei, not labels {tuple(labels.shape)}")
+        wrong = labels[(labels < 0) | (labels >= self.config.num_labels)].tolist()
+        if wrong:
+            raise ValueError(f"the label {wrong[0]} is none of 0 to {self.config.num_labels - 1}")
 
     def sample(self, background, latents, mask, pooled, cell_line, scheduler, steps, scale, generator) -> torch.Tensor:
         """One image `(batch, 1, H, W)` in [0, 1] for each protein, from noise."""

@@ -56,6 +56,8 @@ class ProteinImagingPipeline(Pipeline):
         return reading, generation, {}
 
     def preprocess(self, protein: dict[str, Any], **reading) -> dict[str, Any]:
+        if not isinstance(protein, dict):
+            raise ValueError(f'a protein is {{"sequence": ..., "nucleus": ...}}, got {str(protein)[:40]!r}')
         inputs = self.processor(
             text=protein.get("sequence"),
             images=protein.get("nucleus"),
