@@ -231,7 +231,7 @@ def test_readme_shows_measured_accuracy():
     assert f"{deeploc['parameters'] / 1e6:.1f} million parameters, shipped | sequence" in text
     assert f"| {average['micro']['f1']:.3f} | {average['macro']['f1']:.3f} (8 classes) |" in text
     assert f"{deepgps['parameters'] / 1e6:.1f} million parameters, shipped |" in text
-    scores = deepgps["evaluations"]["regression"]
+    scores = deepgps["evaluations"]["adversarial"]
     auroc, psnr = scores["labels"]["single-2"]["auroc"], scores["images"]["methods"]["model"]["psnr"]["mean"]
     assert f"shipped | {auroc:.3f} | {psnr:.1f} dB |" in text
 

@@ -20,7 +20,7 @@ COMMON = ["mixed_precision=no", "backbone_training=full", "epochs=2", "learning_
 
 
 def run(command, folder, *arguments):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [*command, *arguments, *COMMON, f"output_dir={folder}"]
     options = {"capture_output": True, "text": True, "cwd": ROOT, "env": env, "timeout": 240}
     result = subprocess.run(list(map(str, command)), **options)

@@ -18,7 +18,7 @@ from .pipeline_files import pipeline_beside
 from .pointnet_deepgps import PointNet
 from .safetensors_model import SafetensorsModel
 from .sequence_encoder_deepgps import encode_sequence, load_backbone
-from .unet_deepgps import TextureUNet, make_unet
+from .unet_deepgps import TextureUNet, make_unet, remove_grid
 
 # diffusers is imported where it is needed: it takes more than a second, which those who want no image need not wait.
 if TYPE_CHECKING:
@@ -260,7 +260,9 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         images = torch.cat([2 * nucleus - 1, noise], dim=1).to(self.dtype)
 
         def drawn(told: torch.Tensor) -> torch.Tensor:
-            return self.draw(images, 0, latents, mask, told, cell_line).float().sigmoid()
+            image = self.draw(images, 0, latents, mask, told, cell_line).float().sigmoid()
+            # The discriminator sees it as it is.
+            return image if self.training else remove_grid(image, self.config.patch_size)
 
         if not self.config.condition_on_label:
             return drawn(pooled)
@@ -432,8 +434,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
         if self.config.condition_on_residues:
             return latents, mask, pooled
         size, vectors = self.config.latent_size, self.reads_sequence + self.reads_structure
-        nothing = nucleus.new_zeros((len(nucleus), 0, size), dtype=self.dtype)
-        return nothing, nothing[:, :, 0].bool(), nothing.new_zeros((len(nucleus), vectors, size))
+        nothing = nucleus.new_zeros((nucleus.shape[0], 0, size), dtype=self.dtype)
+        return nothing, nothing[:, :, 0].bool(), nothing.new_zeros((nucleus.shape[0], vectors, size))
 
     def known_cell_line(self, cell_line, nucleus) -> torch.Tensor | None:
         """Indices of cell lines, `unknown` where none is given; `None` for a model without cell lines."""

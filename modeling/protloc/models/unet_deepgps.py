@@ -63,7 +63,7 @@ def make_patch_unet(config: DeepGPSConfig, in_channels: int, out_channels: int, 
 
 class TextureUNet(nn.Module):
     """
-    A network that draws one of many possible images from noise, without a grid and without a frame.
+    A network that draws one of many possible images from noise, without a frame and with little of a grid.
 
     diffusers' network works on patches; from them convolutions draw at twice the size, until it is full, and see the
     nucleus and the noise at every size. They resize before they convolve, since a transposed convolution or shuffled
@@ -106,6 +106,20 @@ class TextureUNet(nn.Module):
             hidden = F.interpolate(F.silu(hidden), scale_factor=2, mode="nearest")
             hidden = enlarge(torch.cat([hidden, F.pixel_unshuffle(sample, size)], dim=1))  # (B, C, H / size, W / size)
         return (self.out(F.silu(hidden)),)  # (B, 1, H, W)
+
+
+def remove_grid(image: torch.Tensor, period: int) -> torch.Tensor:
+    """
+    An image `(batch, 1, H, W)` in [0, 1] without what repeats every `period` pixels over five periods.
+
+    Pixels of a patch differ a little by their place in it. The detail of an image, averaged over the same places of the
+    5 x 5 patches around, is that difference: what belongs to a cell doesn't repeat.
+    """
+    before, after = (period - 1) // 2, period // 2
+    detail = image - F.avg_pool2d(F.pad(image, (before, after, before, after), mode="replicate"), period, stride=1)
+    around = F.pad(detail, (2 * period,) * 4, mode="replicate")
+    grid = F.conv2d(around, image.new_full((1, 1, 5, 5), 1 / 25), dilation=period)
+    return (image - grid).clamp(0, 1)
 
 
 class DoubleConvolution(nn.Module):
