@@ -301,7 +301,8 @@ def read_records(source: Source, full_header: bool = False) -> Iterator[Record]:
                 raise SequenceError(
                     name,
                     "no FASTA ('>' at the start of a line), and no table with a column for the id "
-                    f"({', '.join(ID_COLUMNS)}) and one for the sequence ({', '.join(SEQUENCE_COLUMNS)})",
+                    f"({', '.join(ID_COLUMNS)}) and one for the sequence ({', '.join(SEQUENCE_COLUMNS)}); the file "
+                    f"begins with {line.strip()[:60]!r}",
                     line=number,
                 )
 

@@ -79,6 +79,8 @@ def has_compartments(dataset: str, config: str | None) -> bool:
     """
     if Path(dataset).is_file():
         return False
+    if re.search(r"\.(csv|tsv|txt|parquet)(\.gz)?$", dataset, re.I):
+        raise ValueError("there is no such file")
     part = next(iter(load_dataset(dataset, config).values()))
     labels = part.features.get("labels")
     return part.features.get("membrane") is not None and labels == List(ClassLabel(names=COMPARTMENTS))
