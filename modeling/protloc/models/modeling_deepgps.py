@@ -391,9 +391,9 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             line = self.known_cell_line(cell_line, nucleus)
             if config.objective == "adversarial":
                 known = self.seen_of_protein(nucleus, latents, mask, pooled)
-                if noise is None:
-                    noise = self.draw_noise(nucleus, None if self.training else torch.Generator().manual_seed(0))
-                protein_image = self.draw_from_noise(nucleus, noise, *known, line, logits, labels)  # (B, 1, H, W)
+                seed = None if self.training else torch.Generator().manual_seed(0)
+                beginning = self.draw_noise(nucleus, seed) if noise is None else noise
+                protein_image = self.draw_from_noise(nucleus, beginning, *known, line, logits, labels)  # (B, 1, H, W)
                 if protein is not None:
                     losses.append(config.image_loss_weight * place_loss(protein_image, protein.float()))
             elif config.objective == "regression":
