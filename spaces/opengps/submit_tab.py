@@ -50,7 +50,8 @@ a_dapi.tif,a_gfp.tif,MALWMRLLPLL...,U-2 OS,INS,Endoplasmic reticulum|Vesicles
 The first four columns are needed; further ones are {", ".join(f"`{name}`" for name in submit.OPTIONAL)}. Rows that are
 wrong are listed with the reason, all others are taken.
 """
-MEASURED = json.loads((ASSETS / "deepgps" / "evaluation.json").read_text())["evaluations"]["regression"]["images"]
+EVALUATION = json.loads((ASSETS / "deepgps" / "evaluation.json").read_text(encoding="utf-8"))
+MEASURED = EVALUATION["evaluations"]["adversarial"]["images"]
 AVERAGE = {name: MEASURED["methods"]["model"][name]["mean"] for name in submit.SHOWN_SCORES}
 LEGEND = f"""
 Every image is stretched to its own brightest parts. Over each other: yours in yellow, the drawing in blue, white where
