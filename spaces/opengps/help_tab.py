@@ -59,7 +59,7 @@ TEXT = f"""
 
 Both models read the sequence alone, so they say where a protein can go, not where it is in your cells today. Most of
 their training proteins are animal, fewer are of plants and fungi, none of bacteria. The picture is what proteins of a
-compartment look like on average: it has not been seen in any microscope, has no fine structure, and is no evidence.
+compartment may look like: it has not been seen in any microscope, its fine structure is made up, and it is no evidence.
 
 ### What happens to what you send
 

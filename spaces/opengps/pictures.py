@@ -77,7 +77,9 @@ def figures(found: dict[str, Any], gain: float = 1.0) -> str:
     ]
     if found["uncertainty"] is not None:
         shown.append(figure(grey(found["uncertainty"]), "Uncertainty", "Brighter where the pictures differ more"))
-    said = f"Drawn, not seen in a microscope: what proteins of a compartment look like on average. {found['scale']}"
+    said = (
+        f"Drawn, not seen in a microscope: one way in which a protein of these compartments may look. {found['scale']}"
+    )
     return f'<div class="figures">{"".join(shown)}</div><p class="note">{text(said)}</p>'
 
 

@@ -14,12 +14,12 @@ class ProteinImagingPipeline(Pipeline):
     Call it with `{"sequence": str, "nucleus": image or None, "structure": point cloud}` (or a list of such; an image is
     a PIL image, an array, a path, bytes or a data URL, of OpenCell's 0.206 um a pixel, as the model learnt them; the
     default nucleus stands in for `None`), and optionally `num_samples`, `num_inference_steps`, `guidance_scale`,
-    `seed`, and `channel`, `page` and `project` of the image's file. Each protein gives
+    `seed` (0 by default), and `channel`, `page` and `project` of the image's file. Each protein gives
 
     - `label` (`str`): the most probable one; several labels joined by `|` if the model is multi-label, empty if none;
     - `scores` (`dict[str, float]`): the probability of every label;
     - `image` (`PIL.Image.Image`): one grey channel of the nucleus's size, the mean of the samples;
-    - `uncertainty` (`PIL.Image.Image` or `None`): the standard deviation of several samples, from a diffusion model,
+    - `uncertainty` (`PIL.Image.Image` or `None`): the standard deviation of several samples, if they vary,
       stretched so that 0.5 is white.
 
     Raises `ValueError` for a text that is no sequence and an image that can't be read; warns once of texts that may be
@@ -72,10 +72,9 @@ class ProteinImagingPipeline(Pipeline):
             raise ValueError(f"this model reads {self.model.config.inputs}: the protein comes without a {part}")
         return {name: inputs[name] for name in wanted}
 
-    def _forward(self, inputs: dict[str, Any], seed: int | None = None, **generation) -> dict[str, Any]:
-        if seed is not None:
-            generation["generator"] = torch.Generator().manual_seed(seed)
-        outputs = self.model.generate(**inputs, **generation)
+    def _forward(self, inputs: dict[str, Any], seed: int = 0, **generation) -> dict[str, Any]:
+        # The same call gives the same image; another seed gives another cell.
+        outputs = self.model.generate(**inputs, generator=torch.Generator().manual_seed(seed), **generation)
         drawn = {"protein_image": outputs.protein_image, "samples": outputs.samples, "uncertainty": outputs.uncertainty}
         return drawn | ({"logits": outputs.logits} if "logits" in outputs else {})
 
