@@ -25,7 +25,7 @@ from PIL import Image
 from datasets_scripts import build_hpa, build_opencell, proteins
 from datasets_scripts.build_hpa import read_antibodies, read_labels, three_splits
 from datasets_scripts.build_opencell import major_localizations, pixel_size, read_annotations
-from datasets_scripts.dictionary import read_composite
+from datasets_scripts.dictionary import find_bar, read_composite
 from datasets_scripts.download import RemoteFile
 from datasets_scripts.proteins import Protein, Proteins, clusters, ramp, ramp_split, split_proteins
 from protloc.microscopy import simulate
@@ -600,3 +600,12 @@ def test_real_data(data_dir, tmp_path, run_script):
     assert len({row["field_id"] for row in rows}) == 4
     (rpl4,) = {(row["gene"], row["cell_line"], *row["labels"]) for row in rows if row["field_id"] == "383_D2_1"}
     assert rpl4[:2] == ("RPL4", "U-251 MG") and "Cytosol" in {HPA_LOCATIONS[i] for i in rpl4[2:]}
+
+
+def test_only_a_bar_is_a_scale_bar():
+    picture = np.zeros((600, 600, 3), np.uint8)
+    picture[560:600, 480:600] = 255  # something white in the corner
+    assert find_bar(picture)[1] == 0
+    picture[540:544, 480:570] = 255
+    mask, length = find_bar(picture)
+    assert length == 90 and mask[542, 500] and not mask[590, 590]

@@ -112,10 +112,11 @@ def test_several_nuclei_of_any_pixel_size(protloc_command, fasta, drawer_dir, ti
     assert code == 2 and "'-1' is not a positive number" in err
 
 
-def test_samples_and_seed(protloc_command, fasta, tiny_model_dir, tokenizer, tmp_path):
+def test_samples_and_seed(protloc_command, fasta, tiny_model_dir, tokenizer, tmp_path, capsys):
     processor = DeepGPSProcessor(tokenizer, DeepGPSImageProcessor(default_nucleus=DEFAULT_NUCLEUS))
     model = tiny_deepgps(objective="diffusion", num_inference_steps=1)
     pipeline("protein-imaging", model=model, processor=processor).save_pretrained(tmp_path / "diffusion")
+    capsys.readouterr()  # its progress bar
     base = (
         "predict",
         fasta,
@@ -287,6 +288,10 @@ def test_a_run_resumes_with_the_same_nucleus_only(protloc_command, fasta, drawer
     assert code == 2 and "was begun with columns" in err
     assert protloc_command(*command, "--nucleus", "default", "--resume") == (0, "")
     assert out.read_text() == rows
+    gone = sorted(out.with_name(f"{out.stem}_images").glob("*.png"))[0]
+    gone.unlink()  # of a table that is complete
+    code, err = protloc_command(*command, "--nucleus", "default", "--resume")
+    assert code == 2 and f"its image {gone.parent.name}/{gone.name} is gone" in err
 
     nucleus = tmp_path / "nucleus.tif"  # the same name, another image
     for seed in (0, 1):

@@ -24,7 +24,7 @@ from protloc.prediction import columns, predict
 from tests.helpers import ROOT, run_protloc, tiny_deeploc
 from training.common.splits import choose_groups
 from training.deeploc.own_evaluation import flat_labels
-from training.deeploc.own_proteins import read_own_proteins
+from training.deeploc.own_proteins import has_compartments, read_own_proteins
 from training.deeploc.validation import fit_decisions
 
 LABELS = ["bud neck", "cytosol", "nucleolus", "vacuole"]
@@ -300,3 +300,8 @@ def test_initial_weights_on_a_backbone_keep_it(tiny_backbones, tmp_path):
     for name, weight in model.deeploc.backbone.state_dict().items():
         found = trained.deeploc.backbone.state_dict()[name]
         assert found.sub(weight).abs().max() <= 0.01 * weight.abs().max(), name
+
+
+def test_a_table_that_is_not_there_is_no_name_on_the_hub(tmp_path):
+    with pytest.raises(ValueError, match="there is no such file"):
+        has_compartments(str(tmp_path / "nothere.csv"), None)

@@ -6,7 +6,7 @@ import gemmi
 import numpy as np
 import pytest
 
-from protloc.structures import point_cloud
+from protloc.structures import point_cloud, structure_files
 
 PDB_ATOM = (
     "ATOM  {serial:5} {name:<4} {residue} A{number:4}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00{b:6.2f}          {element:>2}\n"
@@ -238,3 +238,11 @@ def test_real_structures(data_dir):
         cloud = point_cloud(path)
         assert cloud.shape == (2048, 6) and np.isfinite(cloud).all()
         assert cloud[:, 3].mean() > 0.5  # carbon
+
+
+def test_a_folder_s_files_are_found_by_their_ids(tmp_path):
+    for name in ("AF-P04637-F1-model_v6.pdb.gz", "mine_1abc.cif"):
+        (tmp_path / name).touch()
+    found = structure_files(tmp_path)
+    assert {name for name, path in found.items() if path.name.startswith("AF")} == {"P04637", "AF-P04637-F1-model_v6"}
+    assert {"mine", "1abc", "mine_1abc"} <= set(found)  # but by nothing that all of AlphaFold's names share

@@ -20,9 +20,10 @@ from transformers import AutoModel, pipeline
 from protloc import DeepGPSConfig
 from protloc.embedding import embed
 from protloc.structures import point_cloud
+from protloc.taxonomy import IMAGE_CLASSES
 from tests.fuzz.readers import structures
 from tests.helpers import ROOT, SEQUENCES, tiny_deeploc
-from training.deepgps.data import ProteinReader
+from training.deepgps.data import Crops, ImageSource, ProteinReader, augmented, load_crops
 
 TRAIN = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-m", "training.deepgps.train"]
 TOY = str(ROOT / "training" / "configs" / "deepgps_toy.yaml")
@@ -320,3 +321,21 @@ def test_two_processes_learn_what_one_does(tiny_crops, tiny_proteins, tmp_path):
         report = json.loads((tmp_path / name / "training.json").read_text())
         losses.append(report["validation"]["epochs"][-1])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_crops_are_balanced_and_moved_together(split_cells):
+    crops = Crops(
+        load_crops([ImageSource(str(split_cells), "cells")], "train", IMAGE_CLASSES[:2]), {}, None, 64, True, 0
+    )
+    crops.repeats = [3.0 if label else 1.0 for label in crops.crops["class"]]
+    crops.balance()
+    totals = [
+        sum(r for r, c in zip(crops.repeats, crops.crops["class"], strict=True) if c == label) for label in (0, 1)
+    ]
+    assert totals == pytest.approx([len(crops) / 2] * 2)
+    row, again = crops[0, 0], crops[0, 0]
+    assert row["nucleus"].shape == row["protein"].shape == (1, 64, 64) and (row["nucleus"] == again["nucleus"]).all()
+    assert not torch.equal(row["nucleus"], crops[0, 1]["nucleus"])
+    image = torch.rand(1, 90, 80)
+    nucleus, protein = augmented(image, image, 64, np.random.default_rng(0))
+    assert np.corrcoef(nucleus.flatten(), protein.flatten())[0, 1] > 0.9  # one movement for both

@@ -356,7 +356,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel):
             cell_line (`torch.LongTensor` of shape `(batch,)`, *optional*): Index into `config.cell_lines`; one past
                 the end, which is also the default, is `unknown`.
             labels (`torch.Tensor`, *optional*): Class indices `(batch,)`, -100 where unknown; 0 / 1 if multi-label,
-                `(batch, num_labels)`. An adversarial model draws the compartment that they name.
+                `(batch, num_labels)`. An adversarial model draws the compartment that they name, and none in
+                particular where one is unknown.
             protein (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): The real image, in [0, 1].
             noise (`torch.FloatTensor` of shape `(batch, noises, H, W)`, *optional*): What an adversarial model draws
                 from, as `draw_noise` gives it; by default that of seed 0, and in training another each time.
