@@ -116,6 +116,17 @@ def start_accelerator(config: LoopConfig, *handlers: KwargsHandler) -> Accelerat
     return accelerator
 
 
+def end_training(accelerator: Accelerator) -> None:
+    """
+    Free the networks, which the caller holds no longer, then the connections of the processes.
+
+    In the other order the wrapper of a network, as the last to know the connections, closes them while it holds
+    Python's lock; gloo's threads may wait for that lock, and the process never ends (PyTorch's issue 56297).
+    """
+    accelerator.free_memory()
+    accelerator.end_training()
+
+
 def check_fsdp(plugin: FullyShardedDataParallelPlugin, config: LoopConfig) -> None:
     """Stop where weights that are cut over processes don't do."""
     if config.ema_decay or config.backbone_training == "lora":

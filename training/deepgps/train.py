@@ -42,7 +42,7 @@ from protloc.loading import LOAD_ERRORS, model_path, one_line
 from protloc.microscopy import DEFAULT_NUCLEUS
 from protloc.taxonomy import IMAGE_CLASSES, image_class
 from training.common.backbones import set_backbone_training
-from training.common.loop import Batch, Loop, Place, rounded, start_accelerator, steps_per_epoch
+from training.common.loop import Batch, Loop, Place, end_training, rounded, start_accelerator, steps_per_epoch
 from training.common.publish import check_push, publish
 from training.common.settings import (
     check_output_dir,
@@ -367,16 +367,7 @@ def backward_adversarial(
     }
 
 
-def main() -> None:
-    config = read_config()
-    # A step over sequences alone leaves the image network out.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=config.proteins is not None)
-    accelerator = start_accelerator(config, unused)
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        if config.proteins:
-            stop("DeepSpeed steps at every backward pass, and proteins need several: use FSDP, or proteins=null")
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
-
+def train(config: TrainingConfig, accelerator: Accelerator) -> None:
     # Model and data
     model, tokenizer = build_model(config)
     # Validation draws once; the model that is kept draws as its configuration says.
@@ -445,7 +436,19 @@ def main() -> None:
         report = loop.report("training.deepgps.train", **counts)
         datasets = [*(source.dataset for source in config.images), config.proteins]
         publish(config, "deepgps", report, best, datasets, config.initial_weights or config.backbone)
-    accelerator.end_training()
+
+
+def main() -> None:
+    config = read_config()
+    # A step over sequences alone leaves the image network out.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=config.proteins is not None)
+    accelerator = start_accelerator(config, unused)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        if config.proteins:
+            stop("DeepSpeed steps at every backward pass, and proteins need several: use FSDP, or proteins=null")
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
+    train(config, accelerator)
+    end_training(accelerator)
 
 
 if __name__ == "__main__":

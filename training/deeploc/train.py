@@ -39,7 +39,16 @@ from protloc.batching import TokenBudgetBatchSampler, token_budget_batches
 from protloc.embedding import ResidueEmbeddings
 from protloc.loading import load_model, one_line
 from protloc.taxonomy import COMPARTMENTS
-from training.common.loop import Batch, Loop, Place, check_finite, rounded, start_accelerator, steps_per_epoch
+from training.common.loop import (
+    Batch,
+    Loop,
+    Place,
+    check_finite,
+    end_training,
+    rounded,
+    start_accelerator,
+    steps_per_epoch,
+)
 from training.common.publish import check_push, publish
 from training.common.settings import (
     check_output_dir,
@@ -231,10 +240,7 @@ def build_loaders(
     return train_loader, validation_loader, float(np.mean([len(batch) for batch in sampler]))
 
 
-def main() -> None:
-    config = read_config()
-    accelerator = start_accelerator(config)
-
+def train(config: TrainingConfig, accelerator: Accelerator) -> None:
     # Model and data
     embeddings = read_embeddings(config)
     train_proteins, validation_proteins, own = load_data(config, accelerator)
@@ -333,7 +339,13 @@ def main() -> None:
             report |= {"rule": own.rule, "remarks": [*own.notes, *filter(None, remarks)], "counts": own.counts()}
             evaluation = evaluate_own(best, tokenizer, own, Path(config.output_dir))
         publish(config, "deeploc", report, best, [config.dataset], start, evaluation)
-    accelerator.end_training()
+
+
+def main() -> None:
+    config = read_config()
+    accelerator = start_accelerator(config)
+    train(config, accelerator)
+    end_training(accelerator)
 
 
 if __name__ == "__main__":
