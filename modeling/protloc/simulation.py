@@ -46,14 +46,29 @@ def simulate(category: str, size: int = 208, um_per_px: float = 0.206, seed: int
         raise ValueError(f"{category!r} is no localization category: choose one of {', '.join(PATTERNS)}")
     generator = np.random.default_rng(seed)
     field = _Field(_nuclei(size, um_per_px, cells, generator), um_per_px, generator)
-    images = []
-    for pattern in (field.chromatin + 0.03 * field.cytoplasm, PATTERNS[category](field)):
-        brightness = generator.lognormal(0, 0.15, len(field.poles))  # cells differ in stain and in expression
-        brightness[0] = 0  # outside them there is none
-        photons = BACKGROUND_PHOTONS + PHOTONS * field.blur(pattern * brightness[field.cells], POINT_SPREAD)
-        electrons = generator.poisson(photons) + generator.normal(0, READ_NOISE, photons.shape)
-        images.append((OFFSET + GAIN * electrons).clip(0, 65535).astype(np.uint16))
-    return Simulation(images[0], images[1], field.nuclei)
+    patterns = field.chromatin + 0.03 * field.cytoplasm, PATTERNS[category](field)
+    return Simulation(*map(field.photograph, patterns), field.nuclei)
+
+
+def simulate_protein(
+    category: str, nuclei: np.ndarray, um_per_px: float = 0.206, seed: int = 0, cytoplasm: float = CYTOPLASM
+) -> np.ndarray:
+    """
+    Draw a protein of one localization category in made-up cells around given nuclei, such as those of a real field.
+
+    Args:
+        category (`str`): A key of `PATTERNS`.
+        nuclei (`np.ndarray` of shape `(H, W)`): Labels 1 to n, as `segment_nuclei` gives them.
+        um_per_px (`float`): Pixel size.
+        seed (`int`): The same arguments give the same image.
+        cytoplasm (`float`): From the nucleus to the border of the cell, in um.
+
+    Returns:
+        `np.ndarray` of shape `(H, W)`: uint16 camera counts.
+    """
+    generator = np.random.default_rng(seed)
+    field = _Field(nuclei, um_per_px, generator, cytoplasm)
+    return field.photograph(PATTERNS[category](field))
 
 
 def _nuclei(size: int, um_per_px: float, cells: int, generator: np.random.Generator) -> np.ndarray:
@@ -86,11 +101,13 @@ def _nuclei(size: int, um_per_px: float, cells: int, generator: np.random.Genera
 class _Field:
     """What patterns are drawn on: maps `(size, size)` of cells around given nuclei, distances in um."""
 
-    def __init__(self, nuclei: np.ndarray, um_per_px: float, generator: np.random.Generator):
+    def __init__(
+        self, nuclei: np.ndarray, um_per_px: float, generator: np.random.Generator, cytoplasm: float = CYTOPLASM
+    ):
         self.nuclei, self.um_per_px, self.generator = nuclei, um_per_px, generator
         outside, nearest = ndimage.distance_transform_edt(nuclei == 0, return_indices=True)
         self.from_nucleus = (outside - ndimage.distance_transform_edt(nuclei > 0)) * um_per_px  # negative inside
-        extent = CYTOPLASM + 1.5 * self.noise(3.0).clip(-2, 2)
+        extent = cytoplasm * (1 + 0.25 * self.noise(cytoplasm / 2).clip(-2, 2))
         self.cells = np.where(self.from_nucleus < extent, nuclei[tuple(nearest)], 0)  # neighbours meet half way
         self.cytoplasm = (self.cells > 0) & (nuclei == 0)
         lowest, highest = ndimage.minimum_filter(self.cells, 3), ndimage.maximum_filter(self.cells, 3)
@@ -120,6 +137,14 @@ class _Field:
         # The cytosol is thick near the nucleus, thin at the border, and has holes, the vacuoles.
         thickness = np.exp(-self.from_nucleus / 8) * (1 - np.exp(-self.from_border / 0.7))
         self.cytosol = self.cytoplasm * thickness * np.where(grain < 2.3, 0.85 - 0.06 * grain, 0)
+
+    def photograph(self, pattern: np.ndarray) -> np.ndarray:
+        """A brightness `(H, W)` as a camera records it: uint16 counts."""
+        brightness = self.generator.lognormal(0, 0.15, len(self.poles))  # cells differ in stain and in expression
+        brightness[0] = 0  # outside them there is none
+        photons = BACKGROUND_PHOTONS + PHOTONS * self.blur(pattern * brightness[self.cells], POINT_SPREAD)
+        electrons = self.generator.poisson(photons) + self.generator.normal(0, READ_NOISE, photons.shape)
+        return (OFFSET + GAIN * electrons).clip(0, 65535).astype(np.uint16)
 
     def blur(self, image: np.ndarray, um: float) -> np.ndarray:
         return ndimage.gaussian_filter(np.asarray(image, float), um / self.um_per_px)

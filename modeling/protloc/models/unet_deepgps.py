@@ -103,7 +103,7 @@ class TextureUNet(nn.Module):
         size = self.patch_size
         for enlarge in self.enlarge:
             size //= 2
-            hidden = F.interpolate(F.silu(hidden), scale_factor=2, mode="nearest")
+            hidden = F.interpolate(F.silu(hidden), scale_factor=2, mode="bilinear")
             hidden = enlarge(torch.cat([hidden, F.pixel_unshuffle(sample, size)], dim=1))  # (B, C, H / size, W / size)
         return (self.out(F.silu(hidden)),)  # (B, 1, H, W)
 
