@@ -29,7 +29,7 @@ from training.deepgps.data import read_source
 OWN_FILES = re.compile(r"README\.md|train\.parquet")
 CARD_TEMPLATE = Path(__file__).resolve().parents[1] / "model_cards" / "dataset_simulated.md.jinja"
 CATEGORIES = ["golgi", "membrane", "mitochondria", "vesicles"]
-CYTOPLASM = 8.0, 0.35, 4.0, 14.0  # um from the nucleus to the border: median, spread of the logarithm, limits
+CYTOPLASM, SPREAD, LEAST, MOST = 8.0, 0.35, 4.0, 14.0  # um from the nucleus to the border; SPREAD of its logarithm
 
 
 def build(args: argparse.Namespace) -> tuple[Dataset, str]:
@@ -37,7 +37,8 @@ def build(args: argparse.Namespace) -> tuple[Dataset, str]:
     numbers = np.random.default_rng(args.seed)
     sources = [load_dataset(source.dataset, source.config, split="train") for source in args.crops]
     features = crop_features(sorted(args.categories))
-    rows, images, skipped = [], set(), 0
+    rows: list[dict[str, Any]] = []
+    images, skipped = set(), 0
     for label, category in enumerate(sorted(args.categories)):
         for number in range(args.count):
             crops = sources[number % len(sources)]
@@ -47,8 +48,7 @@ def build(args: argparse.Namespace) -> tuple[Dataset, str]:
             if not nuclei.any():
                 skipped += 1
                 continue
-            median, spread, *limits = CYTOPLASM
-            cytoplasm = float(np.clip(numbers.lognormal(np.log(median), spread), *limits))
+            cytoplasm = float(np.clip(numbers.lognormal(np.log(CYTOPLASM), SPREAD), LEAST, MOST))
             seed = int(numbers.integers(2**31))
             protein = simulate_protein(category, nuclei, row["um_per_px"], seed, cytoplasm)
             images.add(row["source_image"])

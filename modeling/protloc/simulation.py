@@ -46,8 +46,8 @@ def simulate(category: str, size: int = 208, um_per_px: float = 0.206, seed: int
         raise ValueError(f"{category!r} is no localization category: choose one of {', '.join(PATTERNS)}")
     generator = np.random.default_rng(seed)
     field = _Field(_nuclei(size, um_per_px, cells, generator), um_per_px, generator)
-    patterns = field.chromatin + 0.03 * field.cytoplasm, PATTERNS[category](field)
-    return Simulation(*map(field.photograph, patterns), field.nuclei)
+    chromatin, protein = field.chromatin + 0.03 * field.cytoplasm, PATTERNS[category](field)
+    return Simulation(field.photograph(chromatin), field.photograph(protein), field.nuclei)
 
 
 def simulate_protein(
