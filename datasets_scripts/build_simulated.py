@@ -21,10 +21,10 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from datasets_scripts.arguments import add_push_arguments, build_and_push, describe_files
 from protloc.crops import crop_features, encode_image
+from protloc.loading import one_line
 from protloc.microscopy import normalize, segment_nuclei
 from protloc.simulation import PATTERNS, simulate_protein
 from protloc_entry import positive_int
-from training.deepgps.data import read_source
 
 OWN_FILES = re.compile(r"README\.md|train\.parquet")
 CARD_TEMPLATE = Path(__file__).resolve().parents[1] / "model_cards" / "dataset_simulated.md.jinja"
@@ -32,16 +32,26 @@ CATEGORIES = ["golgi", "membrane", "mitochondria", "vesicles"]
 CYTOPLASM, SPREAD, LEAST, MOST = 8.0, 0.35, 4.0, 14.0  # um from the nucleus to the border; SPREAD of its logarithm
 
 
+def training_crops(text: str) -> Dataset:
+    """For argparse: the training split of `DATASET:CONFIG`."""
+    dataset, _, config = text.rpartition(":")
+    try:
+        return load_dataset(dataset, config, split="train")
+    except (ValueError, OSError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no DATASET:CONFIG with a split train: {one_line(error)}"
+        ) from None
+
+
 def build(args: argparse.Namespace) -> tuple[Dataset, str]:
     """The crops, and the sentence on where their nuclei are from."""
     numbers = np.random.default_rng(args.seed)
-    sources = [load_dataset(source.dataset, source.config, split="train") for source in args.crops]
     features = crop_features(sorted(args.categories))
     rows: list[dict[str, Any]] = []
     images, skipped = set(), 0
     for label, category in enumerate(sorted(args.categories)):
         for number in range(args.count):
-            crops = sources[number % len(sources)]
+            crops = args.crops[number % len(args.crops)]
             row: dict[str, Any] = crops[int(numbers.integers(len(crops)))]
             nucleus = normalize(np.asarray(row["nucleus"], dtype=np.float32))
             nuclei = segment_nuclei(nucleus, row["um_per_px"])
@@ -86,7 +96,7 @@ def write(crops: Dataset, summary: str, out: Path, repo_id: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "crops", metavar="DATASET:CONFIG", type=read_source, nargs="+", help="data sets of crops, of the same size"
+        "crops", metavar="DATASET:CONFIG", type=training_crops, nargs="+", help="data sets of crops, of the same size"
     )
     parser.add_argument(
         "--categories",

@@ -39,3 +39,8 @@ def test_a_protein_around_given_nuclei():
         return np.hypot(rows[bright], columns[bright]).mean()
 
     assert near.dtype == np.uint16 and near.shape == (160, 160) and radius(far) > radius(near) + 10
+
+
+def test_crops_that_are_not_there(tmp_path, run_script):
+    code, _, err = run_script("datasets_scripts.build_simulated", f"{tmp_path}:all", "--out", tmp_path / "made")
+    assert code == 2 and "is no DATASET:CONFIG with a split train" in err and not (tmp_path / "made").exists()
