@@ -20,11 +20,12 @@ from protloc.embedding import ResidueEmbeddings
 from protloc.images import read_image
 from protloc.loading import load_model
 from protloc.microscopy import DEFAULT_NUCLEUS, nucleus_found, simulate
+from protloc.models.convert_unirep import build_tokenizer
 from protloc.prediction import model_digest
 from protloc.results import partial_path
 from protloc.structures import point_cloud
 from tests.fuzz.readers import structures
-from tests.helpers import ROOT, tiny_deepgps
+from tests.helpers import ROOT, TINY_ESM, TINY_UNIREP, tiny_deepgps
 
 FASTA = ">sp|P1|A b\nMKTAYIAKQR\n>../x\nMKVLAAGIVGLLLALSAQA\n>C\nMPKKKRKVKK\n"
 
@@ -235,6 +236,20 @@ def test_a_seed_draws_the_same_alone_and_in_a_batch(tokenizer):
     for options, message in (({"num_samples": 0}, "num_samples must be 1"), ({"num_inference_steps": 0}, "from 1 to")):
         with pytest.raises(ValueError, match=message):
             drawer(proteins[0], **options)
+
+
+def test_every_residue_counts_whatever_the_encoder(tokenizer):
+    """UniRep's proteins begin with a token and end without one."""
+    for backbone, reads in ((TINY_ESM, tokenizer), ({"model_type": "unirep", **TINY_UNIREP}, build_tokenizer())):
+        known = {"model_type": "esm", **backbone}
+        ends = {"cls_token_id": reads("MK")["input_ids"][0], "eos_token_id": 25 if reads is not tokenizer else 2}
+        model = tiny_deepgps(backbone_config=known, **ends)
+        processor = DeepGPSProcessor(reads, DeepGPSImageProcessor(default_nucleus=DEFAULT_NUCLEUS))
+        proteins = {"a": "MKTAYIAKQW", "b": "MKTAYIAK", "c": "W"}
+        drawn = list(drawing.draw(proteins.items(), torch.rand(1, 1, 24, 24), model, processor))
+        for row, sequence in zip(drawn, proteins.values(), strict=True):
+            alone = model(**processor.tokenize([sequence])).logits[0].softmax(dim=-1)
+            assert list(row["scores"].values()) == pytest.approx(alone.tolist(), abs=1e-5)
 
 
 def test_diffusion_tells_its_uncertainty(tokenizer):

@@ -123,7 +123,14 @@ def read_nucleus(
     else:
         size = OPENCELL_UM_PER_PX
     scaled = rescale(picture.pixels, size, OPENCELL_UM_PER_PX)
-    return Nucleus(name, processor.image_processor(scaled)["nucleus"], nucleus_found(scaled))
+    found = nucleus_found(scaled)
+    if not found:
+        logger.warning(
+            "%s: what is drawn on it means little: give a picture of a nuclear stain, and if it is one, its channel "
+            "(--nucleus-channel) and pixel size (--nucleus-um-per-px)",
+            name,
+        )
+    return Nucleus(name, processor.image_processor(scaled)["nucleus"], found)
 
 
 @torch.inference_mode()
@@ -162,15 +169,13 @@ def draw(
             if model.reads_sequence:
                 tokens = processor.tokenize([chunk[i][1] for i in part])
                 inputs = {name: tensor.to(model.device) for name, tensor in tokens.items()}
-                mask = inputs["attention_mask"].bool()
+                residues = model.residue_mask(inputs["input_ids"], inputs["attention_mask"])
                 states = model.encode_sequence(inputs["input_ids"], inputs["attention_mask"])
             for start in range(0, len(part), at_once):
                 rows = slice(start, start + at_once)
                 known: dict[str, torch.Tensor] = {}
                 if model.reads_sequence:
-                    length = int(mask[rows].sum(dim=1).max()) - 2
-                    known["residue_embeddings"] = states[rows, 1 : length + 1]  # the residues
-                    known["residue_mask"] = mask[rows, 2 : length + 2]
+                    known |= {"residue_embeddings": states[rows], "residue_mask": residues[rows]}
                 if clouds is not None:
                     found = [clouds(chunk[i][0], clean_sequence(chunk[i][1])) for i in part[rows]]
                     known["structure"] = torch.tensor(np.stack(found)).to(model.device)

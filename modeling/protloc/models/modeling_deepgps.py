@@ -166,6 +166,11 @@ class DeepGPSModel(DeepGPSPreTrainedModel, DrawingMixin):
         """The encoder's embeddings `(batch, length, sequence_size)`, of sequences of any length."""
         return encode_sequence(self.backbone, self.config, input_ids, attention_mask)
 
+    def residue_mask(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Boolean mask `(batch, length)` of the residues, without special tokens and padding."""
+        special = (input_ids == self.config.cls_token_id) | (input_ids == self.config.eos_token_id)
+        return attention_mask.bool() & ~special
+
     def read_protein(
         self, input_ids, attention_mask, residue_embeddings, residue_mask, structure
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]:
@@ -179,8 +184,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel, DrawingMixin):
         latents, masks, pooled, weights = [], [], [], None
         if self.reads_sequence:
             if residue_embeddings is None:
-                special = (input_ids == self.config.cls_token_id) | (input_ids == self.config.eos_token_id)
-                residue_mask = attention_mask.bool() & ~special
+                residue_mask = self.residue_mask(input_ids, attention_mask)
                 residue_embeddings = self.encode_sequence(input_ids, attention_mask)
             residue_mask = residue_mask.bool()
             latents.append(self.project(residue_embeddings.to(self.project.weight.dtype)))  # (B, length, latent_size)
