@@ -179,6 +179,9 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--nucleus-page", type=int, metavar="N", help="of a stack: where the nucleus is, from 0")
     predict.add_argument("--project", choices=["max"], help="of a stack: the maximum over its slices")
     predict.add_argument(
+        "--cell-line", metavar="NAME", help="to draw, of those that the image model knows (default: unknown)"
+    )
+    predict.add_argument(
         "--structure",
         type=Path,
         metavar="FILE|DIR",
@@ -394,7 +397,15 @@ def run_command() -> None:
     if args.command == "predict" and args.no_figures and args.attention is None:
         parser.error("--no-figures needs --attention DIR")
     if args.command == "predict" and not args.nucleus:
-        for name in ("image_model", "nucleus_um_per_px", "nucleus_channel", "nucleus_page", "project", "structure"):
+        for name in (
+            "image_model",
+            "nucleus_um_per_px",
+            "nucleus_channel",
+            "nucleus_page",
+            "project",
+            "structure",
+            "cell_line",
+        ):
             if getattr(args, name) is not None:
                 parser.error(f"--{name.replace('_', '-')} needs --nucleus IMAGE, or --nucleus default")
     if args.command == "predict" and args.chain and args.structure is None:

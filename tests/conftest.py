@@ -143,6 +143,7 @@ def crop(category: str, seed: int, sequence: str) -> dict:
         "uniprot_id": f"P{seed}",
         "gene": f"GENE{seed // 2}",
         "labels": [category],
+        "cell_line": ("HEK293T", "U-2 OS", "")[seed // 2 % 3],
         "field_id": f"F{seed}",
         "source_image": f"M{seed // 2}",
     }
@@ -150,7 +151,7 @@ def crop(category: str, seed: int, sequence: str) -> dict:
 
 def crop_features() -> Features:
     text = Value("string")
-    names = ("sequence", "uniprot_id", "gene", "field_id", "source_image")
+    names = ("sequence", "uniprot_id", "gene", "cell_line", "field_id", "source_image")
     return Features(
         {"nucleus": Image(), "protein": Image(), "labels": List(ClassLabel(names=OPENCELL_CATEGORIES))}
         | {name: text for name in names}

@@ -22,7 +22,7 @@ from protloc.embedding import embed
 from protloc.structures import point_cloud
 from protloc.taxonomy import IMAGE_CLASSES
 from tests.fuzz.readers import structures
-from tests.helpers import ROOT, SEQUENCES, tiny_deeploc
+from tests.helpers import ROOT, SEQUENCES, run_protloc, tiny_deeploc
 from training.deepgps.data import Crops, ImageSource, ProteinReader, augmented, load_crops
 
 TRAIN = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-m", "training.deepgps.train"]
@@ -59,6 +59,41 @@ def test_training_leaves_a_model_that_draws(trained):
     stored = load_file(trained / "model.safetensors")
     assert {str(tensor.dtype) for tensor in stored.values()} == {"torch.bfloat16"}
     assert (trained / "pipeline_protein_imaging.py").exists()
+
+
+def test_the_same_protein_in_two_cell_lines(tiny_crops, tmp_path):
+    train(tmp_path / "lines", tiny_crops, "model.cell_lines=[HEK293T,U2OS]", "epochs=1")
+    draw = pipeline(
+        "protein-imaging", model=AutoModel.from_pretrained(tmp_path / "lines"), processor=str(tmp_path / "lines")
+    )
+    protein = {"sequence": "MPKKKRKVKK", "nucleus": None}
+    images = [np.asarray(draw(protein, cell_line=line)["image"]) for line in ("HEK293T", "U-2 OS", None)]
+    assert (images[0] != images[1]).any() and (images[1] != images[2]).any()
+    named = draw([{**protein, "cell_line": line} for line in ("HEK293T", "U2OS", "unknown")], batch_size=3)
+    for image, other in zip(images, named, strict=True):
+        assert np.abs(image.astype(int) - np.asarray(other["image"], int)).max() <= 1
+    with pytest.raises(ValueError, match="no cell line 'HeLa': it knows HEK293T, U2OS, and unknown"):
+        draw(protein, cell_line="HeLa")
+    (tmp_path / "p.fasta").write_text(">p\nMPKKKRKVKK\n")
+    command = "predict", tmp_path / "p.fasta", "--nucleus", "default", "--image-model", tmp_path / "lines"
+    for number, line in enumerate(("hek293t", "U-2 OS")):
+        code, _, error = run_protloc(*command, "--cell-line", line, "-o", tmp_path / f"{number}.csv")
+        assert code == 0, error
+        (path,) = (tmp_path / f"{number}_images").glob("*.png")
+        drawn = Image.open(path)
+        assert np.abs(np.asarray(drawn, int) - images[number].astype(int)).max() <= 1
+    code, _, error = run_protloc(*command, "--cell-line", "HeLa", "-o", tmp_path / "no.csv")
+    assert code == 2 and "no cell line 'HeLa'" in error and not (tmp_path / "no.csv").exists()
+
+
+def test_some_cell_lines_are_not_told(split_cells):
+    config = DeepGPSConfig(image_size=64, cell_lines=["HEK293T", "U2OS"])
+    crops = load_crops([ImageSource(str(split_cells), "cells")], "train", IMAGE_CLASSES[:2])
+    told, whole = (Crops(crops, {}, None, config, augment, 0) for augment in (True, False))
+    for name, index in (("HEK293T", 0), ("U-2 OS", 1), ("", 2)):
+        rows = [i for i, line in enumerate(crops["cell_line"]) if line == name]
+        assert {whole[i]["cell_line"] for i in rows} == {index}
+        assert {told[i, time]["cell_line"] for i in rows for time in range(8)} == {index, 2}
 
 
 def test_training_logs_scores_and_pictures(trained):
@@ -325,7 +360,8 @@ def test_two_processes_learn_what_one_does(tiny_crops, tiny_proteins, tmp_path):
 
 def test_crops_are_balanced_and_moved_together(split_cells):
     crops = Crops(
-        load_crops([ImageSource(str(split_cells), "cells")], "train", IMAGE_CLASSES[:2]), {}, None, 64, True, 0
+        load_crops([ImageSource(str(split_cells), "cells")], "train", IMAGE_CLASSES[:2]),
+        *({}, None, DeepGPSConfig(image_size=64), True, 0),
     )
     crops.repeats = [3.0 if label else 1.0 for label in crops.crops["class"]]
     crops.balance()

@@ -143,6 +143,7 @@ def draw(
     num_samples: int = 1,
     seed: int = 0,
     clouds: Callable[[str, str], np.ndarray] | None = None,
+    cell_line: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """
     Draw proteins as they come, in their order, in bounded memory.
@@ -155,12 +156,14 @@ def draw(
         num_samples (`int`), seed (`int`): For diffusion; a protein's noise doesn't depend on the others.
         clouds (*optional*): For models that read structures: gives the point cloud of an id and its sequence, such as
             `Structures.cloud`.
+        cell_line (`str`, *optional*): One that the model knows; unknown by default.
 
     Yields:
         `dict`: `protein_id`, `label` and `scores` (by label; empty without a label head), and `image` and
         `uncertainty`, float32 of shape `(H, W)` in [0, 1].
     """
     nucleus = nucleus.to(model.device)
+    line = torch.tensor([model.config.cell_line_index(cell_line)], device=model.device)
     at_once = max(1, _PIXELS // nucleus.numel())
     iterator = iter(records)
     while chunk := list(islice(iterator, _CHUNK)):
@@ -182,6 +185,7 @@ def draw(
                 outputs = model.generate(
                     nucleus.expand(len(part[rows]), -1, -1, -1),
                     **known,
+                    cell_line=line.expand(len(part[rows])),
                     num_samples=num_samples,
                     generator=torch.Generator().manual_seed(seed),
                 )

@@ -21,12 +21,15 @@ from transformers import PreTrainedTokenizerBase
 from protloc import DeepGPSConfig
 from protloc.embedding import ResidueEmbeddings
 from protloc.microscopy import normalize
+from protloc.models.configuration_deepgps import plain_name
 from protloc.structures import point_cloud, structure_files
 from protloc.taxonomy import image_class
 from training.common.splits import check_apart
 
-COLUMNS = ["nucleus", "protein", "sequence", "uniprot_id", "gene", "source_image", "class", "repeats"]
+COLUMNS = ["nucleus", "protein", "sequence", "uniprot_id", "gene", "cell_line", "source_image", "class", "repeats"]
 UNKNOWN = -100  # a label that no loss counts
+
+UNNAMED_LINES = 0.2  # share of the crops whose cell line isn't told in training, so that "unknown" is learnt too
 
 # Augmentation: pixels of a crop that become one, spread of the shift (share of the side), exponents of the brightness,
 # and the most noise
@@ -233,7 +236,8 @@ class Crops(TorchDataset):
         crops (`Dataset`): As `load_crops` gives them.
         partners (`dict[int, list[str]]`): Sequences by class.
         reader ([`ProteinReader`], *optional*): Without it no protein is read, and none needs to be known.
-        size (`int`): Side of the crops; of larger ones the middle.
+        config ([`DeepGPSConfig`]): Of the model, for the size of its images and its cell lines. Of larger crops the
+            middle is taken; a crop of another cell line is one of an unknown one.
         augment (`bool`): Whether crops are turned, flipped, scaled, shifted, and their nuclei made brighter or noisier.
         seed (`int`): The draws depend on it, the epoch and the crop alone.
     """
@@ -243,7 +247,7 @@ class Crops(TorchDataset):
         crops: Dataset,
         partners: dict[int, list[str]],
         reader: ProteinReader | None,
-        size: int,
+        config: DeepGPSConfig,
         augment: bool,
         seed: int,
     ):
@@ -261,7 +265,8 @@ class Crops(TorchDataset):
         self.crops = crops.select(kept).cast_column("nucleus", Image()).cast_column("protein", Image())
         self.repeats = self.crops["repeats"][:]
         self.known = [bool(sequence) for sequence in self.crops["sequence"]]  # whether its protein is
-        self.partners, self.reader, self.size, self.augment, self.seed = partners, reader, size, augment, seed
+        self.partners, self.reader, self.augment, self.seed = partners, reader, augment, seed
+        self.size, self.cell_lines = config.image_size, [plain_name(line) for line in config.cell_lines]
         self.epoch = 0
 
     def limit(self, count: int) -> None:
@@ -297,19 +302,23 @@ class Crops(TorchDataset):
         if self.reader and not sequence:
             partners = self.partners[row["class"]]
             sequence = partners[numbers.integers(len(partners))]
+        line = plain_name(row["cell_line"])
+        known = line in self.cell_lines and not (self.augment and numbers.random() < UNNAMED_LINES)
         return {
             "nucleus": nucleus,
             "protein": protein,
             "sequence": sequence,
             "accession": row["uniprot_id"],
             "label": row["class"],
+            "cell_line": self.cell_lines.index(line) if known else len(self.cell_lines),
         }
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Inputs of the model: images `(batch, 1, H, W)`, labels `(batch,)`, and the protein's."""
+        """Inputs of the model: images `(batch, 1, H, W)`, labels and cell lines `(batch,)`, and the protein's."""
         return {
             **{name: torch.stack([row[name] for row in rows]) for name in ("nucleus", "protein")},
             "labels": torch.tensor([row["label"] for row in rows]),
+            "cell_line": torch.tensor([row["cell_line"] for row in rows]),
             **(
                 self.reader([row["sequence"] for row in rows], [row["accession"] for row in rows])
                 if self.reader

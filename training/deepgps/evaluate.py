@@ -118,10 +118,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         return results
 
     partners = proteins.partners() if proteins else {}
-    size = model.config.image_size
-    crops = Crops(load_crops(args.images, args.split, labels), partners, encoded.reader, size, augment=False, seed=0)
+    options = encoded.reader, model.config, False, 0
+    crops = Crops(load_crops(args.images, args.split, labels), partners, *options)
     train_partners = {label: [""] for label in range(len(labels))}  # only the images are read
-    train = Crops(load_crops(args.images, "train", labels), train_partners, encoded.reader, size, augment=False, seed=0)
+    train = Crops(load_crops(args.images, "train", labels), train_partners, *options)
     if args.limit:
         crops.crops = crops.crops.select(range(min(args.limit, len(crops))))
     if not len(crops):

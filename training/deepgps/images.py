@@ -75,7 +75,8 @@ def judge_images(
         row = crops[place]
         encoded.add([(row["sequence"], row["accession"]), (shuffled(row["sequence"]), row["accession"])])
         nucleus, protein = row["nucleus"], row["protein"][0].numpy()
-        inputs = encoded[row["sequence"], row["accession"]]
+        line = {"cell_line": torch.tensor([row["cell_line"]], device=model.device)}
+        inputs = encoded[row["sequence"], row["accession"]] | line
         regions = find_regions(nucleus[0].numpy(), protein)
         predicted = None
         if model.config.classify:
@@ -84,7 +85,7 @@ def judge_images(
         known = labels[row["label"]] if row["label"] != UNKNOWN else None
         samples = draw(model, nucleus, inputs, args.samples, args.steps)
         others = {
-            "sequence shuffled": encoded[shuffled(row["sequence"]), row["accession"]],
+            "sequence shuffled": encoded[shuffled(row["sequence"]), row["accession"]] | line,
             "sequence removed": without_protein(inputs),
         }
         images = {

@@ -126,11 +126,10 @@ def judge(args: argparse.Namespace) -> dict[str, Any]:
             f"{args.model} draws proteins, not compartments: give an adversarial one that is told labels alone"
         )
     labels = list(model.config.id2label.values())
-    size = model.config.image_size
     parts, sources = {}, {}
     for split in SPLITS:
         crops = load_crops(args.images, split, labels)
-        parts[split] = Crops(crops, {}, None, size, augment=split == "validation", seed=0)
+        parts[split] = Crops(crops, {}, None, model.config, augment=split == "validation", seed=0)
         sources[split] = np.array(parts[split].crops["source_image"])
     classes = {split: np.array(part.crops["class"]) for split, part in parts.items()}
     judged = [label for label in range(len(labels)) if all((classes[split] == label).any() for split in SPLITS)]

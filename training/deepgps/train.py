@@ -136,8 +136,6 @@ def read_config() -> TrainingConfig:
         stop("backbone and initial_weights both name an encoder to begin with: give one of them")
     if config.model.get("problem_type") == "multi_label_classification":
         stop("training teaches one label of each crop: leave model.problem_type out")
-    if config.model.get("cell_lines"):
-        stop("training gives the network no cell line: leave model.cell_lines out")
     if not 0 < config.validation_share < 1:
         stop(f"validation_share must be between 0 and 1, got {config.validation_share}")
     if config.embeddings and config.backbone_training != "frozen":
@@ -271,7 +269,7 @@ def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrained
         train, validation = (
             Crops(
                 *(part, source.partners() if source else {}, crop_reader),
-                *(model.config.image_size, augment, config.seed),
+                *(model.config, augment, config.seed),
             )
             for part, source, augment in zip(parts, (proteins, known), (config.augment, False), strict=True)
         )

@@ -133,7 +133,7 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
         predicted = save_attention(predicted, args.attention, not args.no_figures)
     if args.nucleus:
         assert out is not None  # the parser has seen to it
-        options = drawer, processor, args.max_tokens_per_batch, args.num_samples, args.seed, clouds
+        options = drawer, processor, args.max_tokens_per_batch, args.num_samples, args.seed, clouds, args.cell_line
         from ..drawing import draw
 
         drawn = [draw(part, nucleus.pixels, *options) for part, nucleus in zip(to_draw, nuclei, strict=True)]
@@ -167,6 +167,7 @@ def load_drawer(args: argparse.Namespace, structures: bool) -> tuple[Any, Any, l
     drawer, processor = drawing.load_model(
         args.image_model or drawing.DEFAULT_MODEL, args.device, structures=structures
     )
+    drawer.config.cell_line_index(args.cell_line)  # before anything is computed
     part = args.nucleus_channel, args.nucleus_page, args.project, args.nucleus_um_per_px
     return drawer, processor, [drawing.read_nucleus(name, processor, *part) for name in args.nucleus]
 
@@ -182,6 +183,8 @@ def drawing_settings(args: argparse.Namespace, drawer: Any, nuclei: list[Any], s
         "seed": args.seed,
         "num_samples": args.num_samples,
     }
+    if args.cell_line:
+        settings["cell_line"] = args.cell_line
     if structures:
         settings |= {"structure": f"{args.structure}, SHA-1 {structures.digest}", "chain": args.chain}
     return settings

@@ -13,8 +13,9 @@ deepGPS answers with JSON, images as base64 of PNG files; or as `image-to-image`
     {"inputs": "MKV..."}                                                        or FASTA text: on the default nucleus
     {"inputs": "<base64 of a nucleus>", "parameters": {"prompt": "MKV..."}}     the image
 
-`parameters` of deepGPS: `num_samples`, `num_inference_steps`, `guidance_scale`, `seed`; and of an image with several
-channels or pages `channel` (a colour, a name or a number), `page` (from 0) or `project` ("max", of a stack).
+`parameters` of deepGPS: `num_samples`, `num_inference_steps`, `guidance_scale`, `seed`, `cell_line`; and of an image
+with several channels or pages `channel` (a colour, a name or a number), `page` (from 0) or `project` ("max", of a
+stack).
 Whatever can't be answered raises `ValueError` with one sentence.
 """
 
@@ -97,7 +98,10 @@ class EndpointHandler:
                 if not fits or not low <= value <= high:
                     article = "a whole number" if kind is int else "a number"
                     raise ValueError(f'"{name}" must be {article} from {low} to {high}, got {shortened(value)}')
-        refuse_unknown(parameters, ["prompt", *NUMBERS, *READING])
+        refuse_unknown(parameters, ["prompt", "cell_line", *NUMBERS, *READING])
+        line = parameters.get("cell_line")
+        if line is not None and (not isinstance(line, str) or len(line) > 100):
+            raise ValueError(f'"cell_line" must be a name, got {shortened(line)}')
         channel, project = parameters.get("channel"), parameters.get("project")
         if channel is not None and (type(channel) not in (str, int) or len(str(channel)) > 100):
             raise ValueError(f'"channel" must be a name or a number, got {shortened(channel)}')

@@ -43,6 +43,11 @@ CHOICES = {
 }
 
 
+def plain_name(cell_line: str) -> str:
+    """The letters and digits of a cell line's name, in lower case."""
+    return "".join(filter(str.isalnum, cell_line.lower()))
+
+
 @strict
 class DeepGPSConfig(PreTrainedConfig):
     r"""
@@ -78,7 +83,8 @@ class DeepGPSConfig(PreTrainedConfig):
             only); 2 takes a quarter of the time.
         attention_head_size (`int`): Size of the attention heads in the image network.
         image_size (`int`): Side of the images that it is trained on; others are padded and cropped back.
-        cell_lines (`list[str]`): Known cell lines; with any, the image network is given it (or `unknown`).
+        cell_lines (`list[str]`): Known cell lines, such as `["HEK293T", "U-2 OS"]`; with any, the image network is
+            conditioned on one of them, or on `unknown`.
         objective (`str`): `"regression"` (the mean of possible images, in one pass), `"diffusion"` (an image drawn in
             steps from noise) or `"adversarial"` (one drawn from noise in one pass, by a network that learns to deceive
             a discriminator; Isola et al. 2017).
@@ -162,6 +168,24 @@ class DeepGPSConfig(PreTrainedConfig):
             self.problem_type = "single_label_classification"
         kwargs.setdefault("auto_map", {"AutoModel": "modeling_deepgps.DeepGPSModel"})
         super().__post_init__(**kwargs)
+
+    def cell_line_index(self, name: str | None) -> int:
+        """
+        Index of a cell line in `cell_lines`; one past the end for `None` and `"unknown"`.
+
+        Spelling counts little: U2OS is U-2 OS.
+
+        Raises:
+            ValueError: For a cell line that the model doesn't know.
+        """
+        known = [plain_name(line) for line in self.cell_lines]
+        if name is None or plain_name(name) in ("", "unknown"):
+            return len(known)
+        if plain_name(name) not in known:
+            lines = ", ".join(self.cell_lines)
+            known_lines = f"it knows {lines}, and unknown" if lines else "it was trained without cell lines"
+            raise ValueError(f"the model knows no cell line {name!r}: {known_lines}")
+        return known.index(plain_name(name))
 
     @property
     def sequence_size(self) -> int:

@@ -14,7 +14,8 @@ class ProteinImagingPipeline(Pipeline):
     Call it with `{"sequence": str, "nucleus": image or None, "structure": point cloud}` (or a list of such; an image is
     a PIL image, an array, a path, bytes or a data URL, of OpenCell's 0.206 um a pixel, as the model learnt them; the
     default nucleus stands in for `None`), and optionally `num_samples`, `num_inference_steps`, `guidance_scale`,
-    `seed` (0 by default), and `channel`, `page` and `project` of the image's file. Each protein gives
+    `seed` (0 by default), `cell_line` (one that the model knows, also as a key of a protein), and `channel`, `page` and
+    `project` of the image's file. Each protein gives
 
     - `label` (`str`): the most probable one; several labels joined by `|` if the model is multi-label, empty if none;
     - `scores` (`dict[str, float]`): the probability of every label;
@@ -22,8 +23,8 @@ class ProteinImagingPipeline(Pipeline):
     - `uncertainty` (`PIL.Image.Image` or `None`): the standard deviation of several samples, if they vary,
       stretched so that 0.5 is white.
 
-    Raises `ValueError` for a text that is no sequence and an image that can't be read; warns once of texts that may be
-    no protein, such as nucleotides.
+    Raises `ValueError` for a text that is no sequence, an unknown cell line and an image that can't be read; warns once
+    of texts that may be no protein, such as nucleotides.
     """
 
     _load_processor = True
@@ -48,16 +49,17 @@ class ProteinImagingPipeline(Pipeline):
             proteins = list(self.processor.warned(proteins))
         return super().__call__(proteins, **kwargs)
 
-    def _sanitize_parameters(self, channel=None, page=None, project=None, seed=None, **generation):
-        reading = {"channel": channel, "page": page, "project": project}
+    def _sanitize_parameters(self, channel=None, page=None, project=None, cell_line=None, seed=None, **generation):
+        reading = {"channel": channel, "page": page, "project": project, "cell_line": cell_line}
         reading = {name: value for name, value in reading.items() if value is not None}
         if seed is not None:
             generation["seed"] = seed
         return reading, generation, {}
 
-    def preprocess(self, protein: dict[str, Any], **reading) -> dict[str, Any]:
+    def preprocess(self, protein: dict[str, Any], cell_line: str | None = None, **reading) -> dict[str, Any]:
         if not isinstance(protein, dict):
             raise ValueError(f'a protein is {{"sequence": ..., "nucleus": ...}}, got {str(protein)[:40]!r}')
+        line = self.model.config.cell_line_index(protein.get("cell_line", cell_line))
         inputs = self.processor(
             text=protein.get("sequence"),
             images=protein.get("nucleus"),
@@ -70,7 +72,7 @@ class ProteinImagingPipeline(Pipeline):
         if missing:
             part = "structure" if "structure" in missing else "sequence"
             raise ValueError(f"this model reads {self.model.config.inputs}: the protein comes without a {part}")
-        return {name: inputs[name] for name in wanted}
+        return {name: inputs[name] for name in wanted} | {"cell_line": torch.tensor([line])}
 
     def _forward(self, inputs: dict[str, Any], seed: int = 0, **generation) -> dict[str, Any]:
         # The same call gives the same image; another seed gives another cell.
