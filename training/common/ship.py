@@ -4,8 +4,9 @@ Take a trained model into the package.
     python -m training.common.ship --run runs/deeploc --out modeling/protloc/assets/deeploc
 
 Copies weights, tokenizer and configurations without the remote code, and the references to it, that a folder for the
-Hub carries. Of a DeepLoc on UniRep all but the encoder is copied: its weights are under another licence, and
-`load_model` takes them from the installed package. `make ship` and `make ship-deepgps` then measure the model and write
+Hub carries. Of a model on UniRep all but the encoder is copied: its weights are under another licence, and
+`load_model` takes them from the installed package; of a deepGPS on UniRep neither the image network, which is that of
+the shipped deepGPS. `make ship` and `make ship-deepgps` then measure the model and write
 its card.
 """
 
@@ -15,10 +16,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 
+from protloc import ASSETS
 from protloc.files import atomic_path
-from protloc.loading import ENCODER_PREFIX, WEIGHTS
+from protloc.loading import DRAWING_PREFIXES, ENCODER_PREFIX, WEIGHTS
 
 COPIED = [WEIGHTS, "tokenizer_config.json", "tokenizer.json"]
 CONFIGURATIONS = ["config.json", "preprocessor_config.json", "processor_config.json"]  # the last two: of a deepGPS
@@ -34,20 +37,27 @@ def without_references(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def ship(run: Path, out: Path) -> None:
+def ship(run: Path, out: Path, drawer: Path = ASSETS / "deepgps" / WEIGHTS) -> None:
     """
     Args:
         run (`Path`): Folder of a training run that is complete.
         out (`Path`): Folder in the package.
+        drawer (`Path`): Weights of the deepGPS whose image network one on UniRep has.
 
     Raises:
         FileNotFoundError: If the run has no weights, tokenizer or configuration.
+        ValueError: If a deepGPS on UniRep has another image network.
     """
     out.mkdir(parents=True, exist_ok=True)
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     if (config.get("backbone_config") or {}).get("model_type") == "unirep":
         weights = load_file(run / WEIGHTS)
-        kept = {name: weights[name] for name in weights if not name.startswith(ENCODER_PREFIX)}
+        left_out = ENCODER_PREFIX[config["model_type"]], *DRAWING_PREFIXES
+        kept = {name: weights[name] for name in weights if not name.startswith(left_out)}
+        drawn = {name: weights[name] for name in weights if name.startswith(DRAWING_PREFIXES)}
+        known = load_file(drawer) if drawn else {}
+        if any(name not in known or not torch.equal(weight, known[name]) for name, weight in drawn.items()):
+            raise ValueError(f"{run} draws otherwise than {drawer.parent.name}: train its labels from those weights")
         with atomic_path(out / WEIGHTS) as partial:
             save_file(kept, partial)
     else:
@@ -66,6 +76,8 @@ def main() -> None:
     args = parser.parse_args()
     try:
         ship(args.run, args.out)
+    except ValueError as error:
+        parser.exit(2, f"training.common.ship: {error}\n")
     except FileNotFoundError as error:
         parser.exit(2, f"training.common.ship: {args.run} has no {Path(error.filename).name}: give a complete run\n")
 

@@ -157,6 +157,12 @@ class LabelledProteins:
         )
         self.chances = weights / weights.sum()
 
+    def limit(self, count: int) -> None:
+        """Keep the first `count` proteins only."""
+        for name in ("sequences", "sources", "source_labels", "labels", "human", "chances"):
+            setattr(self, name, getattr(self, name)[:count])
+        self.chances = self.chances / self.chances.sum()
+
     def draw(self, count: int, numbers: np.random.Generator) -> tuple[list[str], torch.Tensor]:
         chosen = numbers.choice(len(self.sequences), count, p=self.chances)
         return [self.sequences[i] for i in chosen], torch.tensor(self.labels[chosen])

@@ -217,8 +217,8 @@ def build_model(config: TrainingConfig) -> tuple[DeepGPSModel, PreTrainedTokeniz
 
 
 def encoder_of(model: DeepGPSModel) -> tuple[int, str]:
-    """Size of its residue embeddings, and the digest of its weights."""
-    return model.config.sequence_size, weights_digest(model.backbone)
+    """Size of the residue embeddings that it reads, and the digest of its weights."""
+    return model.config.residue_size, weights_digest(model.backbone)
 
 
 def build_schedule(config: TrainingConfig, optimizer: torch.optim.Optimizer, epoch_steps: int) -> LRScheduler:

@@ -26,7 +26,7 @@ ESM2_8M: dict[str, Any] = {
 AT_LEAST = {
     0: (
         *("cls_token_id", "eos_token_id", "guidance_scale", "label_loss_weight", "image_loss_weight"),
-        "drawing_margin",
+        *("drawing_margin", "projection_size"),
     ),
     1: (
         *("max_length", "latent_size", "classifier_sizes", "unet_channels", "unet_layers", "patch_size"),
@@ -62,6 +62,8 @@ class DeepGPSConfig(PreTrainedConfig):
         cls_token_id, eos_token_id (`int`): Tokens of the sequence that are no residue.
         max_length (`int`): Longest sequence in residues that the encoder reads at once; longer ones are read in
             overlapping windows.
+        projection_size (`int`): Principal components that the encoder's embeddings are projected to first, 0 for none;
+            the projection is fitted before training and stays as it is.
         inputs (`str`): What the protein is given as: `"sequence"`, `"structure"` or `"sequence+structure"`.
         latent_size (`int`): Size of the protein's latent vectors (1,024 in the paper).
         pooling (`str`): From residues to one vector: `"attention"` (learned weights) or `"mean"` (the paper's).
@@ -115,6 +117,7 @@ class DeepGPSConfig(PreTrainedConfig):
     cls_token_id: int = 0
     eos_token_id: int = 2
     max_length: int = 1022
+    projection_size: int = 0
 
     # protein: from its inputs to latent vectors
     inputs: str = "sequence"
@@ -192,6 +195,11 @@ class DeepGPSConfig(PreTrainedConfig):
         """Size of the encoder's embedding of a residue."""
         backbone: Any = self.backbone_config
         return 2 * backbone.lstm_size if backbone.model_type == "deeploc" else backbone.hidden_size
+
+    @property
+    def residue_size(self) -> int:
+        """Size of what the model reads of a residue: the encoder's embedding, or its projection."""
+        return self.projection_size or self.sequence_size
 
     def validate_architecture(self):
         """Part of the validation that `@strict` runs."""

@@ -114,7 +114,9 @@ class DeepGPSModel(DeepGPSPreTrainedModel, DrawingMixin):
                 del self.backbone.decoder, self.backbone.dense
             else:
                 self.backbone = build_backbone(backbone_config)
-            self.project = nn.Linear(config.sequence_size, config.latent_size)
+            if config.projection_size:
+                self.projection = nn.Linear(config.sequence_size, config.projection_size)
+            self.project = nn.Linear(config.residue_size, config.latent_size)
             self.pooling = SequencePooling(config)
         if self.reads_structure:
             self.pointnet = PointNet(config.latent_size)
@@ -163,8 +165,9 @@ class DeepGPSModel(DeepGPSPreTrainedModel, DrawingMixin):
         return self
 
     def encode_sequence(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The encoder's embeddings `(batch, length, sequence_size)`, of sequences of any length."""
-        return encode_sequence(self.backbone, self.config, input_ids, attention_mask)
+        """The encoder's embeddings, or their projection, `(batch, length, residue_size)`, of any length."""
+        states = encode_sequence(self.backbone, self.config, input_ids, attention_mask)
+        return self.projection(states) if self.config.projection_size else states
 
     def residue_mask(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Boolean mask `(batch, length)` of the residues, without special tokens and padding."""
@@ -239,8 +242,9 @@ class DeepGPSModel(DeepGPSPreTrainedModel, DrawingMixin):
                 right.
             nucleus (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): In [0, 1]; without it no image.
             structure (`torch.FloatTensor` of shape `(batch, points, 6)`): Point clouds, as `protloc.structures` gives.
-            residue_embeddings (`torch.FloatTensor` of shape `(batch, length, sequence_size)`), residue_mask (`(batch,
-                length)`): The encoder's embeddings of the residues, computed before, in place of `input_ids`.
+            residue_embeddings (`torch.FloatTensor` of shape `(batch, length, residue_size)`), residue_mask (`(batch,
+                length)`): The encoder's embeddings of the residues, or their projection, computed before, in place of
+                `input_ids`.
             cell_line (`torch.LongTensor` of shape `(batch,)`, *optional*): Index into `config.cell_lines`; one past
                 the end, which is also the default, is `unknown`.
             labels (`torch.Tensor`, *optional*): Class indices `(batch,)`, -100 where unknown; 0 / 1 if multi-label,
