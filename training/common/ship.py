@@ -1,12 +1,11 @@
 """
-Take a trained model into the package.
+Copy a trained model into the package.
 
     python -m training.common.ship --run runs/deeploc --out modeling/protloc/assets/deeploc
 
-Copies weights, tokenizer and configurations without the remote code, and the references to it, that a folder for the
-Hub carries. Of a DeepLoc on UniRep all but the encoder is copied: its weights are under another licence, and
-`load_model` takes them from the installed package. `make ship` and `make ship-deepgps` then measure the model and write
-its card.
+Copies weights, tokenizer and configurations, without the remote code of a folder for the Hub and the references to it.
+A DeepLoc on UniRep is copied without its encoder: the encoder's weights are under another licence, and `load_model`
+takes them from the installed package. `make ship` and `make ship-deepgps` then evaluate the model and write its card.
 """
 
 import argparse
