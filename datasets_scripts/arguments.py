@@ -1,4 +1,4 @@
-"""What the build scripts share: arguments, what a card says of the files, the folder, and the push to the Hub."""
+"""Shared by the build scripts: arguments, the files' metadata in a card, the folder, and the push to the Hub."""
 
 import argparse
 import hashlib
@@ -136,7 +136,7 @@ def add_push_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OWNER/NAME",
         help="publish the folder as this data set repository",
     )
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--private", action="store_true", help="create a new repository as private")
 
 
 def build_and_push(

@@ -6,13 +6,14 @@ Build the DeepLoc data sets: the published files -> Parquet that `load_dataset` 
         --deeploc1 deeploc_train.fasta deeploc_test.fasta --exclude hpa_testset.csv --out data/deeploc
 
 Each source is optional. `--signals sorting_signals.csv` adds DeepLoc 2.0's annotated sorting signals, `--profiles DIR`
-a PSI-BLAST profile of every protein (`DIR/<id>.pssm`, from `psiblast -out_ascii_pssm`). Configurations of the result:
+a PSI-BLAST profile of every protein (`DIR/<id>.pssm`, from `psiblast -out_ascii_pssm`). The data set has these
+configurations:
 
-    deeploc2         DeepLoc 2.0, train / validation (/ test) split by homology partition, several labels a protein
+    deeploc2         DeepLoc 2.0, train / validation (/ test) split by homology partition, several labels per protein
     hpa              DeepLoc 2.0's independent test set from the Human Protein Atlas, eight of the ten labels
     deeploc1         DeepLoc 1.0, train / test as published, the combined label Cytoplasm-Nucleus as both labels;
                      proteins that are also in DeepLoc 2.0 get its partition
-    deeploc1_single  the same with one label a protein; proteins with the combined label are dropped
+    deeploc1_single  the same with one label per protein; proteins with the combined label are dropped
 
 Add `--push-to-hub OWNER/NAME` to publish the folder as a data set repository.
 """
@@ -293,7 +294,7 @@ def main() -> None:
         type=Path,
         nargs="+",
         default=[],
-        help="proteins kept out of training and validation: FASTA, tables of sequences, or of accession, sequence_sha1",
+        help="proteins excluded from training and validation: FASTA, tables of sequences, or accession, sequence_sha1",
     )
     parser.add_argument("--signals", type=Path, help="DeepLoc 2.0's sorting signals: accession, sequence, annotation")
     parser.add_argument("--profiles", type=Path, help="folder with a PSI-BLAST profile <id>.pssm[.gz] of every protein")
@@ -301,7 +302,7 @@ def main() -> None:
     parser.add_argument(
         "--validation", type=int, nargs="+", default=[3], help="partitions for early stopping and calibration"
     )
-    parser.add_argument("--test", type=int, nargs="+", default=[], help="partitions kept for a test split")
+    parser.add_argument("--test", type=int, nargs="+", default=[], help="partitions for a test split")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     add_push_arguments(parser)
     args = parser.parse_args()

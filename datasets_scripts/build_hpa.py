@@ -8,30 +8,30 @@ Build the Human Protein Atlas data set: immunofluorescence fields, or single cel
 Images of a field are `ID_blue.png` (nucleus) and `ID_green.png` (protein), PNG, JPEG or TIFF, in any folder below
 `--fields`. Their labels come from
 
-  --labels TABLE       the public table with cell lines (columns Image, Label, Cellline; Gene if it has one), that of
+  --labels TABLE       the public table with cell lines (columns Image, Label, Cellline, optionally Gene), the table of
                        the Kaggle challenge of 2021 (ID, Label as numbers) or HPAv18_targets of 2018 (Id, Target),
                        whose names begin with the gene; several may be given. A column um_per_px gives a field's
                        pixel size
-  --locations TABLE    subcellular_location.tsv, for fields of a known gene without a label of their own: gene-level
-                       labels of all cell lines, of the reliabilities given; only if asked for
+  --locations TABLE    optional: subcellular_location.tsv, for fields of a known gene without a label of their own:
+                       gene-level labels of all cell lines, with the given reliabilities
 
-`--antibodies proteinatlas.tsv` names the gene of the antibody in the image's address. `--cells cells.csv` reads single
-cells (columns image_id, compartment, um_per_px and mosaic; images in the folder `cells` beside it), whose genes are not
-known, and of each the two markers that are (alpha-tubulin, calreticulin). `--dictionary index.csv` reads the pictures
-of the atlas's dictionary of compartments (columns file and compartment; beside it the colour composites, with a scale
-bar of 10 um at the lower right that gives their pixel size), whose genes aren't known either. The sources of cells and
-the pictures of each compartment are divided in three, so that a model that draws (`train`), a classifier that judges
-what it draws (`validation`) and the real images that it is measured on (`test`) share none.
+`--antibodies proteinatlas.tsv` gives the gene of the antibody in the image's address. `--cells cells.csv` reads single
+cells (columns image_id, compartment, um_per_px and mosaic; images in the folder `cells` beside it). Their genes are
+unknown, except for the two markers of each cell (alpha-tubulin, calreticulin). `--dictionary index.csv` reads the
+pictures of the atlas's dictionary of compartments (columns file and compartment; beside it the colour composites, with
+a scale bar of 10 um at the lower right that gives their pixel size). Their genes are unknown too. The sources of cells
+and the pictures of each compartment are split in three, so that the generative model (`train`), the classifier that
+judges its images (`validation`) and the real images for the evaluation (`test`) share none.
 
-Configurations of the result:
+The data set has these configurations:
 
-    u2os-single-2   proteins that have one localization in U-2 OS, cytosol or nucleoplasm (deepGPS's own choice)
+    u2os-single-2   proteins with one localization in U-2 OS, cytosol or nucleoplasm (as in deepGPS)
     all             all fields
     cells, markers  the single cells, split by the mosaic they come from; their markers
     dictionary      the dictionary's pictures
 
-`--download` fetches what is not there yet into the folder of the fields: the images of U-2 OS that the table names, the
-atlas's tables and UniProt's human proteome (the table with cell lines is on Kaggle, which wants an account). Add
+`--download` downloads missing files into the folder of the fields: the images of U-2 OS that the table lists, the
+atlas's tables and UniProt's human proteome (the table with cell lines is on Kaggle, which requires an account). Add
 `--push-to-hub OWNER/NAME` to publish the folder as a data set repository.
 """
 
@@ -368,7 +368,7 @@ def main() -> None:
     parser.add_argument("--fields-um-per-px", type=positive, default=0.08, help="their pixel size (default: 0.08)")
     parser.add_argument("--labels", type=Path, nargs="+", default=[], help="labels of the fields")
     parser.add_argument(
-        "--locations", type=Path, help="subcellular_location.tsv, where a field has no label of its own"
+        "--locations", type=Path, help="subcellular_location.tsv, for fields without a label of their own"
     )
     parser.add_argument("--reliability", nargs="+", choices=RELIABILITIES, default=["Enhanced", "Supported"])
     parser.add_argument("--antibodies", type=Path, help="proteinatlas.tsv")
@@ -377,7 +377,7 @@ def main() -> None:
     )
     parser.add_argument("--cells", type=Path, help="table of single cells")
     parser.add_argument("--dictionary", type=Path, help="table of the pictures of the atlas's dictionary")
-    parser.add_argument("--download", action="store_true", help="fetch what is missing into the folder of the fields")
+    parser.add_argument("--download", action="store_true", help="download missing files into the folder of the fields")
     add_arguments(parser)
     args = parser.parse_args()
     if not (args.fields or args.cells or args.dictionary):

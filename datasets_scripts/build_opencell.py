@@ -5,14 +5,14 @@ Build the OpenCell data set: fields of tagged proteins and nuclei in HEK293T -> 
     python -m datasets_scripts.build_opencell --annotations opencell-localization-annotations.csv \
         --sequences uniprot.fasta.gz --images raw/opencell --out data/opencell
 
-`--download` fetches OpenCell's projections (some 6,300 fields, 9 GB), its annotations and UniProt's human proteome into
-the folder of the images first. Started again, download and build resume. Images may lie in any folder
-below `--images`: `OC-FOV_GENE_ENSG_CID_FID_proj.tif` (or `_stack.tif`, projected here) as in OpenCell's bucket, or as
-`GENE_hoechst.png` and `GENE_protein.png`. Configurations of the result, all with the same split by protein:
+`--download` first downloads OpenCell's projections (some 6,300 fields, 9 GB), its annotations and UniProt's human
+proteome into the folder of the images. When started again, download and build resume. Images may be in any folder below
+`--images`: `OC-FOV_GENE_ENSG_CID_FID_proj.tif` (or `_stack.tif`, projected here) as in OpenCell's bucket, or
+`GENE_hoechst.png` and `GENE_protein.png`. The data set has these configurations, all with the same split by protein:
 
-    single-2   proteins whose one major localization is the cytoplasm or the nucleoplasm
+    single-2   proteins whose only major localization is the cytoplasm or the nucleoplasm
     single-4   the same with vesicles and the endoplasmic reticulum
-    all        all proteins of at most 2,700 residues, also those with several major localizations
+    all        all proteins of at most 2,700 residues, including proteins with several major localizations
 
 Add `--push-to-hub OWNER/NAME` to publish the folder as a data set repository.
 """
@@ -233,7 +233,7 @@ def main() -> None:
         type=positive,
         help="for pictures of unknown pixel size: the usual diameter of a nucleus in micrometres, 13 in HEK293T",
     )
-    parser.add_argument("--download", action="store_true", help="fetch what is missing into the folder of the images")
+    parser.add_argument("--download", action="store_true", help="download missing files into the folder of the images")
     add_arguments(parser)
     args = parser.parse_args()
     if not args.download and not (args.annotations and args.sequences):

@@ -1,19 +1,19 @@
 """
-Build a data set of one's own pairs of images: a nucleus and a protein in the same field -> crops in Parquet.
+Build a data set from your own pairs of images: a nucleus and a protein in the same field -> crops in Parquet.
 
     python -m datasets_scripts.build_pairs pairs.csv --out data/mine
 
-A row of the table (CSV or TSV) is a field. Its columns:
+Each row of the table (CSV or TSV) is a field. The columns are:
 
-    nucleus          an image (PNG, TIFF, JPEG or what else `protloc.images` reads), beside the table or by its path
-    protein          the protein's image of the same field; empty or left out: both are in one TIFF of two channels
+    nucleus          an image (PNG, TIFF, JPEG or any format that `protloc.images` reads), beside the table or a path
+    protein          the protein's image of the same field; if empty or missing, both are in one TIFF of two channels
     sequence         one-letter codes
-    label            one's own name of the place; several with ; or | between them teach the image and no label
-    id, gene, uniprot_id, cell_line, um_per_px    optional; proteins are never on both sides of the split
+    label            your own label of the localization; several, separated by ; or |, train the image but no label
+    id, gene, uniprot_id, cell_line, um_per_px    optional; a protein is never in both splits
 
-Nuclei are found and cut out as for OpenCell. `--single-cells` is for pictures of one or a few cells: black is added
-where a crop leaves them. The result has one configuration, `all`, with the labels of the table; add `--push-to-hub
-OWNER/NAME` to publish it.
+Nuclei are segmented and cropped as for OpenCell. `--single-cells` is for images of one or a few cells: black is added
+if a crop extends beyond them. The data set has one configuration, `all`, with the labels of the table. Add
+`--push-to-hub OWNER/NAME` to publish it.
 """
 
 import argparse
@@ -79,16 +79,18 @@ def gather(args: argparse.Namespace) -> tuple[list[Field], list[str], dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", type=Path, help="CSV or TSV, a row a field")
+    parser.add_argument("table", type=Path, help="CSV or TSV, one row per field")
     parser.add_argument(
         "--fields-um-per-px",
         type=positive,
         default=OPENCELL_UM_PER_PX,
-        help=f"pixel size of the fields, where the table has none (default: {OPENCELL_UM_PER_PX} micrometres)",
+        help=f"pixel size of the fields, if the table has none (default: {OPENCELL_UM_PER_PX} micrometres)",
     )
-    parser.add_argument("--single-cells", action="store_true", help="the pictures show one or a few cells each")
-    parser.add_argument("--title", default="Nuclei and proteins in the same cells", help="of the card")
-    parser.add_argument("--licence", default="other", help="of the images, as the Hub names it (default: other)")
+    parser.add_argument("--single-cells", action="store_true", help="each image shows one or a few cells")
+    parser.add_argument("--title", default="Nuclei and proteins in the same cells", help="title of the card")
+    parser.add_argument(
+        "--licence", default="other", help="licence of the images, by its name on the Hub (default: other)"
+    )
     add_arguments(parser)
     args = parser.parse_args()
     try:

@@ -1,13 +1,13 @@
 """
-Build the sequences that deepGPS is trained to label: proteins of DeepLoc 2.0 and OpenCell, without images.
+Build the sequences that train deepGPS's labels: proteins of DeepLoc 2.0 and OpenCell, without images.
 
     python -m datasets_scripts.build_proteins --human human_sequences.csv.gz --exclude never_train.csv.gz \
         --deeploc2 Swissprot_Train_Validation_dataset.csv --annotations opencell-localization-annotations.csv \
         --sequences uniprot.fasta.gz --split-file split.csv --out data/proteins
 
-Proteins of one of the eight classes `protloc.taxonomy.IMAGE_CLASSES`. Splits: `train` has DeepLoc's homology partitions
-0 to 2 and OpenCell's training proteins, `validation` partition 3 (in which the shipped DeepLoc was validated too),
-`test` OpenCell's test proteins. Those of `--exclude` are in no other split than `test`; a sequence is in one split.
+The proteins belong to one of the eight classes `protloc.taxonomy.IMAGE_CLASSES`. Splits: `train` has DeepLoc's homology
+partitions 0 to 2 and OpenCell's training proteins, `validation` partition 3 (on which the shipped DeepLoc is validated
+too), `test` OpenCell's test proteins. Proteins of `--exclude` are only in `test`; a sequence is in one split only.
 Add `--push-to-hub OWNER/NAME` to publish the folder as a data set repository.
 """
 
@@ -78,8 +78,8 @@ def main() -> None:
     parser.add_argument("--deeploc2", type=Path, required=True, help="DeepLoc 2.0's table")
     parser.add_argument("--annotations", type=Path, required=True, help="OpenCell's localization annotations")
     parser.add_argument("--sequences", type=Path, nargs="+", required=True, help="OpenCell's sequences: FASTA, tables")
-    parser.add_argument("--split-file", type=Path, required=True, help="which of OpenCell's proteins train and test")
-    parser.add_argument("--exclude", type=Path, nargs="+", default=[], help="proteins that only test")
+    parser.add_argument("--split-file", type=Path, required=True, help="the split of OpenCell's proteins")
+    parser.add_argument("--exclude", type=Path, nargs="+", default=[], help="proteins for testing only")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     add_push_arguments(parser)
     args = parser.parse_args()

@@ -1,19 +1,20 @@
 """
-Build the data set of sorting signals residue by residue: published annotations -> Parquet that `load_dataset` reads.
+Build the data set of sorting signals per residue: published annotations -> Parquet that `load_dataset` reads.
 
     python -m datasets_scripts.build_residues --topology cv_0*.fasta.gz --signals sorting_signals.csv.gz \
         --deeploc2 Swissprot_Train_Validation_dataset.csv --exclude hpa_testset.csv --out data/residues
 
-Sources: signal peptides and transmembrane segments of TMbed's data set (three lines a protein: header with accession,
-sequence, one class a residue), DeepLoc 2.0's nine sorting signals, and proteins of DeepLoc 2.0 whose compartments rule
-signals out, such as a transit peptide in one of the nucleus alone. A row has `id`, `sequence`, `source`, `partition`
-(of DeepLoc 2.0, -1 elsewhere), `signals` (a digit a residue in the order of SORTING_SIGNALS, 0 where no annotated
-signal is, - where nothing is known) and `annotated` (the digits of the signals that the source tells of: a 0 is none of
-these, and may be any other).
+Sources: signal peptides and transmembrane segments of TMbed's data set (three lines per protein: header with accession,
+sequence, one class per residue), DeepLoc 2.0's nine sorting signals, and proteins of DeepLoc 2.0 whose compartments
+exclude signals, such as a transit peptide in a protein of the nucleus only. A row has `id`, `sequence`, `source`,
+`partition` (of DeepLoc 2.0, -1 elsewhere), `signals` (one digit per residue in the order of SORTING_SIGNALS, 0 if there
+is no annotated signal, - if nothing is known) and `annotated` (the digits of the signals that the source annotates: a 0
+is none of these, but may be any other signal).
 
-Splits: DeepLoc 2.0's partition 3 validates, the last of the topology files tests, all else trains; a protein of two
-sources stays on one side. Proteins that `--exclude` names by accession or sequence are left out, and with MMseqs2 those
-of the topology with 30 % identity to an excluded sequence that stands in the sources, or to one of `--homologs-of`.
+Splits: DeepLoc 2.0's partition 3 is for validation, the last of the topology files for testing, everything else for
+training. A protein of two sources is in one split only. Proteins that `--exclude` lists by accession or sequence are
+excluded. With MMseqs2, topology proteins with 30 % identity to an excluded sequence of the sources, or to a sequence of
+`--homologs-of`, are excluded too.
 """
 
 import argparse
@@ -184,20 +185,25 @@ def write(splits: dict[str, list[Row]], summary: str, out: Path, repo_id: str) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--topology", type=Path, nargs="+", required=True, help="TMbed's files; the last one tests")
+    parser.add_argument(
+        "--topology", type=Path, nargs="+", required=True, help="TMbed's files; the last one is for testing"
+    )
     parser.add_argument("--signals", type=Path, required=True, help="DeepLoc 2.0's sorting signals")
     parser.add_argument("--deeploc2", type=Path, required=True, help="DeepLoc 2.0's training set")
-    parser.add_argument("--validation", type=int, default=3, help="DeepLoc 2.0's partition that validates (default: 3)")
-    parser.add_argument("--exclude", type=Path, nargs="+", default=[], help="proteins to leave out, as build_deeploc")
+    parser.add_argument("--validation", type=int, default=3, help="DeepLoc 2.0's partition for validation (default: 3)")
+    parser.add_argument("--exclude", type=Path, nargs="+", default=[], help="proteins to exclude, as in build_deeploc")
     parser.add_argument(
         "--homologs-of",
         type=Path,
         nargs="+",
         default=[],
-        help="proteins whose homologs are left out of the topology, beside those of the excluded that stand in it",
+        help="proteins whose homologs are excluded from the topology, in addition to homologs of excluded proteins",
     )
     parser.add_argument(
-        "--negatives", type=int, default=6000, help="proteins whose compartments rule signals out (default: 6000)"
+        "--negatives",
+        type=int,
+        default=6000,
+        help="number of proteins whose compartments exclude signals (default: 6000)",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)

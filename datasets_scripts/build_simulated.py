@@ -3,11 +3,11 @@ Build simulated images of rare classes on real nuclei: crops of other data sets 
 
     python -m datasets_scripts.build_simulated data/hpa:cells data/hpa:dictionary data/opencell:all --out data/simulated
 
-Of some compartments there are a handful of real pictures, too few to learn from how one looks in any cell. Each crop of
-the result has a real nucleus, of the split `train` of one of the data sets named, and a protein that
-`protloc.simulation` has drawn in a made-up cell around it. The result has one configuration, `all`, with OpenCell's
-categories as labels and the image that the nucleus was cut from as `source_image`; its proteins are nobody's, so they
-have no sequence. Add `--push-to-hub OWNER/NAME` to publish it.
+For some compartments there are only a handful of real pictures, too few to learn their appearance in any cell. Each
+crop has a real nucleus, from the split `train` of one of the given data sets, and a protein that `protloc.simulation`
+draws in a simulated cell around it. The data set has one configuration, `all`, with OpenCell's categories as labels and
+the image that the nucleus was cut from as `source_image`. The simulated proteins have no sequence. Add `--push-to-hub
+OWNER/NAME` to publish it.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def write(crops: Dataset, summary: str, out: Path, repo_id: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "crops", metavar="DATASET:CONFIG", type=training_crops, nargs="+", help="data sets of crops, of the same size"
+        "crops", metavar="DATASET:CONFIG", type=training_crops, nargs="+", help="data sets of crops of the same size"
     )
     parser.add_argument(
         "--categories",
@@ -106,7 +106,7 @@ def main() -> None:
         metavar="CATEGORY",
         help=f"of OpenCell's (default: {' '.join(CATEGORIES)})",
     )
-    parser.add_argument("--count", type=positive_int, default=120, help="crops of each (default: 120)")
+    parser.add_argument("--count", type=positive_int, default=120, help="number of crops per category (default: 120)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     add_push_arguments(parser)

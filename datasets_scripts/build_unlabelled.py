@@ -1,12 +1,12 @@
 """
-Build the proteins without labels that a small model learns a large one's answers on: tables or FASTA -> Parquet.
+Build the unlabelled proteins on which a small model is distilled from a large one: tables or FASTA -> Parquet.
 
     python -m datasets_scripts.build_unlabelled unlabelled_sequences.csv.gz human_sequences.csv.gz \
         --exclude never_train.csv.gz --homologs-of hpa_testset.fasta --proteins 20000 --out data/unlabelled
 
-A row has `id` and `sequence`, each sequence once. Left out are proteins that `--exclude` names by accession or
-sequence, and with MMseqs2 those with 30 % identity to an excluded sequence that stands in the tables, or to one of
-`--homologs-of`: what a model says of them would be learnt, and a test set must not be.
+Each row has `id` and `sequence`; each sequence is present once. Proteins that `--exclude` lists by accession or
+sequence are excluded. With MMseqs2, proteins with 30 % identity to an excluded sequence of the tables, or to a sequence
+of `--homologs-of`, are excluded too: otherwise the model would be trained on predictions for test proteins.
 """
 
 import argparse
@@ -77,13 +77,13 @@ def main() -> None:
     parser.add_argument(
         "proteins_of", metavar="FILE", type=Path, nargs="+", help="FASTA or tables, as protloc predict reads them"
     )
-    parser.add_argument("--exclude", type=Path, nargs="+", default=[], help="proteins to leave out, as build_deeploc")
+    parser.add_argument("--exclude", type=Path, nargs="+", default=[], help="proteins to exclude, as in build_deeploc")
     parser.add_argument(
-        "--homologs-of", type=Path, nargs="+", default=[], help="proteins whose homologs are left out too"
+        "--homologs-of", type=Path, nargs="+", default=[], help="proteins whose homologs are excluded too"
     )
-    parser.add_argument("--proteins", type=int, help="how many, drawn at random (default: all)")
-    parser.add_argument("--shortest", type=int, default=40, help="residues (default: 40)")
-    parser.add_argument("--longest", type=int, default=600, help="residues (default: 600)")
+    parser.add_argument("--proteins", type=int, help="number of randomly sampled proteins (default: all)")
+    parser.add_argument("--shortest", type=int, default=40, help="minimum number of residues (default: 40)")
+    parser.add_argument("--longest", type=int, default=600, help="maximum number of residues (default: 600)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     add_push_arguments(parser)

@@ -1,4 +1,4 @@
-"""The pictures of the Human Protein Atlas's dictionary of compartments: colour composites with a scale bar burnt in."""
+"""The pictures of the Human Protein Atlas's dictionary of compartments: colour composites that contain a scale bar."""
 
 from collections.abc import Iterator
 from pathlib import Path

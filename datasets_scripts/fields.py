@@ -1,4 +1,4 @@
-"""Fields of a microscope -> crops around nuclei in Parquet: what the OpenCell and the HPA builder share."""
+"""Fields of a microscope -> crops around nuclei in Parquet: shared by the OpenCell and the HPA builder."""
 
 import argparse
 import csv
@@ -94,9 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         default=[],
-        help="proteins that only test: FASTA, tables of sequences, or of accession, sequence_sha1",
+        help="proteins for testing only: FASTA, tables of sequences, or of accession, sequence_sha1",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
     parser.add_argument(
         "--cluster-identity", type=share, help="split by MMseqs2 clusters of this identity, such as 0.3"
     )
@@ -105,14 +105,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--um-per-px",
         type=positive,
         default=OPENCELL_UM_PER_PX,
-        help=f"size of a pixel of the crops in micrometres (default: {OPENCELL_UM_PER_PX}, OpenCell's)",
+        help=f"pixel size of the crops in micrometres (default: {OPENCELL_UM_PER_PX}, OpenCell's)",
     )
     parser.add_argument("--segmenter", choices=SEGMENTERS, default="builtin")
-    parser.add_argument("--max-overlap", type=share, default=0.6, help="of two crops, over their union (default: 0.6)")
+    parser.add_argument(
+        "--max-overlap", type=share, default=0.6, help="maximum overlap of two crops, over their union (default: 0.6)"
+    )
     parser.add_argument("--processes", type=positive_int, default=multiprocessing.cpu_count())
     parser.add_argument("--structures", type=Path, help="folder to download AlphaFold's models of the proteins to")
-    parser.add_argument("--parallel", type=positive_int, default=4, help="downloads at a time (default: 4)")
-    parser.add_argument("--limit", type=positive_int, help="first fields only, to try")
+    parser.add_argument("--parallel", type=positive_int, default=4, help="number of parallel downloads (default: 4)")
+    parser.add_argument("--limit", type=positive_int, help="use only the first fields, for a trial")
     add_push_arguments(parser)
 
 

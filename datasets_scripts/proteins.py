@@ -1,4 +1,4 @@
-"""Which protein an image shows, its sequence and structure, and whether it trains or tests: for the image builders."""
+"""The protein of an image, its sequence, structure and split, for the image builders."""
 
 import argparse
 import json

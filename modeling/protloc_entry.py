@@ -85,11 +85,11 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--length-policy",
         choices=["middle", "end", "window", "error"],
-        help="for proteins longer than the model reads: cut the middle or the end out, average over windows, or refuse "
-        "(default: the model's, middle)",
+        help="for proteins longer than the model's maximum length: remove the middle or the end, average over windows, "
+        "or stop with an error (default: the model's, middle)",
     )
     parser.add_argument(
-        "--signals", action="store_true", help="add nine sorting signals, and where those are that a place is found for"
+        "--signals", action="store_true", help="add nine sorting signals, and the segments that are found"
     )
     parser.add_argument("--tree", action="store_true", help="add the nine decisions along the sorting pathways")
     parser.add_argument(
@@ -100,10 +100,10 @@ def add_prediction_options(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="auto: bfloat16 where the hardware has it natively, else float32",
+        help="auto: bfloat16 if the hardware supports it natively, else float32",
     )
     parser.add_argument(
-        "--max-tokens-per-batch", type=positive_int, default=16_384, metavar="N", help="bounds memory (default: 16384)"
+        "--max-tokens-per-batch", type=positive_int, default=16_384, metavar="N", help="limits memory (default: 16384)"
     )
 
 
@@ -126,7 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--ensemble",
         nargs="+",
         metavar="ID_OR_DIR",
-        help="several models that answer together, such as those of a cross-validation",
+        help="several models whose predictions are averaged, such as those of a cross-validation",
     )
     predict.add_argument(
         "-o",
@@ -135,49 +135,49 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="OUT",
         help=".csv, .tsv, .jsonl, each also with .gz, or .parquet (default: CSV to the terminal)",
     )
-    predict.add_argument("--resume", action="store_true", help="resume an unfinished OUT after a kill")
+    predict.add_argument("--resume", action="store_true", help="resume an interrupted run that writes OUT")
     predict.add_argument(
         "--on-error",
         choices=["stop", "skip"],
         default="stop",
-        help="stop at a bad record before anything is predicted, or skip it and list it in OUT.errors.csv",
+        help="stop at a bad record before any prediction, or skip it and list it in OUT.errors.csv",
     )
     predict.add_argument(
-        "--profiles", type=Path, metavar="DIR", help="PSI-BLAST profiles <id>.pssm, for models of them"
+        "--profiles", type=Path, metavar="DIR", help="PSI-BLAST profiles <id>.pssm, for models that use them"
     )
     predict.add_argument(
-        "--attention", type=Path, metavar="DIR", help="a figure and a table of the attention along each protein"
+        "--attention", type=Path, metavar="DIR", help="write a figure and a table of the attention along each protein"
     )
     predict.add_argument(
-        "--gff3", type=gff3_path, metavar="FILE", help="with --signals and -o: write where the signals are as GFF3 too"
+        "--gff3", type=gff3_path, metavar="FILE", help="with --signals and -o: also write the segments as GFF3"
     )
     predict.add_argument(
         "--no-figures",
         action="store_true",
-        help="with --attention: only the tables, for more than some hundred proteins",
+        help="with --attention: write only the tables, for more than some hundred proteins",
     )
     predict.add_argument(
         "--nucleus",
         action="append",
         metavar="IMAGE",
-        help="draw every protein on this nucleus (or on the shipped one: default) into the folder OUT_images; more "
-        "than once for several",
+        help="draw every protein on this nucleus ('default': the shipped one) into the folder OUT_images; can be given "
+        "several times",
     )
     predict.add_argument(
         "--nucleus-um-per-px",
         type=positive_float,
         metavar="UM",
-        help="size of the nucleus's pixels in micrometres (default: what the file says, or else 0.206, as the model "
-        "learnt them, to which others are rescaled)",
+        help="pixel size of the nucleus image in micrometres (default: from the file's metadata, else 0.206; other "
+        "sizes are rescaled to 0.206, the model's pixel size)",
     )
     predict.add_argument(
         "--nucleus-channel",
         type=channel,
         metavar="NAME|NUMBER",
-        help="where the nucleus is: name or number (from 0) of a channel, or red, green, blue",
+        help="channel of the nucleus: name or number (from 0), or red, green, blue",
     )
-    predict.add_argument("--nucleus-page", type=int, metavar="N", help="of a stack: where the nucleus is, from 0")
-    predict.add_argument("--project", choices=["max"], help="of a stack: the maximum over its slices")
+    predict.add_argument("--nucleus-page", type=int, metavar="N", help="page of the nucleus in a stack, from 0")
+    predict.add_argument("--project", choices=["max"], help="use the maximum over the slices of a stack")
     predict.add_argument(
         "--cell-line", metavar="NAME", help="to draw, of those that the image model knows (default: unknown)"
     )
@@ -185,29 +185,32 @@ def build_parser() -> argparse.ArgumentParser:
         "--structure",
         type=Path,
         metavar="FILE|DIR",
-        help="for image models of structures: a PDB or mmCIF file, or a folder of files with the ids in their names",
+        help="for image models that read structures: a PDB or mmCIF file, or a folder of files with the ids in their "
+        "names",
     )
     predict.add_argument(
-        "--chain", metavar="NAME", help="of a complex: the chain to read (default: the one that fits the sequence)"
+        "--chain", metavar="NAME", help="chain of a complex to read (default: the one that matches the sequence)"
     )
     predict.add_argument(
         "--num-samples",
         type=positive_int,
         default=1,
         metavar="N",
-        help="images of each protein, whose mean is kept; a regression model has one (default: 1)",
+        help="images sampled per protein, whose mean is written; a regression model has one (default: 1)",
     )
-    predict.add_argument("--seed", type=int, default=0, help="of the noise that an image is drawn from (default: 0)")
+    predict.add_argument(
+        "--seed", type=int, default=0, help="seed of the noise that an image is drawn from (default: 0)"
+    )
     predict.add_argument(
         "--image-model",
         metavar="ID_OR_DIR",
-        help="what draws: Hub name or folder of a deepGPS (default: the shipped one)",
+        help="deepGPS that draws the images: Hub name or folder (default: the shipped one)",
     )
     add_prediction_options(predict)
 
     variants = commands.add_parser(
         "variants",
-        help="what variants of proteins change in the prediction",
+        help="effect of protein variants on the prediction",
         description="Predict each protein and its variants, one row each, with the difference of every probability.",
     )
     variants.add_argument("fasta", metavar="FASTA", help="the reference proteins; - for standard input")
@@ -230,19 +233,22 @@ def build_parser() -> argparse.ArgumentParser:
 
     shards = commands.add_parser(
         "predict-shards",
-        help="the same for millions of proteins: numbered Parquet files, by many processes",
-        description="Predict every protein of inputs of any size: part-00000.parquet and so on, each whole or absent. "
-        "Started again, it does only what is missing. On N GPUs: accelerate launch --num_processes N -m protloc "
-        "predict-shards ...; on a Ray cluster: --ray. All processes must see the same files.",
+        help="the same for millions of proteins: numbered Parquet files, written by several processes",
+        description="Predict every protein of inputs of any size into part-00000.parquet and so on, each complete or "
+        "absent. When started again, it computes only the missing files. On N GPUs: accelerate launch --num_processes "
+        "N -m protloc predict-shards ...; on a Ray cluster: --ray. All processes must see the same files.",
     )
     shards.add_argument("inputs", nargs="+", metavar="FASTA", help="FASTA, CSV, TSV or Parquet, compressed or not")
     shards.add_argument("-o", "--output", type=output_folder, required=True, metavar="DIR", help="folder to write")
     shards.add_argument(
-        "--shard-size", type=positive_int, default=10_000, metavar="N", help="proteins of a file (default: 10000)"
+        "--shard-size", type=positive_int, default=10_000, metavar="N", help="proteins per file (default: 10000)"
     )
-    shards.add_argument("--ray", action="store_true", help="run on the Ray cluster at hand, or start one here")
+    shards.add_argument("--ray", action="store_true", help="run on an existing Ray cluster, or start one here")
     shards.add_argument(
-        "--workers", type=positive_int, metavar="N", help="with --ray: models at work (default: one a GPU, or a CPU)"
+        "--workers",
+        type=positive_int,
+        metavar="N",
+        help="with --ray: number of workers (default: one per GPU, or per CPU)",
     )
     shards.add_argument("--model", metavar="ID_OR_DIR", help="Hub name or folder (default: the shipped model)")
     shards.add_argument(
@@ -256,8 +262,8 @@ def build_parser() -> argparse.ArgumentParser:
     embed = commands.add_parser(
         "embed",
         help="residue embeddings of a sequence encoder for every protein, computed once for training",
-        description="Write the embedding of every residue of every protein to sharded safetensors. Started again, it "
-        "resumes where it stopped.",
+        description="Write the embedding of every residue of every protein to sharded safetensors. When started again, "
+        "it resumes where it stopped.",
     )
     embed.add_argument(
         "inputs",
@@ -277,64 +283,74 @@ def build_parser() -> argparse.ArgumentParser:
         "--dtype",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="to compute in; embeddings are stored in float16 (default: as for predict)",
+        help="precision of the computation; embeddings are stored in float16 (default: as for predict)",
     )
     embed.add_argument(
         "--max-tokens-per-batch",
         type=positive_int,
         metavar="N",
-        help="bounds memory (default: 16384; 1024 for ESM-2 and BERT on a CPU, 131072 for UniRep: the fastest)",
+        help="limits memory (default: 16384; 1024 for ESM-2 and BERT on a CPU, 131072 for UniRep: the fastest)",
     )
     kinds = embed.add_mutually_exclusive_group()
-    kinds.add_argument("--mean", action="store_true", help="one embedding a protein: the mean over its residues")
+    kinds.add_argument(
+        "--mean", action="store_true", help="store one embedding per protein: the mean over its residues"
+    )
     kinds.add_argument(
         "--project",
         type=positive_int,
         metavar="N",
-        help="store N principal components, fitted on a sample of the proteins and kept beside for the model that "
-        "reads them (default: every number of the encoder)",
+        help="store N principal components, fitted on a sample of the proteins and saved in the folder for the model "
+        "that reads them (default: the full embeddings)",
     )
     embed.add_argument(
         "--max-length",
         type=positive_int,
         metavar="N",
-        help="what a model with this max_length reads of longer proteins (default: every protein whole)",
+        help="embed only the part of longer proteins that a model with this max_length reads (default: whole proteins)",
     )
     embed.add_argument(
         "--length-policy",
         choices=["middle", "end", "window"],
         default="middle",
-        help="with --max-length: cut the middle or the end out, or overlapping windows (default: middle)",
+        help="with --max-length: remove the middle or the end, or use overlapping windows (default: middle)",
     )
     embed.add_argument(
         "--compile",
         action="store_true",
-        help="compile ESM-2 or BERT first, which takes minutes and pays only where matrix products are fast",
+        help="compile ESM-2 or BERT first; takes minutes, and is only worthwhile where matrix products are fast",
     )
     embed.add_argument(
-        "--shard-size", type=positive_int, default=1000, metavar="MB", help="most megabytes of a file (default: 1000)"
+        "--shard-size",
+        type=positive_int,
+        default=1000,
+        metavar="MB",
+        help="maximum file size in megabytes (default: 1000)",
     )
 
     push = commands.add_parser(
         "push",
-        help="a trained model, a data set or a Space to the Hugging Face Hub",
-        description="Push a folder to the Hugging Face Hub in one commit: all of it arrives, or nothing. A model goes "
-        "with its code, card, evaluation and handler for Inference Endpoints; a Space with a wheel of protloc.",
+        help="push a trained model, a data set or a Space to the Hugging Face Hub",
+        description="Push a folder to the Hugging Face Hub in one commit: either all of it arrives, or nothing. A "
+        "model is pushed with its code, card, evaluation and handler for Inference Endpoints, a Space with a wheel of "
+        "protloc.",
     )
     push.add_argument("kind", choices=["model", "dataset", "space"])
     push.add_argument("folder", type=Path, metavar="DIR", help="a trained model, a built data set, or a Space")
-    push.add_argument("repo_id", metavar="OWNER/NAME", help="repository on the Hub, made if there is none")
-    push.add_argument("--private", action="store_true", help="make a new repository private")
-    push.add_argument("--create-pr", action="store_true", help="as a pull request to an existing repository")
-    push.add_argument("--revision", metavar="BRANCH", help="push to this branch, made if there is none (default: main)")
-    push.add_argument("--dry-run", action="store_true", help="list what would be pushed, and send nothing")
+    push.add_argument("repo_id", metavar="OWNER/NAME", help="repository on the Hub, created if it does not exist")
+    push.add_argument("--private", action="store_true", help="create a new repository as private")
+    push.add_argument("--create-pr", action="store_true", help="open a pull request in an existing repository")
+    push.add_argument(
+        "--revision", metavar="BRANCH", help="push to this branch, created if it does not exist (default: main)"
+    )
+    push.add_argument("--dry-run", action="store_true", help="list the files without pushing them")
     push.add_argument(
         "--dataset",
         dest="datasets",
         action="append",
         default=[],
         metavar="OWNER/NAME",
-        help="that a model was trained or evaluated on, or a Space uses, for the card; more than once for several",
+        help="data set that a model was trained or evaluated on, or that a Space uses, for the card; can be given "
+        "several times",
     )
     push.add_argument(
         "--model",
@@ -342,11 +358,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="OWNER/NAME",
-        help="that a Space runs, for its card; more than once for several",
+        help="model that a Space runs, for its card; can be given several times",
     )
-    push.add_argument(
-        "--base-model", metavar="OWNER/NAME", help="of a model: the Hub model that it was built on, for its card"
-    )
+    push.add_argument("--base-model", metavar="OWNER/NAME", help="Hub model that a model is based on, for its card")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""sanity_check starts, trains and says how far it came; what it shows in two minutes is in the README."""
+"""sanity_check starts, trains and says how far it came."""
 
 import pytest
 

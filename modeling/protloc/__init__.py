@@ -1,4 +1,4 @@
-"""Protein subcellular localization with transformers: importing this registers its Auto classes and pipelines."""
+"""Protein subcellular localization with transformers: importing it registers its Auto classes and pipelines."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Records and a nucleus -> what each protein looks like in that cell."""
+"""Records and a nucleus -> an image of each protein in that cell."""
 
 import hashlib
 import logging
@@ -34,16 +34,16 @@ def load_model(
     model: str | Path = DEFAULT_MODEL, device: str = "auto", dtype: str = "float32", structures: bool = False
 ) -> tuple[PreTrainedModel, Any]:
     """
-    A deepGPS ready to draw, and its processor.
+    A deepGPS in evaluation mode, and its processor.
 
     Args:
         model (`str` or `Path`): Folder or Hub name.
         device, dtype (`str`): As for `protloc.loading.load_model`.
-        structures (`bool`): Whether proteins come with structures.
+        structures (`bool`): Whether structures of the proteins are given.
 
     Raises:
-        ValueError: In one sentence, if it can't be loaded, is of another kind, or reads structures and there are none,
-            or the reverse.
+        ValueError: In one sentence, if the model can't be loaded, is of another kind, or if it reads structures but
+            none are given, or the reverse.
     """
     device, torch_dtype = choose_device(device, dtype)
     with naming(model):
@@ -64,12 +64,12 @@ def load_model(
 @dataclass(frozen=True)
 class Nucleus:
     """
-    What proteins are drawn on.
+    The nucleus that proteins are drawn on.
 
     Attributes:
-        name (`str`): Of its file, or `"default"`.
+        name (`str`): Name of its file, or `"default"`.
         pixels (`torch.Tensor` of shape `(1, 1, H, W)`): In [0, 1], of 0.206 um.
-        found (`bool`): Whether a nucleus is seen in it.
+        found (`bool`): Whether a nucleus is found in the image.
     """
 
     name: str
@@ -90,17 +90,17 @@ def read_nucleus(
     um_per_px: float | None = None,
 ) -> Nucleus:
     """
-    A nucleus to draw on, at the pixel size that the model learnt; a warning says where none is seen.
+    A nucleus to draw on, at the pixel size of the training images; warns if no nucleus is found.
 
     Args:
         name (`str`): A file, or `"default"`.
-        processor: As `load_model` gives it.
+        processor: From `load_model`.
         channel, page, project: As for `read_image`.
-        um_per_px (`float`, *optional*): Size of the file's pixels in micrometres. By default what the file says, and
-            OpenCell's 0.206 where it says nothing.
+        um_per_px (`float`, *optional*): Pixel size of the file in micrometres. By default from the file's metadata, or
+            else OpenCell's 0.206.
 
     Raises:
-        ValueError: In one sentence, as `read_image`, for a pixel size that is none, and for images that are too large.
+        ValueError: In one sentence, as `read_image`, and for an invalid pixel size and images that are too large.
     """
     if name == "default":
         picture = Picture(np.asarray(processor.image_processor.default_image(), dtype=np.float32))
@@ -146,17 +146,17 @@ def draw(
     cell_line: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """
-    Draw proteins as they come, in their order, in bounded memory.
+    Draw a stream of proteins in their order, in bounded memory.
 
     Args:
         records: Pairs of id and sequence.
-        nucleus (`torch.Tensor` of shape `(1, 1, H, W)`): As the processor gives it.
-        model, processor: As `load_model` gives them.
-        max_tokens_per_batch (`int`): Of sequences that are encoded at once, padding included.
+        nucleus (`torch.Tensor` of shape `(1, 1, H, W)`): From the processor.
+        model, processor: From `load_model`.
+        max_tokens_per_batch (`int`): Maximum tokens of sequences that are encoded at once, including padding.
         num_samples (`int`), seed (`int`): For diffusion; a protein's noise doesn't depend on the others.
-        clouds (*optional*): For models that read structures: gives the point cloud of an id and its sequence, such as
-            `Structures.cloud`.
-        cell_line (`str`, *optional*): One that the model knows; unknown by default.
+        clouds (*optional*): For models that read structures: a function that returns the point cloud for an id and its
+            sequence, such as `Structures.cloud`.
+        cell_line (`str`, *optional*): One of the model's cell lines; unknown by default.
 
     Yields:
         `dict`: `protein_id`, `label` and `scores` (by label; empty without a label head), and `image` and
@@ -203,8 +203,8 @@ def draw(
 
 def save_image(image: np.ndarray, path: Path, description: str, um_per_px: float = OPENCELL_UM_PER_PX) -> None:
     """
-    Write an image `(H, W)` in [0, 1] as `path` with `.png` (8 bit) and with `.tif` (16 bit, as ImageJ writes it), both
-    with what it shows and the size of its pixels.
+    Write an image `(H, W)` in [0, 1] as `path` with `.png` (8 bit) and with `.tif` (16 bit, in ImageJ's format), both
+    with a description and the pixel size.
     """
     pixels = np.clip(image, 0, 1)
     text = PngInfo()

@@ -1,4 +1,4 @@
-"""Residue embeddings, computed once: sharded safetensors with an index, as transformers keeps weights."""
+"""Precomputed residue embeddings: sharded safetensors with an index, in the format of transformers' weights."""
 
 import copy
 import hashlib
@@ -60,13 +60,13 @@ def read_index(folder: str | Path) -> dict[str, Any]:
 
 class ResidueEmbeddings:
     """
-    Reads what `embed` wrote, memory-mapped, in any order.
+    Reads the embeddings that `embed` wrote, memory-mapped, in any order.
 
     Args:
         folder (`str` or `Path`)
 
     Raises:
-        ValueError: If the folder holds none.
+        ValueError: If the folder holds no embeddings.
     """
 
     def __init__(self, folder: str | Path):
@@ -84,7 +84,7 @@ class ResidueEmbeddings:
         return sequence_key(sequence) in self._files
 
     def __getitem__(self, sequence: str) -> torch.Tensor:
-        """float16 states `(length, size)` of a sequence as `clean_sequence` gives it; with `mean`, `(size,)`."""
+        """float16 states `(length, size)` of a sequence from `clean_sequence`; with `mean`, `(size,)`."""
         self.check(sequence)
         key = sequence_key(sequence)
         return self._open(self._files[key]).get_tensor(key)
@@ -110,12 +110,12 @@ class Encoder:
     """
     A sequence encoder with its tokenizer.
 
-    Encoders that read packed sequences (ESM-2, BERT) are given no padding; others get batches of similar length.
+    Encoders of packed sequences (ESM-2, BERT) get no padding; others get batches of similar length.
 
     Args:
         model (`str`): Folder or Hub name of a transformers encoder or of a DeepLoc, or `"unirep"`.
         device, dtype (`str`): As for `load_model`.
-        compile (`bool`): Compile the encoder, which takes minutes and must read packed sequences.
+        compile (`bool`): Compile the encoder, which takes minutes; only for encoders of packed sequences.
 
     Raises:
         ValueError: In one sentence, if the model can't be loaded or compiled, or the device can't be used.
@@ -164,7 +164,7 @@ class Encoder:
         """
         Clean sequences with states `(length, sequence_size)` of their residues on the CPU, in any order.
 
-        Those over the `max_length` of [`DeepGPSConfig`] are read in the windows of `encode_sequence`.
+        Sequences longer than the `max_length` of [`DeepGPSConfig`] are read in the windows of `encode_sequence`.
         """
         found: dict[int, list[tuple[slice, torch.Tensor]]] = {}  # by the number of the sequence
         for windows, inputs in prefetch(self._batches(sequences, max_tokens_per_batch or self.max_tokens_per_batch)):
@@ -247,9 +247,9 @@ def _joined(length: int, parts: list[tuple[slice, torch.Tensor]]) -> torch.Tenso
 
 def prefetch(items: Iterable[T], ahead: int = 2) -> Generator[T]:
     """
-    The same items, made by a thread up to `ahead` of them before they are asked for.
+    The same items, prepared by a thread, up to `ahead` items in advance.
 
-    Its errors are raised here. Closed early, it waits for the one item that is being made.
+    Errors of the thread are raised here. If closed early, it waits for the item in preparation.
     """
     iterator, end = iter(items), object()
     thread = ThreadPoolExecutor(1)
@@ -263,7 +263,7 @@ def prefetch(items: Iterable[T], ahead: int = 2) -> Generator[T]:
 
 
 def weights_digest(backbone: torch.nn.Module) -> str:
-    """Tells encoders of other weights apart: a digest of the sum and the sum of squares of every parameter."""
+    """Identifies an encoder's weights: a digest of the sum and the sum of squares of every parameter."""
     digest = hashlib.sha1()
     for name, weight in sorted(backbone.named_parameters()):
         if name.split(".")[0] not in BEHIND_STATES:
@@ -289,29 +289,29 @@ def embed(
     length_policy: str = "middle",
 ) -> int:
     """
-    Write the embeddings of sequences to `out`, each sequence once; those that it holds already stay.
+    Write the embeddings of sequences to `out`, each sequence once; existing embeddings are kept.
 
-    A shard appears whole, and the index names only whole shards: a killed run resumes.
+    Shards are written atomically, and the index lists only complete shards: an interrupted run resumes.
 
     Args:
         sequences (`Iterable[str]`)
         out (`Path`): A folder.
         model (`str`), device, dtype, compile: As for [`Encoder`].
-        max_tokens_per_batch (`int`, *optional*): By default what suits the encoder.
-        shard_bytes (`int`): The most bytes of a file.
+        max_tokens_per_batch (`int`, *optional*): The default depends on the encoder.
+        shard_bytes (`int`): Maximum bytes of a file.
         progress: Wraps the list of sequences that are computed.
-        mean (`bool`): Write the mean over the residues in place of every residue's.
-        project (`int`, *optional*): Write that many principal components, fitted on `PROJECTION_SAMPLE` of the
-            proteins when the folder is begun; the map is kept in the folder for the model that will read it.
-        max_length (`int`, *optional*), length_policy (`str`): What a model with these settings reads of a longer
-            protein: each window is a sequence of its own. Without a maximum every protein is read whole.
+        mean (`bool`): Write the mean over the residues instead of every residue's embedding.
+        project (`int`, *optional*): Write this number of principal components, fitted on `PROJECTION_SAMPLE` of the
+            proteins when the folder is created; the projection is kept in the folder for the model that reads it.
+        max_length (`int`, *optional*), length_policy (`str`): Embed only the part of a longer protein that a model with
+            these settings reads: each window is a separate sequence. Without a maximum, every protein is read whole.
 
     Returns:
-        `int`: How many sequences were new.
+        `int`: Number of new sequences.
 
     Raises:
-        ValueError: If `out` holds embeddings of another model or kind or another process writes it, the model can't be
-            loaded, the disk is full, or memory does not suffice for a protein.
+        ValueError: If `out` holds embeddings of another model or kind, another process writes to it, the model can't be
+            loaded, the disk is full, or there is not enough memory for a protein.
     """
     encoder = Encoder(model, device, dtype, compile)
     wholes = map(clean_sequence, sequences)
@@ -334,7 +334,7 @@ def fit_projection(encoder: Encoder, sequences: Sequence[str], size: int) -> dic
         components; the rows of `weight` are orthonormal.
 
     Raises:
-        ValueError: If there are more components than the encoder has numbers.
+        ValueError: If there are more components than dimensions of the encoder's states.
     """
     width = encoder.config.sequence_size
     if size > width:
@@ -362,7 +362,7 @@ def write_embeddings(
     mean: bool = False,
     project: int | None = None,
 ) -> int:
-    """What `embed` does, with an encoder that is loaded and clean sequences."""
+    """As `embed`, with a loaded encoder and clean sequences."""
     out.mkdir(parents=True, exist_ok=True)
     with lock(out / ".lock", out):
         return _write_embeddings(

@@ -12,7 +12,7 @@ from .models.modeling_deeploc import DeepLocClassifierOutput, DeepLocForSequence
 
 class DeepLocEnsemble(nn.Module):
     """
-    Models that answer together, such as those of a cross-validation over homology partitions.
+    Models whose predictions are averaged, such as those of a cross-validation over homology partitions.
 
     Calibrated logits, decisions, signals, segments and attention are means over the members, and so are the thresholds.
 

@@ -19,8 +19,9 @@ def read_two_channels(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """
     Nucleus and protein of a two-channel TIFF, stacks as their maximum projection.
 
-    Which channel is the nucleus, the names in its metadata say (DAPI, Hoechst, ...); without names it is the first, as
-    OpenCell publishes them. Pages without any metadata are all planes of the nucleus, then all of the protein.
+    The channel names in the metadata (DAPI, Hoechst, ...) determine the nuclear channel; without names it is the first,
+    as in OpenCell's files. Pages without any metadata are all planes of the nucleus, followed by all planes of the
+    protein.
 
     Args:
         path: A projection, or a stack.
@@ -29,8 +30,8 @@ def read_two_channels(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         Two `np.ndarray`: float32 of shape `(H, W)`, in the camera's unit.
 
     Raises:
-        ValueError: In one sentence, if the file can't be read, holds other than two channels, several scenes or time
-            points, names of which none or both say nucleus, or values that are no intensities.
+        ValueError: In one sentence, if the file can't be read, doesn't have two channels, has several scenes or time
+            points, names that identify no or two nuclear channels, or values that are not intensities.
     """
     try:
         stream = open(path, "rb")

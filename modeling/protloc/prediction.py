@@ -1,4 +1,4 @@
-"""Records -> predictions as they come; `results.py` writes them."""
+"""Records -> predictions, as a stream; `results.py` writes them."""
 
 import hashlib
 import itertools
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 def check_heads(model: str | Path, config: DeepLocConfig, signals: bool, tree: bool, ids: bool) -> None:
-    """`ValueError` if what is asked for a model was not trained with it, or its labels have no identifiers."""
+    """`ValueError` if a requested head was not trained with the model, or its labels have no identifiers."""
     for wanted, asked in (("signals", signals), ("tree", tree)):
         if asked and not getattr(config, wanted):
             raise ValueError(f"--{wanted} needs a model trained with model.{wanted}=true; {model} is not: leave it out")
@@ -40,17 +40,17 @@ def check_heads(model: str | Path, config: DeepLocConfig, signals: bool, tree: b
 
 
 def finds_segments(config: DeepLocConfig) -> bool:
-    """Whether a model of this configuration, or its companion, knows where sorting signals begin and end."""
+    """Whether a model of this configuration, or its companion, predicts segments of sorting signals."""
     return config.residue_signals or bool((config.companion_config or {}).get("residue_signals"))
 
 
 def segments_text(segments: list[dict[str, Any]]) -> str:
-    """Segments as tables hold them: `SP:1-24:0.98|TM:40-60:0.9`, with the mean probability."""
+    """Segments in the format of tables: `SP:1-24:0.98|TM:40-60:0.9`, with the mean probability."""
     return "|".join(f"{part['type']}:{part['start']}-{part['end']}:{part['probability']:.4g}" for part in segments)
 
 
 def table_rows(rows: Iterable[Row], ids: bool = False) -> Iterator[Row]:
-    """The rows of `predict` as tables hold them; with `ids`, with `go` and `uniprot_sl` of each localization."""
+    """The rows of `predict` in the format of tables; with `ids`, with `go` and `uniprot_sl` of each localization."""
     for row in rows:
         if "segments" in row:
             row["segments"] = segments_text(row["segments"])
@@ -75,7 +75,7 @@ def columns(config: DeepLocConfig, signals: bool = False, tree: bool = False, id
 
 
 def model_digest(model: PreTrainedModel | DeepLocEnsemble) -> str:
-    """Tells models of other weights, thresholds or calibration apart; those of other types (`dtype`) too."""
+    """Identifies a model by its weights, their type (`dtype`), thresholds and calibration."""
     digest = hashlib.sha256()
     for member in getattr(model, "members", [model]):
         config = member.config.to_diff_dict()
@@ -101,29 +101,29 @@ def predict(
     attention: bool = False,
 ) -> Iterator[Row]:
     """
-    Predict proteins as they come, in their order, in bounded memory.
+    Predict a stream of proteins in their order, in bounded memory.
 
     Args:
         records: Pairs of id and sequence, Biopython's `SeqRecord`s, or a mapping of ids to sequences.
-        model: A DeepLoc in evaluation mode, as `load_model` gives it, or an ensemble; the shipped model by default.
+        model: A DeepLoc in evaluation mode, from `load_model`, or an ensemble; the shipped model by default.
         tokenizer: Its tokenizer; by default the stock one, which all DeepLoc models without a backbone share.
-        max_tokens_per_batch (`int`): The most tokens of a batch, padding included. Where memory runs out, it is halved.
-        profiles (`str`, `Path` or `Mapping[str, np.ndarray]`, *optional*): For models of profiles: a folder with
+        max_tokens_per_batch (`int`): Maximum tokens of a batch, including padding. It is halved when memory runs out.
+        profiles (`str`, `Path` or `Mapping[str, np.ndarray]`, *optional*): For models that use profiles: a folder with
             `<id>.pssm` for each protein, or arrays `(length, 20)` by id.
-        signals, tree, attention (`bool`): Give these too.
+        signals, tree, attention (`bool`): Whether to return these too.
 
     Yields:
-        `dict`: `protein_id`, `length` (residues), `truncated` (whether the length policy left residues out),
+        `dict`: `protein_id`, `length` (residues), `truncated` (whether the length policy removed residues),
         `localizations` (joined by `|`, most probable first), `membrane` (`"membrane"` or `"soluble"`) and
-        `membrane_probability` of models that tell them, and one probability a label, under its name. With `signals`:
-        `signals` (of probability 0.5 or more, joined by `|`), `signal_<name>` and, of models that know where they are,
-        `segments`, as `find_segments` gives them. With `tree`: `tree_<decision>`, the probability of its first side.
-        `warning` says why the text may be no protein (`sequence_warning`), empty otherwise. With `attention`:
-        `sequence`, and `attention`, the weight `(length,)` of each residue.
+        `membrane_probability` if the model has this head, and one probability per label, under its name. With
+        `signals`: `signals` (of probability 0.5 or more, joined by `|`), `signal_<name>` and, if the model predicts
+        them, `segments` from `find_segments`. With `tree`: `tree_<decision>`, the probability of its first side.
+        `warning` says why the sequence may not be a protein (`sequence_warning`), and is empty otherwise. With
+        `attention`: `sequence`, and `attention`, the weight `(length,)` of each residue.
 
     Raises:
-        ValueError: For a text that is no sequence, or, under the length policy `"error"`, one that is too long; for a
-            missing profile, or one of another sequence; for a protein that memory does not suffice for.
+        ValueError: For text that is not a sequence, for a sequence that is too long with the length policy `"error"`,
+            for a missing profile or the profile of another sequence, and for a protein that needs too much memory.
     """
     if model is None:
         model, _ = load_model()
@@ -182,10 +182,10 @@ def predict(
 
 def pairs(records: Iterable[Any] | Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """
-    Ids and texts of what Python programs hold proteins in.
+    Ids and texts of proteins from Python objects.
 
     Raises:
-        ValueError: Naming the record that is none.
+        ValueError: With the record that is invalid.
     """
     if isinstance(records, str):
         raise ValueError(f"{shortened(records)} is text, not records: read a file with protloc.sequences.read_fasta")

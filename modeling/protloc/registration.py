@@ -1,4 +1,4 @@
-"""The Auto classes and pipelines of transformers learn of protloc's models; `import protloc` does this."""
+"""Registers protloc's models with the Auto classes and pipelines of transformers; `import protloc` does this."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Predictions -> a table that is whole or absent; what is left of an unfinished one, and what made a complete one."""
+"""Predictions -> a table that is complete or absent; resuming of unfinished tables, and checks of complete ones."""
 
 import csv
 import gzip
@@ -40,21 +40,21 @@ def resume(
     records: Iterator[tuple[str, str]], out: Path, settings: dict[str, Any], profiles: Path | None = None
 ) -> tuple[int, Iterator[tuple[str, str]]]:
     """
-    Compare an unfinished run with what it is to be resumed with.
+    Compare an unfinished run with the run that resumes it.
 
-    Of its rows, blocks that were predicted together stay, so that the others are batched as they would have been.
+    Blocks of rows that were predicted together are kept, so that the other records are batched as in one run.
 
     Args:
         records: Pairs of id and sequence.
         out (`Path`): The table.
-        settings (`dict`): Of this run.
+        settings (`dict`): Settings of this run.
         profiles (`Path`, *optional*): As for `predict`.
 
     Returns:
-        `tuple`: How many rows are done, and the records that are left.
+        `tuple`: The number of finished rows, and the remaining records.
 
     Raises:
-        ValueError: In one sentence, if that run had other settings or records, or its file is damaged.
+        ValueError: In one sentence, if the unfinished run had other settings or records, or its file is damaged.
     """
     path = partial_path(out)
     start_anew = "or delete that file to start anew"
@@ -95,12 +95,12 @@ def write_rows(rows: Iterable[Row], digests: Iterator[str], out: Path, settings:
     """
     Write predictions to a table, which appears only when it is complete.
 
-    Until then rows are appended to `OUT.partial`, from which a killed run resumes: its first line holds the settings,
-    each other a row and the digest of its record. What `check_complete` needs goes to `OUT.run.json`.
+    Until then, rows are appended to `OUT.partial`, from which an interrupted run resumes: the first line holds the
+    settings, every other line a row and the digest of its record. `OUT.run.json` holds the data for `check_complete`.
 
     Args:
-        rows: As `predict` gives them.
-        digests: Of each row's record (`record_digest`).
+        rows: From `predict`.
+        digests: Digest of each row's record (`record_digest`).
         out (`Path`): Ends in `.csv`, `.tsv` or `.jsonl`, or these and `.gz`, or in `.parquet`.
         settings (`dict`): With `columns`, for CSV and TSV.
 
@@ -131,7 +131,7 @@ def write_rows(rows: Iterable[Row], digests: Iterator[str], out: Path, settings:
 
 
 def read_table(path: Path) -> Iterator[Row]:
-    """Rows of a table that `write_rows` has completed; of CSV and TSV all values are text."""
+    """Rows of a table that `write_rows` has completed; for CSV and TSV all values are text."""
     if path.name.endswith(".parquet"):
         import pyarrow.parquet as pq
 
@@ -148,16 +148,16 @@ def read_table(path: Path) -> Iterator[Row]:
 
 def check_complete(out: Path, records: Iterator[tuple[str, str]], settings: dict[str, Any]) -> None:
     """
-    Compare a complete table with what would be predicted now.
+    Compare a complete table with the current run.
 
     Args:
         out (`Path`): The table.
         records: Pairs of id and digest (`record_digest`).
-        settings (`dict`): Of this run.
+        settings (`dict`): Settings of this run.
 
     Raises:
-        ValueError: In one sentence, if nothing beside it says what made it, it was changed since, or was predicted by
-            another model, with other settings, or from other proteins or sequences.
+        ValueError: In one sentence, if `OUT.run.json` is missing, or if the table was changed since, or was predicted
+            by another model, with other settings, or from other proteins or sequences.
     """
     other = "write to another file, or delete it to predict anew"
     try:
@@ -212,10 +212,10 @@ def write_csv(rows: Iterable[Row], file: IO[str], names: list[str], delimiter: s
 
 def write_gff3(rows: Iterable[Row], path: Path) -> None:
     """
-    Write the segments of a table's rows as GFF3 (Sequence Ontology, version 3 of the format), whole or not at all.
+    Write the segments of a table's rows as GFF3 (Sequence Ontology, version 3 of the format), completely or not at all.
 
     Args:
-        rows: Of `read_table`, with `segments` as text.
+        rows: From `read_table`, with `segments` as text.
         path (`Path`)
     """
     with (

@@ -188,25 +188,25 @@ def read_sequences(
     raw: bool = False,
 ) -> Iterator[tuple[str, str]]:
     """
-    Read proteins from FASTA, CSV, TSV or Parquet files, told apart by their content.
+    Read proteins from FASTA, CSV, TSV or Parquet files; the format is detected from the content.
 
     Ids are the first word of a FASTA header, or the table's id column. Sequences are cleaned (`clean_sequence`).
-    Memory is bounded but for the set of ids seen.
+    Memory is bounded, except for the set of ids.
 
     Args:
         sources: Paths (`-` for standard input) or open handles, text or binary.
-        on_error: Called with each bad record, which is then left out. By default the first one is raised. A file that
-            can't be read on is always raised.
+        on_error: Called with the error of each bad record, which is then skipped. By default the first error is raised.
+            The error of a file that can't be read further is always raised.
         max_length: Refuse longer sequences.
-        raw: Give sequences as they stand, without white space, for `sequence_warning`; they are checked all the same.
+        raw: Return sequences as they are, without white space, for `sequence_warning`; they are checked all the same.
 
     Yields:
         `tuple[str, str]`: Id and sequence.
 
     Raises:
-        SequenceError: Naming file, record and line, for a missing, damaged or empty file, one that is no FASTA or
-            table, a record without id or residues, a row of other columns than the header, a text that is no sequence,
-            and an id that was seen before or has control characters.
+        SequenceError: With file, record and line, for a missing, damaged or empty file, a file that is neither FASTA
+            nor a table, a record without id or residues, a row with other columns than the header, text that is not a
+            sequence, and an id that is duplicated or has control characters.
     """
     seen: set[str] = set()
     for source in sources:
@@ -266,10 +266,10 @@ def read_records(source: Source, full_header: bool = False) -> Iterator[Record]:
 
     Args:
         source: Path, `-` for standard input, or an open handle.
-        full_header (`bool`): Of FASTA, give whole headers in place of ids.
+        full_header (`bool`): For FASTA, return whole headers instead of ids.
 
     Raises:
-        SequenceError: If it can't be read on.
+        SequenceError: If the source can't be read further.
     """
     name = source_name(source)
     if isinstance(source, io.TextIOBase):
@@ -324,7 +324,7 @@ def read_fasta(path_or_handle: Source, full_header: bool = False) -> Iterator[tu
 
     Args:
         path_or_handle: Path, `-` for standard input, or an open handle.
-        full_header (`bool`): Give whole header lines in place of ids (which then may repeat).
+        full_header (`bool`): Return whole header lines instead of ids (which may then repeat).
 
     Yields:
         `tuple[str, str]`: Id (or header) and sequence.

@@ -26,15 +26,16 @@ class Simulation(NamedTuple):
 
 def simulate(category: str, size: int = 208, um_per_px: float = 0.206, seed: int = 0, cells: int = 1) -> Simulation:
     """
-    Draw a protein of one localization category in made-up cells, as a camera would record it: blurred and noisy.
+    Draw a protein of one localization category in simulated cells, as recorded by a camera: blurred and noisy.
 
     Args:
         category (`str`): One of OpenCell's 17 categories, the keys of `PATTERNS`.
         size (`int`): Side of the square field in pixels.
-        um_per_px (`float`): Pixel size; what is drawn has its size in um.
+        um_per_px (`float`): Pixel size; structures have their size in um.
         seed (`int`): The same arguments give the same images.
-        cells (`int`): One lies at the centre. More are spread over the field, whose edge cuts some of them, as in a
-            real one; their nuclei don't touch, and there are fewer if not all find a place. 0 gives an empty field.
+        cells (`int`): Number of cells. One cell is at the centre. More are spread over the field, whose edge cuts some
+            of them, as in a real field; their nuclei don't touch, and there are fewer if not all fit. 0 gives an empty
+            field.
 
     Returns:
         `Simulation`: `nucleus` and `protein`, uint16, and `labels`, int32, each of shape `(size, size)`.
@@ -54,14 +55,14 @@ def simulate_protein(
     category: str, nuclei: np.ndarray, um_per_px: float = 0.206, seed: int = 0, cytoplasm: float = CYTOPLASM
 ) -> np.ndarray:
     """
-    Draw a protein of one localization category in made-up cells around given nuclei, such as those of a real field.
+    Draw a protein of one localization category in simulated cells around given nuclei, such as those of a real field.
 
     Args:
         category (`str`): A key of `PATTERNS`.
-        nuclei (`np.ndarray` of shape `(H, W)`): Labels 1 to n, as `segment_nuclei` gives them.
+        nuclei (`np.ndarray` of shape `(H, W)`): Labels 1 to n, from `segment_nuclei`.
         um_per_px (`float`): Pixel size.
         seed (`int`): The same arguments give the same image.
-        cytoplasm (`float`): From the nucleus to the border of the cell, in um.
+        cytoplasm (`float`): Distance from the nucleus to the border of the cell, in um.
 
     Returns:
         `np.ndarray` of shape `(H, W)`: uint16 camera counts.

@@ -1,4 +1,4 @@
-"""Variants of proteins in short form (`R175H`, `p.Arg175His`, `F508del`, `R213*`), and what they change."""
+"""Variants of proteins in short form (`R175H`, `p.Arg175His`, `F508del`, `R213*`), and their effect on a prediction."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -32,8 +32,8 @@ def change(sequence: str, variant: str) -> str:
         `str`: The changed sequence.
 
     Raises:
-        ValueError: If it is none, lies outside of the protein, changes nothing or a residue twice, or another residue
-            stands there.
+        ValueError: If the variant is invalid, lies outside of the protein, changes nothing or a residue twice, or if
+            the reference has another residue there.
     """
     residues = list(sequence)
     places: set[int] = set()
@@ -62,7 +62,7 @@ def change(sequence: str, variant: str) -> str:
 
 
 def read_variants(text: str) -> list[str]:
-    """Variants of a list that commas, semicolons, spaces or lines separate, each once."""
+    """Variants of a list, separated by commas, semicolons, spaces or lines, each once."""
     return list(dict.fromkeys(word for word in re.split(r"[\s,;]+", text) if word))
 
 
@@ -104,12 +104,12 @@ def compare(
         protein_id, sequence (`str`): The reference.
         variants: Pairs of a name and a changed sequence (`change`).
         model, tokenizer: As for `protloc.prediction.predict`.
-        heads (`bool`): `signals`, `tree`, `attention`: give these too.
+        heads (`bool`): Whether to return `signals`, `tree` and `attention` too.
 
     Yields:
-        `dict`: A row of `predict`, of the reference first (its `variant` is empty), with `variant`; `gained` and
-        `lost`, the localizations that differ from the reference's, joined by `|`; and the difference to it of every
-        probability, `delta_<label>` and `delta_membrane`.
+        `dict`: A row of `predict`, first of the reference (with an empty `variant`), with `variant`; `gained` and
+        `lost`, the localizations that differ from the reference, joined by `|`; and the difference of every
+        probability from the reference, `delta_<label>` and `delta_membrane`.
     """
     if model is None:
         model, tokenizer = load_model()

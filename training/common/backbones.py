@@ -1,4 +1,4 @@
-"""How the sequence encoder of a DeepLoc or deepGPS is trained: not at all, whole, or by low-rank updates."""
+"""Training of the sequence encoder of a DeepLoc or deepGPS: frozen, full, or with LoRA."""
 
 import copy
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a training run saves in order to resume: nothing that could run code when it is loaded."""
+"""Checkpoints of a training run, which never run code when they are loaded."""
 
 import json
 import os

@@ -1,18 +1,18 @@
 """
-Write a trained model for other software: a DeepLoc or deepGPS as ONNX, a deepGPS as a diffusers pipeline.
+Export a trained model for other software: a DeepLoc or deepGPS as ONNX, a deepGPS as a diffusers pipeline.
 
     pip install 'protloc[onnx]'
     python -m training.common.export --model runs/deeploc --onnx deeploc.onnx
     python -m training.common.export --model deepgps --onnx deepgps.onnx
     python -m training.common.export --model runs/deepgps --out runs/deepgps-diffusers
 
-The ONNX file takes `input_ids` and `attention_mask` `(batch, length)` as the model's tokenizer gives them, of a deepGPS
-also `nucleus` `(batch, 1, side, side)` in [0, 1] of the side that it was trained on, and of one that draws from noise
-`noise` `(batch, noises, side, side)`, as `DeepGPSModel.draw_noise` makes it. It gives calibrated `logits`,
-`membrane_logits` where the model has them, `protein_image` of a deepGPS, and `attentions`. Before it is kept it is
-compared with torch.
+The inputs of the ONNX model are `input_ids` and `attention_mask` `(batch, length)` from the model's tokenizer. A
+deepGPS also takes `nucleus` `(batch, 1, side, side)` in [0, 1], of the side that it was trained on. A deepGPS that
+draws from noise also takes `noise` `(batch, noises, side, side)`, from `DeepGPSModel.draw_noise`. The outputs are
+calibrated `logits`, `membrane_logits` if the model has them, `protein_image` for a deepGPS, and `attentions`. The file
+is compared with torch before it is kept.
 
-The pipeline, of a deepGPS that draws in steps, loads where protloc is not installed:
+The pipeline is for a deepGPS that draws in steps. It loads without protloc:
 
     from diffusers import DiffusionPipeline
     pipe = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)

@@ -1,4 +1,4 @@
-"""Several training runs, one after the other: what cross-validation, ablation and search have in common."""
+"""Several training runs in sequence: shared by cross-validation, ablation and search."""
 
 import argparse
 import json
@@ -20,11 +20,11 @@ def parse(description: str | None, kind: type[Config]) -> tuple[Config, str]:
     """The settings of a series, a dataclass `kind`, from a YAML file and overrides; and how to start a run."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="field=value", help="in place of the file's values")
+    parser.add_argument("overrides", nargs="*", metavar="field=value", help="override the file's values")
     parser.add_argument(
         "--launcher",
         default=shlex.quote(sys.executable),  # it may hold spaces, and backslashes
-        help='what starts a run, such as "accelerate launch --multi_gpu" (default: this Python, one process)',
+        help='command that starts a run, such as "accelerate launch --multi_gpu" (default: this Python, one process)',
     )
     args = parser.parse_args()
     return merge_settings(kind, args.config, args.overrides), args.launcher

@@ -1,13 +1,12 @@
 """
-Take a trained model into the package.
+Copy a trained model into the package.
 
     python -m training.common.ship --run runs/deeploc --out modeling/protloc/assets/deeploc
 
-Copies weights, tokenizer and configurations without the remote code, and the references to it, that a folder for the
-Hub carries. Of a model on UniRep all but the encoder is copied: its weights are under another licence, and
-`load_model` takes them from the installed package; of a deepGPS on UniRep neither the image network, which is that of
-the shipped deepGPS. `make ship` and `make ship-deepgps` then measure the model and write
-its card.
+Copies weights, tokenizer and configurations, without the remote code of a folder for the Hub and the references to it.
+A model on UniRep is copied without its encoder: the encoder's weights are under another licence, and `load_model` takes
+them from the installed package. A deepGPS on UniRep is also copied without its image network, which is that of the
+shipped deepGPS. `make ship` and `make ship-deepgps` then evaluate the model and write its card.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""No protein is trained on and then tested."""
+"""Checks that no protein is both trained on and tested."""
 
 import random
 from collections import Counter

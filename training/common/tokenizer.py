@@ -1,9 +1,9 @@
 """
-DeepLoc's tokens as a `tokenizer.json`: the ids of `EsmTokenizer`, which reads a protein letter by letter in Python.
+DeepLoc's tokens as a `tokenizer.json`: the ids of `EsmTokenizer`, which tokenizes a protein by letters in Python.
 
     python -m training.common.tokenizer modeling/protloc/assets/deeploc modeling/protloc/assets/deepgps
 
-writes it into these folders in place of `vocab.txt`. Folders with an `EsmTokenizer` load as before.
+writes it into these folders and replaces `vocab.txt`. Folders with an `EsmTokenizer` still load.
 """
 
 import argparse
@@ -47,7 +47,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="of models on DeepLoc's own tokens")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="DIR", help="folders of models with DeepLoc's own tokens"
+    )
     for folder in parser.parse_args().folders:
         build_tokenizer().save_pretrained(folder)
         (folder / "vocab.txt").unlink(missing_ok=True)

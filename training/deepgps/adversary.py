@@ -1,4 +1,4 @@
-"""The opponent of an adversarial deepGPS: it learns to tell drawn images from real ones."""
+"""The discriminator of an adversarial deepGPS, which learns to distinguish drawn images from real ones."""
 
 import torch
 from torch import nn

@@ -1,5 +1,5 @@
 """
-Other tools' answers on the same proteins, mapped to deepGPS-single-2's two classes (deepGPS, "Comparison").
+Compare other tools on the same proteins, mapped to deepGPS-single-2's two classes (deepGPS, "Comparison").
 
     python -m training.deepgps.compare_tools --proteins data/proteins --tool DeepLoc=deeploc.csv --tool BUSCA=busca.csv
     python -m training.deepgps.compare_tools --proteins data/proteins --fasta test.fasta
@@ -8,16 +8,17 @@ Other tools' answers on the same proteins, mapped to deepGPS-single-2's two clas
 
     python -m training.deepgps.compare_tools --images data/hpa:u2os-single-2 --tool MULocDeep=mulocdeep.txt
 
-`--images` takes the proteins of a set of crops in place of labelled sequences. A CSV or TSV has a column with the
+`--images` takes the proteins of a set of crops instead of labelled sequences. A CSV or TSV has a column with the
 protein (UniProt accession or gene; `protein_id`, `id`, `accession`, `name`, ...) and
 
 - scores in columns named after compartments (DeepLoc's `Cytoplasm`, `Nucleus`, `Mitochondrion`, ...), or
-- compartments as text, the likeliest first (`localization`, `prediction`, BUSCA's GO terms such as `C:nucleus`, ...).
+- compartments as text, the most probable first (`localization`, `prediction`, BUSCA's GO terms such as `C:nucleus`,
+  ...).
 
-Other text has a line for each protein, its name and its scores: MultiLoc2's `P12345  cytoplasmic: 0.8  nuclear: 0.1`,
-or MULocDeep's, which begins with `>`. What names the nucleus, nucleoplasm or nucleolus is nuclear, and everything else
-is cytoplasm, as in the paper; cytoplasm counts as positive. A protein that a tool leaves out is called neither, and
-ranks in the middle. `--fasta OUT` writes the proteins to give to a tool.
+Other text has one line per protein, with its name and scores: MultiLoc2's `P12345  cytoplasmic: 0.8  nuclear: 0.1`, or
+MULocDeep's, which begins with `>`. Nucleus, nucleoplasm and nucleolus are nuclear, and everything else is cytoplasm, as
+in the paper; cytoplasm is the positive class. A protein that is missing from a tool's output counts as neither class
+and ranks in the middle. `--fasta OUT` writes the proteins as input for a tool.
 """
 
 import argparse
@@ -157,9 +158,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--proteins", help="data set of datasets_scripts/build_proteins.py")
-    source.add_argument("--images", type=read_source, metavar="DATASET:CONFIG", help="crops whose proteins are taken")
-    parser.add_argument("--split", default="test", help="of the data set (default: test)")
-    parser.add_argument("--tool", type=read_tool, action="append", default=[], metavar="NAME=FILE", help="its answers")
+    source.add_argument(
+        "--images", type=read_source, metavar="DATASET:CONFIG", help="crops whose proteins are compared"
+    )
+    parser.add_argument("--split", default="test", help="split of the data set (default: test)")
+    parser.add_argument(
+        "--tool", type=read_tool, action="append", default=[], metavar="NAME=FILE", help="a tool's predictions"
+    )
     parser.add_argument("--fasta", type=Path, metavar="OUT", help="write the proteins")
     args = parser.parse_args()
     if not args.tool and not args.fasta:

@@ -1,4 +1,4 @@
-"""Sequences as residue embeddings of a deepGPS's own encoder, for its evaluation."""
+"""Residue embeddings of sequences from a deepGPS's own encoder, for its evaluation."""
 
 from typing import Any
 

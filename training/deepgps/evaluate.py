@@ -5,11 +5,12 @@ Evaluate a deepGPS on proteins and cells that it has not seen.
         --out scores.json --figures figures
     python -m training.deepgps.evaluate --model runs/deepgps_single2 --images data/opencell:single-2 --out scores.json
 
-Labels are evaluated on the proteins of the images, and on those of `--proteins` (as `build_proteins.py` makes it; split
-`test`): two classes against each other (deepGPS-single-2), four, and all of the model's. A cell without a sequence is
-drawn with sequences of its class from there. In the table of images stand beside the model the nucleus itself, the mean
-image of the training crops, that of the true class, and the model with a shuffled sequence and with none. `traces` has
-the grid of patches and the frame at the border, of the drawn and of the real images (`image_metrics.DrawingTraces`).
+Labels are evaluated on the proteins of the images and of `--proteins` (a data set of `build_proteins.py`; split
+`test`): two classes against each other (deepGPS-single-2), four classes, and all classes of the model. A cell without a
+sequence is drawn with sequences of its class from `--proteins`. The table of images compares the model with these
+baselines: the nucleus itself, the mean image of the training crops, the mean image of the true class, and the model
+with a shuffled and without a sequence. `traces` measures the grid of patches and the frame at the border, in drawn and
+real images (`image_metrics.DrawingTraces`).
 """
 
 import argparse
@@ -62,14 +63,18 @@ def independent(model: Any, encoded: EncodedProteins, labels: list[str]) -> list
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=ASSETS / "deepgps", help="folder or Hub name (default: the shipped model)")
-    parser.add_argument("--images", type=read_source, nargs="+", default=[], metavar="DATASET:CONFIG", help="of crops")
+    parser.add_argument(
+        "--images", type=read_source, nargs="+", default=[], metavar="DATASET:CONFIG", help="data sets of crops"
+    )
     parser.add_argument("--proteins", help="data set of labelled sequences; cells without a sequence need it")
-    parser.add_argument("--split", default="test", help="what to judge on (default: test)")
+    parser.add_argument("--split", default="test", help="split to evaluate on (default: test)")
     parser.add_argument("--structures", help="folder of PDB or mmCIF files, for models that read them")
-    parser.add_argument("--sequences", type=int, default=3, help="drawn for each cell without one (default: 3)")
-    parser.add_argument("--samples", type=int, default=1, help="images drawn of each, for diffusion (default: 1)")
-    parser.add_argument("--steps", type=int, help="of diffusion (default: the model's)")
-    parser.add_argument("--limit", type=int, help="first crops only, to try")
+    parser.add_argument(
+        "--sequences", type=int, default=3, help="sequences drawn for each cell without one (default: 3)"
+    )
+    parser.add_argument("--samples", type=int, default=1, help="samples per image, for diffusion (default: 1)")
+    parser.add_argument("--steps", type=int, help="steps of diffusion (default: the model's)")
+    parser.add_argument("--limit", type=int, help="use only the first crops, for a trial")
     parser.add_argument("--figures", type=Path, help="folder for figures")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 

@@ -1,4 +1,4 @@
-"""Pictures of what a deepGPS draws."""
+"""Figures of a deepGPS's images."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""How well deepGPS's images agree with the real ones, and how well simpler images would."""
+"""Agreement of deepGPS's images with the real ones, compared with simple baselines."""
 
 import argparse
 import random

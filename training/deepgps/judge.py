@@ -1,13 +1,14 @@
 """
-Judge what a deepGPS draws by a classifier that has only seen real images.
+Judge a deepGPS's images with a classifier that is trained on real images only.
 
     python -m training.deepgps.judge --images data/hpa:dictionary data/hpa:cells data/hpa:markers \
         --out judge.json --panel panel.png
 
-A small ResNet learns the compartment of real crops of the split `validation`. Then it reads the real crops of the split
-`test`, which is the ceiling, and what the model draws of every compartment on their nuclei. The three splits, with
-`train` for the model, share no source image (`datasets_scripts/build_hpa.py` divides them). Compartments with fewer
-than three sources are drawn but not judged. Needs a model that draws given compartments (objective `adversarial`).
+A small ResNet is trained to classify the compartment of real crops of the split `validation`. It then classifies the
+real crops of the split `test`, which is the upper bound, and the model's images of every compartment on their nuclei.
+The model uses the split `train`; the three splits share no source image (`datasets_scripts/build_hpa.py` makes them).
+Compartments with fewer than three sources are drawn but not judged. The model must draw given compartments (objective
+`adversarial`).
 """
 
 import argparse
@@ -176,14 +177,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=ASSETS / "deepgps", help="folder or Hub name (default: the shipped model)")
     parser.add_argument(
-        "--images", type=read_source, nargs="+", required=True, metavar="DATASET:CONFIG", help="of crops"
+        "--images", type=read_source, nargs="+", required=True, metavar="DATASET:CONFIG", help="data sets of crops"
     )
     parser.add_argument(
-        "--nuclei", type=positive_int, default=60, help="that each compartment is drawn on (default: 60)"
+        "--nuclei",
+        type=positive_int,
+        default=60,
+        help="number of nuclei that each compartment is drawn on (default: 60)",
     )
-    parser.add_argument("--epochs", type=positive_int, default=EPOCHS, help=f"of the classifier (default: {EPOCHS})")
+    parser.add_argument(
+        "--epochs", type=positive_int, default=EPOCHS, help=f"epochs of the classifier (default: {EPOCHS})"
+    )
     parser.add_argument("--out", type=Path, help="JSON file for the scores")
-    parser.add_argument("--panel", type=Path, help="PNG of every compartment on six nuclei, real ones beside them")
+    parser.add_argument("--panel", type=Path, help="PNG of every compartment on six nuclei, with real images")
     args = parser.parse_args()
     for path in filter(None, (args.out, args.panel)):
         path.parent.mkdir(parents=True, exist_ok=True)

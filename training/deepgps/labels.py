@@ -1,4 +1,4 @@
-"""How well deepGPS's labels agree with the known ones."""
+"""Agreement of deepGPS's labels with the known ones."""
 
 from typing import Any
 

@@ -1,14 +1,14 @@
 """
-Measure a deepGPS that is to be shipped, and write its card.
+Evaluate a deepGPS before it is shipped, and write its card.
 
     python -m training.deepgps.judge --images data/hpa:dictionary data/hpa:cells data/hpa:markers \
         --out runs/deepgps/judge.json --panel modeling/protloc/assets/deepgps/panel.png
     python -m training.deepgps.report --model modeling/protloc/assets/deepgps --runs runs/deepgps \
         --proteins data/proteins --images data/hpa:cells --samples 4 --judge runs/deepgps/judge.json
 
-Writes `evaluation.json` beside the weights: the scores that `training/deepgps/evaluate.py` gives for the same options,
-and what the training cost; and renders it into the model's `README.md`. A run with the other objective stands in the
-card beside it, if `--other` names it and `--other-scores` what the evaluation script wrote of it:
+Writes `evaluation.json` beside the weights, with the scores of `training/deepgps/evaluate.py` for the same options and
+the cost of the training, and renders it into the model's `README.md`. The card also shows a run with the other
+objective if `--other` names the run and `--other-scores` the output of the evaluation script:
 
     python -m training.deepgps.evaluate --model runs/deepgps_diffusion --proteins data/proteins \
         --images data/hpa:cells --samples 4 --steps 5 --out runs/deepgps_diffusion/scores.json
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--other-scores", type=Path, help="JSON of training.deepgps.evaluate for that run")
     parser.add_argument("--judge", type=Path, help="JSON of training.deepgps.judge for the shipped model")
     parser.add_argument("--watts", type=float, default=100, help="assumed power of the machine (default: 100)")
-    parser.add_argument("--hardware", default=f"{platform.machine()} CPU", help="what it was trained on")
+    parser.add_argument("--hardware", default=f"{platform.machine()} CPU", help="hardware that it was trained on")
     args = parser.parse_args()
     try:
         report(args)

@@ -1,14 +1,14 @@
 """
-Sanity check: does every kind of deepGPS learn within two minutes, on made-up proteins of known place?
+Sanity check: does every kind of deepGPS learn within two minutes, on synthetic proteins with a known localization?
 
     python -m training.deepgps.sanity_check
     python -m training.deepgps.sanity_check diffusion structure --seconds 60
 
-A protein with the nuclear localization signal PKKKRKV lies inside the nucleus, one with the same seven residues in
-another order around it; for the structure model rods lie inside and balls around. On held-out proteins and nuclei an
-image is right if it is brighter on the side where the protein is. As a control the sequences' residues are shuffled
-(the structures are dealt out anew): then no model can do better than chance. Ends with exit code 1 if a model is right
-in fewer than 95 of 100 cases, or a control is not at chance.
+A protein with the nuclear localization signal PKKKRKV is inside the nucleus; a protein with the same seven residues in
+another order is around it. For the structure model, rods are inside and balls are around. On held-out proteins and
+nuclei, an image is correct if it is brighter on the side where the protein is. As a control, the residues of the
+sequences are shuffled (or the structures are permuted): then no model can be better than chance. The exit code is 1 if
+a model is correct in fewer than 95 of 100 cases, or if a control is not at chance level.
 """
 
 import argparse
@@ -155,8 +155,8 @@ def shuffled(data: dict) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", nargs="*", help=f"of {', '.join(VARIANTS)} (default: all)")
-    parser.add_argument("--seconds", type=float, default=120, help="of training for each (default: 120)")
+    parser.add_argument("variants", nargs="*", help=f"some of {', '.join(VARIANTS)} (default: all)")
+    parser.add_argument("--seconds", type=float, default=120, help="seconds of training for each (default: 120)")
     args = parser.parse_args()
     unknown = set(args.variants) - VARIANTS.keys()
     if unknown:

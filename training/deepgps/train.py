@@ -16,11 +16,11 @@ Train deepGPS.
         embeddings=null gradient_checkpointing=true ema_decay=0
     # your own pairs of images and categories, from the shipped weights (docs/finetune.md)
     accelerate launch --cpu -m training.deepgps.train training/configs/deepgps_finetune.yaml
-    # resume after a stop
+    # resume an interrupted run
     accelerate launch -m training.deepgps.train training/configs/deepgps.yaml resume=true
 
-The first argument is a YAML file with fields of `TrainingConfig`; `field=value` overrides it. `output_dir` receives
-checkpoints to resume from, TensorBoard logs with pictures, and at the end the model with its processor.
+The first argument is a YAML file with fields of `TrainingConfig`; `field=value` overrides it. The run writes
+checkpoints to resume from, TensorBoard logs with images and finally the model with its processor to `output_dir`.
 """
 
 from dataclasses import dataclass, field

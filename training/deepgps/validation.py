@@ -1,4 +1,4 @@
-"""A deepGPS on the validation split during training: losses, scores, pictures; and its calibration."""
+"""A deepGPS on the validation split during training: losses, scores, images and calibration."""
 
 import math
 from typing import Any

@@ -3,8 +3,8 @@ Ablation study: the same data, seed and epochs, one change at a time.
 
     python -m training.deeploc.ablate training/configs/ablation.yaml
 
-The YAML names the common training and, for each variant, the fields that differ. Started again after a stop it
-resumes. `OUTPUT_DIR/ablation.json` holds what the printed table shows.
+The YAML file defines the common training and, for each variant, the fields that differ. When started again, it resumes.
+`OUTPUT_DIR/ablation.json` holds the scores of the printed table.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""From a data set of proteins to batches for DeepLoc: splits, windows, targets, and a teacher's answers."""
+"""From a data set of proteins to batches for DeepLoc: splits, windows, targets and a teacher's predictions."""
 
 from pathlib import Path
 from typing import Any

@@ -1,19 +1,20 @@
 """
-Measure a DeepLoc model.
+Evaluate a DeepLoc model.
 
-    # the README's numbers: the independent test set, and the validation partition
+    # the numbers of docs/results.md: the independent test set, and the validation partition
     python -m training.deeploc.evaluate --dataset data/deeploc --config hpa --split test
     python -m training.deeploc.evaluate --dataset data/deeploc --config deeploc2 --split validation
     # another model, with all scores as JSON
     python -m training.deeploc.evaluate --model runs/deeploc --dataset OWNER/NAME --config hpa --out hpa.json
 
-    # figures; an ensemble; proteins that are longer than the model reads, under each length policy
+    # figures; an ensemble; proteins longer than the model's maximum length, with each length policy
     python -m training.deeploc.evaluate --dataset data/deeploc --config hpa --figures figures/hpa
     python -m training.deeploc.evaluate --ensemble runs/folds/fold_* --dataset data/deeploc --config hpa
     python -m training.deeploc.evaluate --dataset data/deeploc --config hpa --length-policies middle end window
 
-Precision, recall, F1 and ranking scores are averaged over the classes that have a positive in the split, which are
-named; the other scores are over all ten. The validation split also chose the epoch, the calibration and the thresholds.
+Precision, recall, F1 and ranking scores are averaged over the classes with a positive in the split, which are listed.
+The other scores are over all ten classes. The validation split also selected the epoch, the calibration and the
+thresholds.
 """
 
 import argparse
@@ -224,13 +225,16 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="folder or Hub repository that load_dataset reads")
     parser.add_argument("--config", default="hpa", help="configuration of the data set (default: hpa)")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--limit", type=int, help="measure the first N proteins only")
-    parser.add_argument("--profiles", type=Path, help="folder of <id>.pssm files, for models of profiles")
+    parser.add_argument("--limit", type=int, help="evaluate only the first N proteins")
+    parser.add_argument("--profiles", type=Path, help="folder of <id>.pssm files, for models that use profiles")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--max-tokens-per-batch", type=int, default=16_384)
     parser.add_argument(
-        "--length-policies", nargs="+", choices=["middle", "end", "window"], help="compare these on long proteins only"
+        "--length-policies",
+        nargs="+",
+        choices=["middle", "end", "window"],
+        help="compare these length policies on long proteins only",
     )
     parser.add_argument("--figures", type=Path, metavar="DIR", help="write figures as PNG")
     parser.add_argument("--out", type=Path, help="write all scores as JSON")

@@ -1,21 +1,23 @@
 """
-Cross-validate DeepLoc over homology partitions: scores, decisions and answers of models that did not see the protein.
+Cross-validate DeepLoc over homology partitions: out-of-fold scores, decisions and predictions.
 
     python -m training.deeploc.folds training/configs/folds.yaml
     # many GPUs; another width
     python -m training.deeploc.folds training/configs/folds.yaml --launcher "accelerate launch --multi_gpu" \
         training.model.lstm_size=512
-    # the ensemble at work
+    # predict with the ensemble
     protloc predict proteins.fasta --ensemble runs/folds/fold_*
 
-Each partition validates one model, which trains on all others. Started again after a stop it resumes. `OUTPUT_DIR`
-gets:
+Each partition validates one model, which is trained on all others. When started again, it resumes. It writes to
+`OUTPUT_DIR`:
 
-- `out_of_fold.csv`: what the model that was not trained on its partition answers of each protein, as `protloc predict`
-  writes it, and `unlabelled.csv`: the mean answer of all for proteins without labels. A `teacher` of another training.
-- `decisions.json`: calibration and thresholds fitted to all answers out of fold, for a training on all partitions.
-- `out_of_fold.json`: scores. The partition chose its model's epoch, and fitted the decisions together with the others,
-  so they are a little optimistic.
+- `out_of_fold.csv`: for each protein, the prediction of the model that was not trained on its partition, in the format
+  of `protloc predict`; and `unlabelled.csv`: the mean prediction of all models for proteins without labels. They can be
+  the `teacher` of another training run.
+- `decisions.json`: calibration and thresholds fitted to all out-of-fold predictions, for a training run on all
+  partitions.
+- `out_of_fold.json`: scores. Each partition selected its model's epoch, and all partitions fitted the decisions, so the
+  scores are slightly optimistic.
 """
 
 import json

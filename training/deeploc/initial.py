@@ -1,4 +1,4 @@
-"""The model that a DeepLoc training begins with: untrained, on a trained encoder, or a trained DeepLoc."""
+"""The initial model of a DeepLoc training run: untrained, on a trained encoder, or a trained DeepLoc."""
 
 import tempfile
 from collections.abc import Iterable

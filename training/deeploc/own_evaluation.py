@@ -1,4 +1,4 @@
-"""How well a model does on labels of one's own: scores and a confusion matrix, for its card."""
+"""Evaluation of a model on your own labels: scores and a confusion matrix, for its card."""
 
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,8 @@
 """
-Proteins with labels of one's own: a table, a folder or a data set of the Hub, checked, and split for training.
+Proteins with your own labels: a table, a folder or a data set of the Hub, checked and split for training.
 
-What is read: the columns `sequence` and `label` or `labels`, and where they are there `id`, `split` (train, validation,
-test), `partition` (a homology partition) and `membrane` (1 or 0).
+The columns are `sequence` and `label` or `labels`, and optionally `id`, `split` (train, validation, test), `partition`
+(a homology partition) and `membrane` (1 or 0).
 """
 
 import re

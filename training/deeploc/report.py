@@ -1,11 +1,11 @@
 """
-Measure a DeepLoc that is to be shipped, and write its card.
+Evaluate a DeepLoc before it is shipped, and write its card.
 
     python -m training.deeploc.report --dataset data/deeploc --runs runs/deeploc --model modeling/protloc/assets/deeploc
 
-Writes `evaluation.json` beside the weights: the scores on the independent test set and on the validation partition, as
-far as the data set has them, the length policies compared, the ablation (if `--ablation` names its JSON) and what the
-training cost; and renders it into the model's `README.md`.
+Writes `evaluation.json` beside the weights, with the scores on the independent test set and on the validation partition
+(if the data set has them), a comparison of the length policies, the ablation study (if `--ablation` names its JSON
+file) and the cost of the training, and renders it into the model's `README.md`.
 """
 
 import argparse
@@ -40,20 +40,18 @@ LEFT_OUT = "The model that is shipped learnt from it too: measured is the same t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="folder of the model; gets the card")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model, where the card is written")
     parser.add_argument("--dataset", required=True, help="folder or Hub repository that load_dataset reads")
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="the runs that trained it, in order")
     parser.add_argument(
         "--validation-model",
         type=Path,
-        help="of a model that learnt from the validation partition too: the same training without it, measured instead",
+        help="for a model trained on the validation partition too: the same training without it, evaluated instead",
     )
     parser.add_argument("--ablation", type=Path, help="ablation.json of training/deeploc/ablate.py")
-    parser.add_argument(
-        "--dtype", default="float32", help="bfloat16 where a language model takes long (default: float32)"
-    )
+    parser.add_argument("--dtype", default="float32", help="bfloat16 if a language model is slow (default: float32)")
     parser.add_argument("--watts", type=float, default=100, help="assumed power of the machine (default: 100)")
-    parser.add_argument("--hardware", default=f"{platform.machine()} CPU", help="what it was trained on")
+    parser.add_argument("--hardware", default=f"{platform.machine()} CPU", help="hardware that it was trained on")
     parser.add_argument("--figures", type=Path, help="folder for the figures")
     args = parser.parse_args()
     try:

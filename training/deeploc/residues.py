@@ -1,11 +1,12 @@
 """
-Train the head that says where sorting signals begin and end, on a trained DeepLoc whose other weights stay.
+Train the head for the segments of sorting signals, on a trained DeepLoc whose other weights are frozen.
 
     accelerate launch --cpu -m training.deeploc.residues training/configs/residues.yaml
 
 The first argument is a YAML file with fields of `TrainingConfig`; `field=value` overrides it. `dataset` is what
-`datasets_scripts.build_residues` writes. States of the frozen encoder are computed once and kept in memory (two bytes a
-number: 3.5 GB for 10,000 proteins of the shipped model). `output_dir` receives the whole model. Runs in one process.
+`datasets_scripts.build_residues` writes. The frozen encoder's states are computed once and kept in memory (two bytes
+per number: 3.5 GB for 10,000 proteins of the shipped model). The whole model is written to `output_dir`. The command
+runs in one process.
 """
 
 from dataclasses import dataclass, field

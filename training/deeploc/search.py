@@ -1,12 +1,12 @@
 """
-Search hyper-parameters of DeepLoc with Optuna, for the macro AUPRC on the validation split.
+Search hyper-parameters of DeepLoc with Optuna, to maximize the macro AUPRC on the validation split.
 
     python -m training.deeploc.search training/configs/search.yaml
     python -m training.deeploc.search training/configs/search.yaml trials=50 --launcher "accelerate launch --multi_gpu"
 
-The YAML names the common training and the space: `[low, high]`, `[low, high, log]` or `{choices: [...]}` for each
-field. Trials are kept in `OUTPUT_DIR/study.db`: started again, the search resumes, first with the trial that was
-cut off. `optuna-dashboard sqlite:///OUTPUT_DIR/study.db` shows it.
+The YAML file defines the common training and the search space: `[low, high]`, `[low, high, log]` or `{choices: [...]}`
+for each field. Trials are kept in `OUTPUT_DIR/study.db`: when started again, the search resumes, first with the
+interrupted trial. `optuna-dashboard sqlite:///OUTPUT_DIR/study.db` shows the study.
 """
 
 import json

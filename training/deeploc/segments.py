@@ -1,12 +1,13 @@
 """
-Measure where a DeepLoc finds sorting signals.
+Evaluate the segments of sorting signals that a DeepLoc finds.
 
     python -m training.deeploc.segments --dataset data/residues --split test validation --out segments.json
-    # into the card of a model that has one
+    # add the scores to the card of a model that has one
     python -m training.deeploc.segments --model modeling/protloc/assets/deeploc --dataset data/residues --card
 
-A segment is found where one of its kind overlaps it by half of the longer of the two; its end is right within three
-residues. Only signals that a protein's source tells of count; what touches residues of unknown class does not.
+A segment is found if a predicted segment of the same kind overlaps it by half of the longer of the two; its end is
+correct within three residues. Only signals that a protein's source annotates count; segments that touch residues of
+unknown class do not.
 """
 
 import argparse
@@ -113,11 +114,13 @@ def by_source(proteins: Dataset, found: list[Any]) -> dict[str, dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or Hub name (default: the shipped model)")
-    parser.add_argument("--dataset", required=True, help="of datasets_scripts.build_residues")
+    parser.add_argument("--dataset", required=True, help="data set of datasets_scripts.build_residues")
     parser.add_argument("--split", nargs="+", default=["test", "validation"])
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, help="write the scores as JSON")
-    parser.add_argument("--card", action="store_true", help="put the scores into the model's evaluation.json and card")
+    parser.add_argument(
+        "--card", action="store_true", help="write the scores into the model's evaluation.json and card"
+    )
     args = parser.parse_args()
     result: dict[str, Any] = {"model": str(args.model), "dataset": args.dataset}
     try:

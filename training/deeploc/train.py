@@ -3,7 +3,7 @@ Train DeepLoc.
 
     # a toy run on a CPU, under a minute
     accelerate launch --cpu -m training.deeploc.train training/configs/toy.yaml
-    # the shipped checkpoint on two cores (accelerate gives a process one thread unless told), or on one GPU
+    # the shipped checkpoint on two cores (accelerate gives a process one thread by default), or on one GPU
     accelerate launch --cpu --num_cpu_threads_per_process 2 -m training.deeploc.train training/configs/deeploc.yaml
     accelerate launch -m training.deeploc.train training/configs/deeploc.yaml
     # many GPUs, another width, from a data set on the Hub
@@ -11,11 +11,11 @@ Train DeepLoc.
         dataset=OWNER/NAME model.lstm_size=512 output_dir=runs/wide
     # your own proteins and compartments, from the shipped weights (docs/finetune.md)
     accelerate launch --cpu -m training.deeploc.train training/configs/finetune.yaml dataset=my.csv output_dir=runs/mine
-    # resume after a stop
+    # resume an interrupted run
     accelerate launch -m training.deeploc.train training/configs/deeploc.yaml resume=true
 
-The first argument is a YAML file with fields of `TrainingConfig`; `field=value` overrides it. `output_dir` receives
-checkpoints to resume from, TensorBoard logs, and at the end the model with calibration and thresholds.
+The first argument is a YAML file with fields of `TrainingConfig`; `field=value` overrides it. The run writes
+checkpoints to resume from, TensorBoard logs and finally the model with calibration and thresholds to `output_dir`.
 """
 
 import itertools

@@ -1,14 +1,14 @@
 """
-Train the built-in segmenter of nuclei on images with labelled nuclei, and measure it by cross-validation.
+Train the built-in nucleus segmenter on images with labelled nuclei, and evaluate it by cross-validation.
 
     python -m training.nuclei.train --images FOLDER --folds 5 --report model_cards/nuclei.json
     python -m training.nuclei.train --images FOLDER --out modeling/protloc/assets/nuclei
 
 FOLDER holds `NAME_image.png` and `NAME_labels.png` (Data Science Bowl 2018; nuclei numbered from 1). Some simulated
-fields join them in training, for textured nuclei and fields without any; they are not in the scores. With `--folds`
-every image is segmented by a network that has not seen it, and the scores are printed (and written, for the data
-cards); with `--out` the weights of one network trained on all images are written. A network takes some ten minutes on a
-core of a CPU.
+fields are added in training, for textured nuclei and for fields without nuclei; the scores don't include them. With
+`--folds`, every image is segmented by a network that was not trained on it, and the scores are printed (and written,
+for the data cards). With `--out`, the weights of one network trained on all images are written. A network takes some
+ten minutes on one CPU core.
 """
 
 import argparse
@@ -141,9 +141,9 @@ def measure(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of NAME_image.png and NAME_labels.png")
-    parser.add_argument("--folds", type=int, help="cross-validate")
+    parser.add_argument("--folds", type=int, help="number of folds of the cross-validation")
     parser.add_argument("--report", type=Path, help="JSON file for the scores of the cross-validation")
-    parser.add_argument("--steps", type=int, default=2000, help="of training (default: 2000)")
+    parser.add_argument("--steps", type=int, default=2000, help="training steps (default: 2000)")
     parser.add_argument("--out", type=Path, help="folder for the weights of a network trained on all images")
     args = parser.parse_args()
     if not args.out and (args.folds or 0) < 2:

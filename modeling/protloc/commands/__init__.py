@@ -1,4 +1,4 @@
-"""What the commands of `protloc` do, one module each; their arguments are parsed in `protloc_entry`."""
+"""The commands of `protloc`, one module each; their arguments are parsed in `protloc_entry`."""
 
 import argparse
 import importlib

@@ -1,4 +1,4 @@
-"""`protloc predict`: compartments and membrane type, one row a protein."""
+"""`protloc predict`: compartments and membrane type, one row per protein."""
 
 import argparse
 import csv

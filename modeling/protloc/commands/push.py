@@ -1,4 +1,4 @@
-"""`protloc push`: a model, a data set or a Space to the Hugging Face Hub."""
+"""`protloc push`: push a model, a data set or a Space to the Hugging Face Hub."""
 
 import argparse
 

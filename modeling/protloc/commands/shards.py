@@ -1,4 +1,4 @@
-"""`protloc predict-shards`: millions of proteins, in numbered Parquet files, by many processes."""
+"""`protloc predict-shards`: predict millions of proteins into numbered Parquet files, with several processes."""
 
 import argparse
 import logging

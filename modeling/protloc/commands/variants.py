@@ -1,4 +1,4 @@
-"""`protloc variants`: what variants change in a prediction, one row a variant."""
+"""`protloc variants`: the effect of variants on a prediction, one row per variant."""
 
 import argparse
 import logging

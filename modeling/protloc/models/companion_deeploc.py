@@ -1,4 +1,4 @@
-"""A DeepLoc that reads residues by itself, beside one on UniRep: their logits are averaged."""
+"""A companion for a DeepLoc on UniRep: a DeepLoc with its own embedding of residues; their logits are averaged."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ class CompanionMixin:
 
     def add_companion(self, companion: Any) -> None:
         """
-        Average the logits of this model with those of another, which reads residues by itself.
+        Average the logits of this model with those of a companion that has its own embedding of residues.
 
         Raises:
-            ValueError: If the other has other labels or heads, or no embedding of residues.
+            ValueError: If the companion has other labels or heads, or no embedding of residues.
         """
         self.check_companion(companion.config)
         self.config.companion_config = companion.config.to_dict()

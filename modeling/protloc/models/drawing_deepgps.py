@@ -1,4 +1,4 @@
-"""How a deepGPS draws: what its image network is given, in one pass, from noise, or in steps."""
+"""How a deepGPS draws: the inputs of its image network, and drawing in one pass, from noise, or in steps."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,8 @@ class DrawingMixin:
         """
         Pooled vectors `(batch, 1 or 2, latent_size)` -> the same with an embedding of the label added.
 
-        Without it the image network draws the mean of all compartments that a protein may be in, which looks like none
-        of them.
+        Without it, the image network draws the mean of all possible compartments of a protein, which looks like none of
+        them.
         """
         if not self.config.condition_on_label:
             return pooled
@@ -102,9 +102,10 @@ class DrawingMixin:
         """
         Logits `(batch, 1, H, W)` of the protein's image, of a regression model.
 
-        Outside training the nucleus is reflected beyond its border by `drawing_margin`, and the probabilities of
-        `drawing_shifts` drawings are averaged. In a drawing, pixels of a patch differ by their place in it. Each shift
-        puts another place at the image's corner, so that every pixel is the mean of all places, or of a diagonal.
+        Outside training, the nucleus is reflected beyond its border by `drawing_margin`, and the probabilities of
+        `drawing_shifts` drawings are averaged. In a drawing, pixels of a patch differ by their position in it. Each
+        shift moves another position to the image's corner, so that every pixel is the mean of all positions, or of a
+        diagonal.
         """
         config, patch = self.config, self.config.patch_size
         background = 2 * nucleus.to(self.dtype) - 1
@@ -147,8 +148,8 @@ class DrawingMixin:
         """
         Images `(batch, 1, H, W)` in [0, 1] of an adversarial model, from noise `(batch, noises, H, W)`.
 
-        Of given labels, or else of the compartments that the logits hold for most probable: each is drawn by itself,
-        and the image is their mean, since a network that is told a mixture draws what belongs to none of them.
+        Draws the given labels, or else the most probable compartments by the logits. Each is drawn separately, and the
+        image is their mean, because a network conditioned on a mixture draws an image that belongs to none of them.
         """
         images = torch.cat([2 * nucleus - 1, noise], dim=1).to(self.dtype)
 

@@ -56,9 +56,9 @@ class Picture:
 
     Attributes:
         pixels (`np.ndarray`): float32 of shape `(H, W)`, in the file's own unit.
-        um_per_px (`float` or `None`): Size of a pixel in micrometres, `None` where the file doesn't say it.
-        channels (`tuple[str, ...]`): Names of the file's channels, as far as it has some.
-        pages (`int`): Planes in the file, of all its channels, slices, time points and scenes.
+        um_per_px (`float` or `None`): Pixel size in micrometres, `None` if the file doesn't give it.
+        channels (`tuple[str, ...]`): Names of the file's channels, if it has any.
+        pages (`int`): Number of planes in the file, over all channels, slices, time points and scenes.
     """
 
     pixels: np.ndarray
@@ -82,21 +82,21 @@ def read_image(
     One channel of an image.
 
     Args:
-        source: A file (`str`, `Path`, `bytes`, an open binary file, a data URL, or `{"bytes", "path"}` as `datasets`
-            has it; gzipped ones too), an open `PIL.Image.Image`, or an array `(H, W)` or `(H, W, channels)`.
-        channel (`str` or `int`, *optional*): Name or number (from 0) of a channel; `"red"`, `"green"` or `"blue"` of
-            colours. Needed where there are several; a grey image has no colours and is taken as it is.
-        page (`int`, *optional*): Of the planes (of that channel, if one is given), in the file's order; from 0.
+        source: A file (`str`, `Path`, `bytes`, an open binary file, a data URL, or `{"bytes", "path"}` as in
+            `datasets`; also gzipped), an open `PIL.Image.Image`, or an array `(H, W)` or `(H, W, channels)`.
+        channel (`str` or `int`, *optional*): Name or number (from 0) of a channel; `"red"`, `"green"` or `"blue"` for
+            colours. Required if there are several; a grey image has no colours and is used as it is.
+        page (`int`, *optional*): Number of the plane (of that channel, if one is given) in file order, from 0.
         project (`str`, *optional*): `"max"` for the maximum over the slices of a stack.
-        max_pixels (`int`): Larger images are refused before they are unpacked.
-        formats: Those of `FORMATS` to accept.
+        max_pixels (`int`): Larger images are refused before they are decoded.
+        formats: The formats of `FORMATS` to accept.
 
     Returns:
-        `Picture`: Its pixels; NaN and infinite ones, where they are at most 1 %, are replaced by the median.
+        `Picture`: The pixels; if at most 1 % are NaN or infinite, they are replaced by the median.
 
     Raises:
-        ValueError: In one sentence, for a missing, unreadable, cut-off, empty or huge file; several planes or colours
-            among which nothing chooses; a channel or page that is not there; and values that are no intensities.
+        ValueError: In one sentence, for a missing, unreadable, truncated, empty or huge file, for several planes or
+            colours without a selection, for a missing channel or page, and for values that are not intensities.
     """
     name = "the image"
     if project not in (None, "max"):

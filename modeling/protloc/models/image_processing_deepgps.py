@@ -1,4 +1,4 @@
-"""Nucleus images as people have them -> what deepGPS reads, and its images back."""
+"""Nucleus images -> inputs of deepGPS, and its outputs -> images."""
 
 import base64
 import io
@@ -28,15 +28,15 @@ def normalize(image: np.ndarray, low: float = 1.0, high: float = 99.8, robust: b
 
     Args:
         image (`np.ndarray` of shape `(H, W)`)
-        low, high (`float`): Percentiles that become 0 and 1.
-        robust (`bool`): Where the upper percentile lies in a few spots that outshine all else (a scale bar, a dead
-            cell), or in the noise around a lone nucleus, choose another and say so. Not for proteins: spots are signal.
+        low, high (`float`): Percentiles that are mapped to 0 and 1.
+        robust (`bool`): If the upper percentile is in a few very bright spots (a scale bar, a dead cell), or in the
+            noise around a single nucleus, use another one and warn. Not for proteins: their spots are signal.
 
     Returns:
         `np.ndarray`: float32 of shape `(H, W)` in [0, 1].
 
     Raises:
-        ValueError: If all pixels are the same, as in an image that is black, or some are NaN or infinite.
+        ValueError: If all pixels are the same, as in a black image, or some are NaN or infinite.
     """
     image = np.asarray(image, dtype=np.float32)
     unusable = int((~np.isfinite(image)).sum())
@@ -103,11 +103,11 @@ def is_inverted(normalized: np.ndarray) -> bool:
 
 class DeepGPSImageProcessor(BaseImageProcessor):
     """
-    Reads nucleus images and stretches them to [0, 1]; `postprocess` gives protein images back.
+    Reads nucleus images and normalizes them to [0, 1]; `postprocess` returns protein images.
 
     Args:
-        low, high (`float`): Percentiles of the normalisation.
-        default_nucleus (`str`, *optional*): A PNG in base64, for proteins that come without a nucleus.
+        low, high (`float`): Percentiles of the normalization.
+        default_nucleus (`str`, *optional*): A PNG in base64, for proteins without a nucleus.
     """
 
     model_input_names = ["nucleus"]  # noqa: RUF012
@@ -122,7 +122,7 @@ class DeepGPSImageProcessor(BaseImageProcessor):
 
     def default_image(self) -> Image.Image:
         """
-        The nucleus for proteins that come without one.
+        The nucleus for proteins without one.
 
         Raises:
             ValueError: If this processor has none, or a damaged one.
@@ -160,7 +160,7 @@ class DeepGPSImageProcessor(BaseImageProcessor):
     ) -> BatchFeature:
         """
         Args:
-            images: One image or a list of images of one size, as for `read_image`; `None` for the default nucleus.
+            images: One image or a list of images of the same size, as for `read_image`; `None` for the default nucleus.
             channel, page, project: As for `read_image`.
 
         Returns:
@@ -182,7 +182,7 @@ class DeepGPSImageProcessor(BaseImageProcessor):
         return BatchFeature({"nucleus": np.stack(read)[:, None]}, tensor_type=return_tensors)
 
     def postprocess(self, images: torch.Tensor) -> list[Image.Image]:
-        """Images `(batch, 1, H, W)` in [0, 1] as 8-bit grey pictures."""
+        """Images `(batch, 1, H, W)` in [0, 1] as 8-bit grey images."""
         pixels = (images.float().clamp(0, 1) * 255).round().byte().cpu().numpy()
         return [Image.fromarray(image[0]) for image in pixels]
 

@@ -1,4 +1,4 @@
-"""How far a drawn protein image is from the real one."""
+"""Losses between a drawn protein image and the real one."""
 
 import torch
 from torch.nn import functional as F
@@ -55,6 +55,6 @@ def place_loss(image: torch.Tensor, protein: torch.Tensor) -> torch.Tensor:
     """
     Mean absolute difference of images `(batch, 1, H, W)` in [0, 1], each smoothed over 16 pixels.
 
-    It asks for the right place and brightness, and leaves the texture to a discriminator.
+    It measures position and brightness, and leaves the texture to a discriminator.
     """
     return (F.avg_pool2d(image, 16, stride=8) - F.avg_pool2d(protein, 16, stride=8)).abs().mean()

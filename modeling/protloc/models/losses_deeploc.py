@@ -1,4 +1,4 @@
-"""What DeepLoc learns from: compartments, membrane type, sorting tree, sorting signals and where they are."""
+"""Losses of DeepLoc: compartments, membrane type, sorting tree, sorting signals and their positions."""
 
 import torch
 from torch.nn import functional as F

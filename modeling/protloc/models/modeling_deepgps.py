@@ -1,4 +1,4 @@
-"""deepGPS: a protein's sequence (and structure) and a nucleus image -> where it is, as a label and as an image."""
+"""deepGPS: a protein's sequence (and structure) and a nucleus image -> its localization as a label and an image."""
 
 import itertools
 from dataclasses import dataclass
@@ -45,13 +45,13 @@ class DeepGPSOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor` of shape `()`, *optional*): The weighted sum of the losses whose targets are given.
         logits (`torch.FloatTensor` of shape `(batch, num_labels)`, *optional*): Of the label head, if there is one.
-        protein_image (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): In [0, 1], the nucleus's size; the
-            mean of the samples where several were drawn. A diffusion model gives one from `generate` only.
+        protein_image (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): In [0, 1], of the nucleus's size;
+            the mean if several samples are drawn. A diffusion model only returns it from `generate`.
         samples (`torch.FloatTensor` of shape `(batch, num_samples, 1, H, W)`, *optional*): The images drawn by
             `generate`.
         uncertainty (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): Their standard deviation.
         attentions (`torch.FloatTensor` of shape `(batch, 1, length)`, *optional*): Weight of each token of the sequence
-            in the vector that the label is read from; 0 at special tokens and padding, the rest sums to 1.
+            in the pooled vector for the label; 0 at special tokens and padding, the rest sums to 1.
     """
 
     loss: torch.FloatTensor | None = None
@@ -98,8 +98,8 @@ class DeepGPSModel(DeepGPSPreTrainedModel, DrawingMixin):
     """
     A protein and a nucleus -> a label and the protein's image in that cell (Yuan et al. 2025).
 
-    The sequence encoder gives a latent vector for each residue, PointNet one for the structure. A perceptron reads the
-    label from the pooled vectors; the image network draws the protein on the nucleus, looking at the vectors.
+    The sequence encoder gives a latent vector for each residue, PointNet one for the structure. A perceptron predicts
+    the label from the pooled vectors; the image network attends to the vectors and draws the protein on the nucleus.
     """
 
     def __init__(self, config: DeepGPSConfig):
@@ -158,7 +158,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel, DrawingMixin):
         return self.backbone.get_input_embeddings() if self.reads_sequence else None
 
     def train(self, mode: bool = True) -> "DeepGPSModel":
-        """As always; but a frozen encoder has no dropout, so that it says in training what it says later."""
+        """As in `nn.Module`, but a frozen encoder has no dropout, so that its outputs are the same in training."""
         super().train(mode)
         if self.reads_sequence and not any(weight.requires_grad for weight in self.backbone.parameters()):
             self.backbone.eval()
@@ -178,7 +178,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel, DrawingMixin):
         self, input_ids, attention_mask, residue_embeddings, residue_mask, structure
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]:
         """
-        What is known of the protein.
+        Encode the protein.
 
         Returns:
             `tuple`: Latents `(batch, keys, latent_size)` of residues and structure, their mask `(batch, keys)`, the
@@ -204,7 +204,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel, DrawingMixin):
         """
         Logits `(num_labels,)` of one protein -> its label and the probability of every label.
 
-        The label is the most probable one; of a multi-label model all of 0.5 or more, joined by `|`.
+        The label is the most probable one; for a multi-label model, all labels of 0.5 or more, joined by `|`.
         """
         multi_label = self.config.problem_type == "multi_label_classification"
         probabilities = (logits.sigmoid() if multi_label else logits.softmax(dim=-1)).tolist()
@@ -214,7 +214,7 @@ class DeepGPSModel(DeepGPSPreTrainedModel, DrawingMixin):
         return "|".join(chosen), scores
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As always, with the code of `pipeline("protein-imaging")`, and the sampler of a diffusion model."""
+        """As in transformers, with the code of `pipeline("protein-imaging")` and the sampler of a diffusion model."""
         about = "protein-imaging", "pipeline_protein_imaging.ProteinImagingPipeline", "AutoModel", "multimodal"
         with pipeline_beside(self.config, save_directory, *about):
             super().save_pretrained(save_directory, *args, **kwargs)
@@ -240,19 +240,20 @@ class DeepGPSModel(DeepGPSPreTrainedModel, DrawingMixin):
         Args:
             input_ids, attention_mask (`torch.LongTensor` of shape `(batch, length)`): Of the sequence, padded on the
                 right.
-            nucleus (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): In [0, 1]; without it no image.
-            structure (`torch.FloatTensor` of shape `(batch, points, 6)`): Point clouds, as `protloc.structures` gives.
+            nucleus (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): In [0, 1]; without it, no image is
+                drawn.
+            structure (`torch.FloatTensor` of shape `(batch, points, 6)`): Point clouds from `protloc.structures`.
             residue_embeddings (`torch.FloatTensor` of shape `(batch, length, residue_size)`), residue_mask (`(batch,
-                length)`): The encoder's embeddings of the residues, or their projection, computed before, in place of
+                length)`): Precomputed embeddings of the residues by the encoder, or their projection, instead of
                 `input_ids`.
             cell_line (`torch.LongTensor` of shape `(batch,)`, *optional*): Index into `config.cell_lines`; one past
                 the end, which is also the default, is `unknown`.
-            labels (`torch.Tensor`, *optional*): Class indices `(batch,)`, -100 where unknown; 0 / 1 if multi-label,
-                `(batch, num_labels)`. An adversarial model draws the compartment that they name, and none in
-                particular where one is unknown.
+            labels (`torch.Tensor`, *optional*): Class indices `(batch,)`, -100 if unknown; 0 / 1 if multi-label,
+                `(batch, num_labels)`. An adversarial model draws these compartments; for an unknown label it draws no
+                particular compartment.
             protein (`torch.FloatTensor` of shape `(batch, 1, H, W)`, *optional*): The real image, in [0, 1].
-            noise (`torch.FloatTensor` of shape `(batch, noises, H, W)`, *optional*): What an adversarial model draws
-                from, as `draw_noise` gives it; by default that of seed 0, and in training another each time.
+            noise (`torch.FloatTensor` of shape `(batch, noises, H, W)`, *optional*): Noise for an adversarial model,
+                from `draw_noise`; by default that of seed 0, and in training new noise each time.
 
         Returns:
             [`DeepGPSOutput`]
@@ -324,27 +325,27 @@ class DeepGPSModel(DeepGPSPreTrainedModel, DrawingMixin):
         labels: torch.LongTensor | None = None,
     ) -> DeepGPSOutput:
         """
-        Label and image, drawn in as many samples as asked for.
+        Predict the label and draw the given number of image samples.
 
         A regression model always draws the same image, so its samples are equal and its uncertainty is 0.
 
         Args:
             nucleus, input_ids, attention_mask, structure, residue_embeddings, residue_mask, cell_line: As in `forward`.
-            num_samples (`int`): Images for each protein.
-            num_inference_steps (`int`, *optional*), guidance_scale (`float`, *optional*): In place of the
-                configuration's, for diffusion.
-            generator (`torch.Generator`, *optional*): Of the noise; the same seed gives the same samples, for a protein
-                alone and in any batch.
+            num_samples (`int`): Number of images per protein.
+            num_inference_steps (`int`, *optional*), guidance_scale (`float`, *optional*): For diffusion; override the
+                configuration.
+            generator (`torch.Generator`, *optional*): Generator of the noise; the same seed gives the same samples, for
+                a protein alone and in any batch.
             scheduler (`SchedulerMixin`, *optional*): Another diffusers sampler, made `from_config` of the model's own.
-            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Compartments that an adversarial model draws,
-                in place of those that it predicts; one that is not conditioned on residues then needs no protein.
+            labels (`torch.LongTensor` of shape `(batch,)`, *optional*): Compartments that an adversarial model draws
+                instead of the predicted ones; a model that is not conditioned on residues then needs no protein.
 
         Returns:
             [`DeepGPSOutput`] with `samples`, their mean as `protein_image`, and `uncertainty`.
 
         Raises:
-            ValueError: For a number of samples or steps below 1, more steps than in training, labels that aren't drawn,
-                and images or logits that are not finite.
+            ValueError: For a number of samples or steps below 1, more steps than in training, labels that the model
+                can't draw, and images or logits that are not finite.
         """
         config = self.config
         if num_samples < 1:

@@ -56,18 +56,18 @@ class DeepLocClassifierOutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `()`, *optional*): The weighted sum of the losses whose labels are given.
         logits (`torch.FloatTensor` of shape `(batch, num_labels)`): Calibrated; a sigmoid (multi-label) or softmax
             (single-label) makes them probabilities.
-        membrane_logits (`torch.FloatTensor` of shape `(batch,)`, *optional*): Calibrated; a sigmoid makes them the
-            probability of a membrane protein; if the configuration has this head, as `membrane`.
-        localizations (`torch.BoolTensor` of shape `(batch, num_labels)`): Labels that reach their threshold, or the
-            most probable one where none does, as in the single-label case.
+        membrane_logits (`torch.FloatTensor` of shape `(batch,)`, *optional*): Calibrated; a sigmoid gives the
+            probability of a membrane protein. Present, like `membrane`, if the configuration has this head.
+        localizations (`torch.BoolTensor` of shape `(batch, num_labels)`): Labels that reach their threshold; if none
+            does, and for single-label models, the most probable label.
         membrane (`torch.BoolTensor` of shape `(batch,)`, *optional*): Whether the membrane probability reaches its
             threshold.
         tree_logits (`torch.FloatTensor` of shape `(batch, 9)`, *optional*): Decisions of the sorting tree, in the order
             of `SORTING_TREE`, if the configuration has one.
         signal_logits (`torch.FloatTensor` of shape `(batch, 9)`, *optional*): Sorting signals, in the order of
             `SORTING_SIGNALS`, if the configuration has them.
-        residue_signal_logits (`torch.FloatTensor` of shape `(batch, length, 10)`, *optional*): Of each token: of no
-            signal, and of each in the order of `SORTING_SIGNALS`; a softmax makes them probabilities.
+        residue_signal_logits (`torch.FloatTensor` of shape `(batch, length, 10)`, *optional*): For each token, logits
+            of no signal and of each signal in the order of `SORTING_SIGNALS`; a softmax makes them probabilities.
         attentions (`torch.FloatTensor` of shape `(batch, decoder_steps, length)`): As in [`DeepLocModelOutput`].
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`): As in [`DeepLocModelOutput`].
         hidden_states (`tuple[torch.FloatTensor]`, *optional*): `last_hidden_state` of [`DeepLocModelOutput`] alone.
@@ -134,7 +134,7 @@ class DeepLocPreTrainedModel(SafetensorsModel):
 
 
 class DeepLocModel(DeepLocPreTrainedModel):
-    """DeepLoc without heads: residues -> recurrent states, attention, and one vector a protein."""
+    """DeepLoc without heads: residues -> recurrent states, attention, and one vector per protein."""
 
     _keys_to_ignore_on_load_unexpected = [r"classifier", r"_head\."]  # noqa: RUF012  # of a checkpoint with heads
 
@@ -278,16 +278,16 @@ class DeepLocModel(DeepLocPreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(batch, length)`): Token ids, padded on the right. `<cls>` and
                 `<eos>` mark the ends for the convolutions and the recurrence; only residues are attended to.
             attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 1 for tokens, 0 for padding.
-                Without it every token but `<pad>` counts, or every row of `profiles`.
-            profiles (`torch.FloatTensor` of shape `(batch, length, 20)`): In place of `input_ids` for input features
-                `"profile"`: a row for each residue, none for special tokens.
-            residue_embeddings (`torch.FloatTensor` of shape `(batch, residues, size)`): In place of `input_ids` for
-                input features `"backbone"`: the backbone's states of residues, or their projection, as `protloc embed`
-                writes them; `attention_mask` is then of residues too.
-            region_embeddings (`torch.FloatTensor` of shape `(batch, regions, size)`): In place of `residue_embeddings`,
+                Without it, every token except `<pad>` counts, or every row of `profiles`.
+            profiles (`torch.FloatTensor` of shape `(batch, length, 20)`): Instead of `input_ids` for input features
+                `"profile"`: one row per residue, none for special tokens.
+            residue_embeddings (`torch.FloatTensor` of shape `(batch, residues, size)`): Instead of `input_ids` for
+                input features `"backbone"`: the backbone's states of residues, or their projection, as written by
+                `protloc embed`; `attention_mask` is then over residues too.
+            region_embeddings (`torch.FloatTensor` of shape `(batch, regions, size)`): Instead of `residue_embeddings`,
                 for pooling `"regions"` without convolutions and recurrence: their means over the regions.
-            inputs_embeds (`torch.FloatTensor` of shape `(batch, length, embedding_size)`): In place of `input_ids`:
-                what `get_input_embeddings()` gives for them.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch, length, embedding_size)`): Instead of `input_ids`: the
+                output of `get_input_embeddings()` for them.
 
         Returns:
             [`DeepLocModelOutput`]
@@ -340,7 +340,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel, WindowsMixin, Com
         self.post_init()
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As always, with the code of `pipeline("protein-localization")`."""
+        """As in `PreTrainedModel`, with the code of `pipeline("protein-localization")`."""
         impl = "pipeline_protein_localization.ProteinLocalizationPipeline"
         about = "protein-localization", impl, "AutoModelForSequenceClassification", "text"
         with pipeline_beside(self.config, save_directory, *about):
@@ -349,7 +349,7 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel, WindowsMixin, Com
     @classmethod
     def from_backbone_pretrained(cls, backbone: str, **config_fields) -> "DeepLocForSequenceClassification":
         """
-        A new DeepLoc on a trained protein language model, as DeepLoc 2.0 stands on ESM-1b.
+        A new DeepLoc on a trained protein language model, as DeepLoc 2.0 on ESM-1b.
 
         Args:
             backbone (`str`): Folder or Hub name of a transformers encoder with its tokenizer, such as
@@ -419,12 +419,12 @@ class DeepLocForSequenceClassification(DeepLocPreTrainedModel, WindowsMixin, Com
                 `(batch,)` for `single_label_classification`.
             membrane_targets (`torch.Tensor` of shape `(batch,)`, *optional*): 1 membrane, 0 soluble, -1 unknown
                 (left out of the loss).
-            signal_targets (`torch.Tensor` of shape `(batch, 9)`, *optional*): 1 where the protein has the sorting
-                signal, 0 where not, -1 where unknown.
+            signal_targets (`torch.Tensor` of shape `(batch, 9)`, *optional*): 1 if the protein has the sorting signal,
+                0 if not, -1 if unknown.
             signal_positions (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 at residues of a known signal.
-            output_hidden_states (`bool`): Give `hidden_states` too.
-            residue_signal_targets (`torch.Tensor` of shape `(batch, length)`, *optional*): What each residue may be, as
-                in `residue_signal_loss`.
+            output_hidden_states (`bool`): Return `hidden_states` too.
+            residue_signal_targets (`torch.Tensor` of shape `(batch, length)`, *optional*): The possible signals of each
+                residue, as in `residue_signal_loss`.
 
         Returns:
             [`DeepLocClassifierOutput`]

@@ -107,7 +107,7 @@ class UniRepPreTrainedModel(SafetensorsModel):
 
 
 class UniRepModel(UniRepPreTrainedModel):
-    """UniRep without its head: residues -> hidden states. A residue's state knows the residues before it alone."""
+    """UniRep without its head: residues -> hidden states. A residue's state depends only on the residues before it."""
 
     _keys_to_ignore_on_load_unexpected = [r"lm_head"]  # noqa: RUF012  # of a checkpoint with the head
 
@@ -134,13 +134,13 @@ class UniRepModel(UniRepPreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(batch, length)`): Token ids, padded on the right: `<start>`, then
                 the residues, and no stop.
             attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*): 1 for tokens, 0 for padding.
-                Without it every token but padding counts.
+                Without it, every token except padding counts.
 
         Returns:
             [`BaseModelOutput`]: `last_hidden_state` of shape `(batch, length, hidden_size)`, zero at padding.
 
         Raises:
-            ValueError: For a protein without tokens, or padded elsewhere than on the right.
+            ValueError: For a protein without tokens, or with padding that is not on the right.
         """
         if attention_mask is None:
             attention_mask = (input_ids != self.config.pad_token_id).long()
@@ -161,7 +161,7 @@ class UniRepModel(UniRepPreTrainedModel):
 
 
 class UniRepForCausalLM(UniRepPreTrainedModel):
-    """UniRep with its head: what residue comes next."""
+    """UniRep with its head, which predicts the next residue."""
 
     def __init__(self, config: UniRepConfig):
         super().__init__(config)
@@ -183,12 +183,12 @@ class UniRepForCausalLM(UniRepPreTrainedModel):
         """
         Args:
             input_ids, attention_mask: As in [`UniRepModel`].
-            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): The tokens again, and -100 where they
+            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*): The tokens, and -100 for tokens that
                 don't count; the model shifts them by one.
 
         Returns:
-            [`CausalLMOutput`]: `logits` of shape `(batch, length, vocab_size)` of the token that comes next, the
-            lowest number for padding; `loss`, the mean cross-entropy in nats, where labels are given.
+            [`CausalLMOutput`]: `logits` of shape `(batch, length, vocab_size)` of the next token, the lowest number for
+            padding; `loss`, the mean cross-entropy in nats, if labels are given.
         """
         hidden = self.unirep(input_ids, attention_mask).last_hidden_state
         logits = self.lm_head(hidden).float()

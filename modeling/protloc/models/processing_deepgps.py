@@ -1,4 +1,4 @@
-"""A protein and a nucleus as people have them -> the tensors that deepGPS reads."""
+"""A protein and a nucleus -> the input tensors of deepGPS."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ class DeepGPSProcessor(ProcessorMixin):
     Tokenizer and image processor of deepGPS in one.
 
     Args:
-        tokenizer: Of the sequence encoder.
+        tokenizer: The sequence encoder's tokenizer.
         image_processor ([`DeepGPSImageProcessor`])
     """
 
@@ -35,21 +35,21 @@ class DeepGPSProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """
         Args:
-            text (`str` or `list[str]`, *optional*): Sequences: one-letter codes; lower case, gaps and a trailing `*`
-                are fine. Any iterable of them is taken, and Biopython's `Seq` and `SeqRecord`.
-            images (*optional*): Nuclei: an image (PIL, array, path, bytes or data URL), of OpenCell's 0.206 um a pixel,
-                as the model learnt them; one for all proteins or a list with one for each; the default where it is
-                `None`.
-            structure (*optional*): A point cloud `(points, 6)`, as `protloc.structures.point_cloud` gives, or a list.
-            return_tensors (`str`): `"pt"`, for torch, is the only one; `None` means it too.
-            channel, page, project: Of the nucleus's file, as for `read_image`.
+            text (`str` or `list[str]`, *optional*): Sequences in one-letter codes; lower case, gaps and a trailing `*`
+                are accepted. Can be any iterable of them, and Biopython's `Seq` and `SeqRecord`.
+            images (*optional*): Nuclei: an image (PIL, array, path, bytes or data URL) at OpenCell's 0.206 um per
+                pixel, as in training. One for all proteins, or a list with one for each; `None` stands for the default
+                nucleus.
+            structure (*optional*): A point cloud `(points, 6)` from `protloc.structures.point_cloud`, or a list.
+            return_tensors (`str`): Only `"pt"`, for torch, is supported; `None` means the same.
+            channel, page, project: Selection from the nucleus's file, as for `read_image`.
 
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask` `(batch, length)`, `nucleus` `(batch, 1, H, W)`, and
             `structure` `(batch, points, 6)` if given, as torch tensors.
 
         Raises:
-            ValueError: For a text that is no sequence, a bad image, and lists of different lengths.
+            ValueError: For text that is not a sequence, a bad image, and lists of different lengths.
         """
         if return_tensors not in ("pt", None):
             raise ValueError(f"deepGPS reads torch tensors: return_tensors must be 'pt', got {return_tensors!r}")

@@ -1,4 +1,4 @@
-"""What counts as a protein sequence, what happens to one that is too long, and its tokens."""
+"""Protein sequences: validation, windows of long sequences, and tokens."""
 
 import re
 import warnings
@@ -37,19 +37,19 @@ class InvalidResidueError(ValueError):
 
 def clean_sequence(text: Any) -> str:
     """
-    Bring a sequence as people paste it into the form the models read.
+    Clean a pasted sequence for the models.
 
-    Upper case, without white space, gaps (`-`, `.`) and a trailing stop (`*`); J becomes X.
+    The result is upper case, without white space, gaps (`-`, `.`) and a trailing stop (`*`); J becomes X.
 
     Args:
-        text (`str`): One-letter amino-acid codes, or what `sequence_text` takes.
+        text (`str`): One-letter amino-acid codes, or any input of `sequence_text`.
 
     Returns:
         `str`: Letters of the 20 amino acids and U, O, B, Z, X.
 
     Raises:
-        InvalidResidueError: Naming the first character that is no residue and its position.
-        ValueError: If nothing is left, or the text is a word for a missing sequence, a file name, or words.
+        InvalidResidueError: With the first character that is not a residue and its position.
+        ValueError: If nothing is left, or the text is a placeholder for a missing sequence, a file name, or words.
     """
     text = sequence_text(text)
     words = text.split()
@@ -122,13 +122,13 @@ def sequence_items(items: Any) -> list[Any]:
 
 def sequence_warning(text: str) -> str:
     """
-    Why a text that reads as a sequence may be none: nucleotides, unknown residues, stops, text, a short peptide.
+    Reasons why a valid sequence may not be a protein: nucleotides, unknown residues, stops, text, a short peptide.
 
     Args:
-        text (`str`): As it stands in a file.
+        text (`str`): The text as it is in a file.
 
     Returns:
-        `str`: Reasons joined by `; `, empty for what looks like a protein.
+        `str`: Reasons joined by `; `, empty if it looks like a protein.
     """
     text = "".join(text.split()).strip("*-.").upper()
     residues = text.replace("-", "").replace(".", "")
@@ -193,14 +193,14 @@ def warned(items: Iterable[Any]) -> Iterator[Any]:
 
 def split_windows(length: int, max_length: int, policy: str) -> list[list[slice]]:
     """
-    The windows of a protein that a model sees: each of at most `max_length` residues, put together from slices.
+    The windows of a protein that a model reads: each of at most `max_length` residues, composed of slices.
 
     Args:
-        length (`int`): The protein's residues.
-        max_length (`int`): The most residues of a window.
-        policy (`str`): For longer proteins. `"middle"` leaves the middle out, since both ends carry sorting signals
-            (Almagro Armenteros et al. 2017); `"end"` takes the first residues only; `"window"` takes windows that
-            overlap by half or more and cover the whole, whose answers are then averaged; `"error"` refuses them.
+        length (`int`): Number of residues of the protein.
+        max_length (`int`): Maximum number of residues of a window.
+        policy (`str`): For longer proteins. `"middle"` removes the middle, because both ends carry sorting signals
+            (Almagro Armenteros et al. 2017); `"end"` keeps only the first residues; `"window"` uses windows that
+            overlap by half or more and cover the protein, whose predictions are averaged; `"error"` raises an error.
 
     Returns:
         `list[list[slice]]`: Slices of the protein, in order, for each window.
@@ -233,11 +233,11 @@ def tokenize(texts: Sequence[str], tokenizer: Any) -> dict[str, torch.Tensor]:
     """
     Tokens of proteins, the same that the tokenizer gives.
 
-    A tokenizer goes through a protein residue by residue, for milliseconds: longer than a GPU takes to predict it. Here
-    it is asked once for each letter, and for the tokens before and after a sequence.
+    A tokenizer reads a protein residue by residue, which takes milliseconds: longer than a GPU needs for the
+    prediction. Here, the tokenizer is called only once for each letter, and for the tokens before and after a sequence.
 
     Args:
-        texts (`Sequence[str]`): Sequences as `clean_sequence` gives them, spaced or not.
+        texts (`Sequence[str]`): Sequences from `clean_sequence`, with or without spaces.
         tokenizer: Any stock tokenizer with a token for each residue, such as those of ESM, ProtBert and UniRep.
 
     Returns:

@@ -76,7 +76,7 @@ def residue_table(name: str) -> torch.Tensor:
             over the twenty amino acids).
 
     Returns:
-        `torch.FloatTensor` of shape `(33, numbers)`: One row a token; zeros for tokens that are no residue.
+        `torch.FloatTensor` of shape `(33, numbers)`: One row per token; zeros for tokens that are not residues.
     """
     if name == "blosum62":
         rows = torch.tensor([BLOSUM62[residue] for residue in RESIDUES]) / 2  # (20, 20)

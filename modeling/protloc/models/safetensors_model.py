@@ -1,10 +1,10 @@
-"""What the models of all families have in common."""
+"""Base class of the models of all families."""
 
 from transformers import PreTrainedModel
 
 
 class SafetensorsModel(PreTrainedModel):
-    """A transformers model whose weights come from safetensors alone: loading a pickle would run what it says."""
+    """A transformers model that loads weights only from safetensors, because loading a pickle can run code."""
 
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False

@@ -1,4 +1,4 @@
-"""Where sorting signals begin and end: segments of residues from their probabilities."""
+"""Segments of sorting signals, from the probabilities of residues."""
 
 import itertools
 from typing import Any
@@ -16,12 +16,12 @@ def find_segments(probabilities: torch.Tensor) -> list[dict[str, Any]]:
     The signals of one protein.
 
     Args:
-        probabilities (`torch.Tensor` of shape `(length, 10)`): Of each residue: of no signal, and of each in the order
-            of `SORTING_SIGNALS`.
+        probabilities (`torch.Tensor` of shape `(length, 10)`): For each residue, the probabilities of no signal and of
+            each signal in the order of `SORTING_SIGNALS`.
 
     Returns:
-        `list[dict]`: From the first residue to the last: `type`, `start` and `end` (residues, the first is 1, both
-        included) and `probability`, the mean over the segment.
+        `list[dict]`: In the order of the sequence: `type`, `start` and `end` (residues, counted from 1, both included)
+        and `probability`, the mean over the segment.
     """
     names = list(SORTING_SIGNALS)
     segments = []

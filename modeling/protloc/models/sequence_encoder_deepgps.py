@@ -1,4 +1,4 @@
-"""The sequence encoder of deepGPS: loading one, and its states of residues."""
+"""The sequence encoder of deepGPS: loading, and states of residues."""
 
 from typing import Any
 

@@ -1,7 +1,8 @@
 """
-The image network of deepGPS: around diffusers' `UNet2DConditionModel`, or the published one for comparison.
+The image network of deepGPS: based on diffusers' `UNet2DConditionModel`, or the published network for comparison.
 
-All are called with the image, the time step, the pooled vectors and the latents of the protein, and return its logits.
+All are called with the image, the time step, the pooled vectors and the latents of the protein, and return the logits
+of its image.
 """
 
 import math
@@ -63,11 +64,11 @@ def make_patch_unet(config: DeepGPSConfig, in_channels: int, out_channels: int, 
 
 class TextureUNet(nn.Module):
     """
-    A network that draws one of many possible images from noise, without a frame and with little of a grid.
+    A network that draws one of many possible images from noise, without a frame and with a weak grid only.
 
-    diffusers' network works on patches; from them convolutions draw at twice the size, until it is full, and see the
-    nucleus and the noise at every size. They resize before they convolve, since a transposed convolution or shuffled
-    pixels leave a grid (Odena et al. 2016), and reflect at the border, since zeros leave a frame.
+    diffusers' network works on patches. Convolutions then double the size until it is full, and see the nucleus and the
+    noise at every size. They resize before they convolve, because transposed convolutions and pixel shuffling leave a
+    grid (Odena et al. 2016), and pad by reflection, because zeros leave a frame.
     """
 
     def __init__(self, config: DeepGPSConfig):
@@ -110,10 +111,10 @@ class TextureUNet(nn.Module):
 
 def remove_grid(image: torch.Tensor, period: int) -> torch.Tensor:
     """
-    An image `(batch, 1, H, W)` in [0, 1] without what repeats every `period` pixels over five periods.
+    An image `(batch, 1, H, W)` in [0, 1] without the pattern that repeats every `period` pixels over five periods.
 
-    Pixels of a patch differ a little by their place in it. The detail of an image, averaged over the same places of the
-    5 x 5 patches around, is that difference: what belongs to a cell doesn't repeat.
+    Pixels of a patch differ slightly by their position in it. The detail of an image, averaged over the same positions
+    of the surrounding 5 x 5 patches, is this difference: the structure of a cell doesn't repeat.
     """
     before, after = (period - 1) // 2, period // 2
     detail = image - F.avg_pool2d(F.pad(image, (before, after, before, after), mode="replicate"), period, stride=1)

@@ -1,4 +1,4 @@
-"""A protein's text -> the windows that DeepLoc reads of it, and their answers -> one of the protein."""
+"""A protein's text -> the windows that DeepLoc reads, and their predictions -> one for the protein."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,16 +25,16 @@ class WindowsMixin:
         Clean a sequence and apply the configuration's length policy.
 
         Returns:
-            `tuple[str, list[list[slice]]]`: The whole, and its windows, each put together from slices.
+            `tuple[str, list[list[slice]]]`: The whole sequence, and its windows, each composed of slices.
 
         Raises:
-            ValueError: If the text is no protein sequence, or too long under the policy `"error"`.
+            ValueError: If the text is not a protein sequence, or too long with the policy `"error"`.
         """
         whole = clean_sequence(text)
         return whole, split_windows(len(whole), self.config.max_length, self.config.length_policy)
 
     def window_text(self, whole: str, window: list[slice]) -> str:
-        """What the tokenizer should get for one window of a sequence."""
+        """The tokenizer's input for one window of a sequence."""
         return window_text(whole, window, self.config.spaced_residues)
 
     def tokenize(self, whole: str, windows: Sequence[list[slice]], tokenizer: Any) -> dict[str, torch.Tensor]:
@@ -46,18 +46,18 @@ class WindowsMixin:
         length: int, windows: Sequence[list[slice]], outputs: Sequence[dict[str, torch.Tensor]]
     ) -> dict[str, torch.Tensor]:
         """
-        One answer for a protein from those of its windows: their mean.
+        Average the outputs of a protein's windows.
 
         Args:
-            length (`int`): The protein's residues.
-            windows (`Sequence[list[slice]]`): As `prepare_sequence` gives them.
-            outputs (`Sequence[dict[str, torch.Tensor]]`): Of each window, without the batch: `logits (num_labels,)`,
-                `membrane_logits ()` and other heads' logits, and, if wanted, `attention (residues of the window,)` and
-                `residue_signals (residues of the window, 10)`, probabilities.
+            length (`int`): Number of residues of the protein.
+            windows (`Sequence[list[slice]]`): From `prepare_sequence`.
+            outputs (`Sequence[dict[str, torch.Tensor]]`): For each window, without the batch: `logits (num_labels,)`,
+                `membrane_logits ()` and other heads' logits, and optionally `attention (residues of the window,)` and
+                the probabilities `residue_signals (residues of the window, 10)`.
 
         Returns:
-            `dict[str, torch.Tensor]`: The same names, with `attention (length,)`, 0 at residues of no window, and
-            `residue_signals (length, 10)`, there of no signal.
+            `dict[str, torch.Tensor]`: The same names, with `attention (length,)` and `residue_signals (length, 10)`.
+            Residues outside all windows have attention 0 and no signal.
 
         Raises:
             ValueError: If a number is NaN or infinite.

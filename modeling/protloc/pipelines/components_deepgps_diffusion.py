@@ -1,8 +1,8 @@
 """
-How diffusers loads the parts of a deepGPS: through transformers, and where protloc is not installed.
+Loads the parts of a deepGPS for diffusers: through transformers, and without protloc.
 
-A copy lies in the folders `model` and `processor` of what `training/common/export.py` writes, under the name that
-`model_index.json` has. Of a folder with weights diffusers takes no other code from the Hub, so that all of it lies in
+`training/common/export.py` writes a copy to its folders `model` and `processor`, with the name given in
+`model_index.json`. From a folder with weights, diffusers loads no other code from the Hub, so all code is in
 `processor`.
 """
 
@@ -14,7 +14,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 
 class Model(torch.nn.Module):
-    """Named in place of `DeepGPSModel`, which it loads."""
+    """Stands for `DeepGPSModel`, which it loads."""
 
     @classmethod
     def from_pretrained(cls, folder: str, torch_dtype: torch.dtype = torch.float32, **kwargs) -> torch.nn.Module:
@@ -23,7 +23,7 @@ class Model(torch.nn.Module):
 
 
 class Processor:
-    """Named in place of `DeepGPSProcessor`, which it loads."""
+    """Stands for `DeepGPSProcessor`, which it loads."""
 
     @classmethod
     def from_pretrained(cls, folder: str, **kwargs):

@@ -1,4 +1,4 @@
-"""deepGPS as a diffusers pipeline, for those who live there: `training/common/export.py` writes its folder."""
+"""deepGPS as a diffusers pipeline; `training/common/export.py` writes its folder."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ class DeepGPSDiffusionPipeline(DiffusionPipeline):
     Images of a protein in a cell, drawn from noise by a deepGPS of objective `"diffusion"`.
 
     Args:
-        model ([`DeepGPSModel`]): Sequence encoder and image network; the latter is `pipe.unet`.
-        scheduler: DDIM as in training, or any diffusers scheduler made `from_config` of it.
+        model ([`DeepGPSModel`]): Sequence encoder and image network; the image network is `pipe.unet`.
+        scheduler: DDIM as in training, or any diffusers scheduler created `from_config` of it.
         processor ([`DeepGPSProcessor`])
     """
 
@@ -38,7 +38,7 @@ class DeepGPSDiffusionPipeline(DiffusionPipeline):
         """
         Args:
             sequence, nucleus, structure: As for [`DeepGPSProcessor`].
-            num_images_per_prompt (`int`): Images for each protein; they stand together.
+            num_images_per_prompt (`int`): Number of images per protein, which are adjacent in the output.
             num_inference_steps, guidance_scale, generator: As for [`DeepGPSModel.generate`].
             output_type (`str`): `"pil"`, or `"np"` for an array `(images, H, W, 1)` in [0, 1].
         """

@@ -9,22 +9,22 @@ from transformers import Pipeline
 
 class ProteinImagingPipeline(Pipeline):
     """
-    How a protein looks in a cell.
+    Predicts the label of a protein and its image in a cell.
 
-    Call it with `{"sequence": str, "nucleus": image or None, "structure": point cloud}` (or a list of such; an image is
-    a PIL image, an array, a path, bytes or a data URL, of OpenCell's 0.206 um a pixel, as the model learnt them; the
-    default nucleus stands in for `None`), and optionally `num_samples`, `num_inference_steps`, `guidance_scale`,
-    `seed` (0 by default), `cell_line` (one that the model knows, also as a key of a protein), and `channel`, `page` and
-    `project` of the image's file. Each protein gives
+    Call it with `{"sequence": str, "nucleus": image or None, "structure": point cloud}`, or a list of them. An image is
+    a PIL image, an array, a path, bytes or a data URL, at OpenCell's 0.206 um per pixel, as in training; `None` stands
+    for the default nucleus. Optional arguments are `num_samples`, `num_inference_steps`, `guidance_scale`, `seed` (0 by
+    default), `cell_line` (one of the model's, also as a key of a protein), and `channel`, `page` and `project` of the
+    image's file. The result for each protein has
 
-    - `label` (`str`): the most probable one; several labels joined by `|` if the model is multi-label, empty if none;
+    - `label` (`str`): the most probable label; several labels joined by `|` for a multi-label model, empty if none;
     - `scores` (`dict[str, float]`): the probability of every label;
-    - `image` (`PIL.Image.Image`): one grey channel of the nucleus's size, the mean of the samples;
+    - `image` (`PIL.Image.Image`): one grey channel of the same size as the nucleus, the mean of the samples;
     - `uncertainty` (`PIL.Image.Image` or `None`): the standard deviation of several samples, if they vary,
       stretched so that 0.5 is white.
 
-    Raises `ValueError` for a text that is no sequence, an unknown cell line and an image that can't be read; warns once
-    of texts that may be no protein, such as nucleotides.
+    Raises `ValueError` for text that is not a sequence, an unknown cell line and an image that can't be read; warns
+    once about sequences that may not be proteins, such as nucleotides.
     """
 
     _load_processor = True

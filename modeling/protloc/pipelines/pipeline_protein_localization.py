@@ -12,7 +12,7 @@ from transformers.pipelines.base import ChunkPipeline
 
 class ProteinLocalizationPipeline(ChunkPipeline):
     """
-    Where a protein is found in the cell.
+    Predicts where a protein is found in the cell.
 
     ```python
     >>> import protloc
@@ -27,23 +27,23 @@ class ProteinLocalizationPipeline(ChunkPipeline):
     ['Extracellular']
     ```
 
-    Call it with a sequence or several (one-letter codes; lower case, gaps and a trailing `*` are fine): a list, tuple,
-    `pandas.Series`, numpy array or `datasets` column of text, bytes, or Biopython's `Seq` or `SeqRecord`, and
-    optionally `return_attention=False`. A model of profiles takes `{"sequence": ..., "profile": (length, 20)}`. Each
-    sequence gives
+    Call it with one or several sequences (one-letter codes; lower case, gaps and a trailing `*` are accepted): a list,
+    tuple, `pandas.Series`, numpy array or `datasets` column of text, bytes, or Biopython's `Seq` or `SeqRecord`, and
+    optionally `return_attention=False`. A model that uses profiles takes `{"sequence": ..., "profile": (length, 20)}`.
+    The result for each sequence has
 
     - `localizations` (`list[str]`): the labels that reach their threshold, most probable first;
     - `scores` (`dict[str, float]`): the calibrated probability of every label;
-    - `membrane` (`float` or `None`): the probability of a membrane protein, of models that tell it;
-    - `attention` (`list[float]` or `None`): the weight of each residue in the summary that the heads see, summing to
-      1; 0 for residues of a long protein that the length policy left out.
+    - `membrane` (`float` or `None`): the probability of a membrane protein, if the model has this head;
+    - `attention` (`list[float]` or `None`): the weight of each residue in the vector that the heads read, summing to 1;
+      0 for residues of a long protein that the length policy removes.
 
-    and, from models that have them, `signals` (`dict[str, float]`, the probability of each sorting signal), `segments`
+    and, if the model has them, `signals` (`dict[str, float]`, the probability of each sorting signal), `segments`
     (`list[dict]`: `type`, `start`, `end` and `probability` of each, residues counted from 1) and `tree` (`dict[str,
     float]`, the probability of the first side of each decision in the sorting tree).
 
-    What is no protein sequence raises `ValueError`, which names it; what may be none, such as nucleotides, is predicted
-    with one `UserWarning` for all.
+    Text that is not a protein sequence raises a `ValueError` that names it. Sequences that may not be proteins, such as
+    nucleotides, are predicted with a single `UserWarning`.
     """
 
     _load_processor = False
