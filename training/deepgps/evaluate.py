@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 
 from protloc import ASSETS, DeepGPSModel, plots
 from protloc.image_metrics import SCORES
-from protloc.loading import naming, one_line
+from protloc.loading import model_path, naming, one_line
 from protloc.sequences import read_fasta
 from training.common.runs import table
 from training.deepgps.data import UNKNOWN, Crops, LabelledProteins, ProteinReader, load_crops, read_source
@@ -41,8 +41,9 @@ MAX_TOKENS = 16_384  # of a batch of sequences, padding included
 
 def load(args: argparse.Namespace) -> tuple[Any, EncodedProteins]:
     with naming(args.model):
-        model = DeepGPSModel.from_pretrained(args.model).to(args.device).eval()
-        tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
+        path = model_path(args.model)
+        model = DeepGPSModel.from_pretrained(path).to(args.device).eval()
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     return model, EncodedProteins(model, ProteinReader(model.config, tokenizer, None, args.structures), MAX_TOKENS)
 
 
