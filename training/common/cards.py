@@ -44,6 +44,14 @@ def card_data(family: str, **fields: Any) -> ModelCardData:
     return ModelCardData(model_name=f"protloc-{family}", library_name="transformers", **(FAMILIES[family] | fields))
 
 
+def note_language_model(data: ModelCardData, results: dict[str, Any]) -> None:
+    """Name and licence of a model on UniRep."""
+    if results.get("language_model") == "unirep":
+        data.model_name = f"{data.model_name}-unirep"
+        for name, value in UNIREP_LICENSE.items():
+            setattr(data, name, value)
+
+
 def render_deeploc_card(results: dict[str, Any], template: Path) -> ModelCard:
     """
     The card of a DeepLoc, in which every figure comes from `results`.
@@ -71,10 +79,7 @@ def render_deeploc_card(results: dict[str, Any], template: Path) -> ModelCard:
         for kind in ("micro", "macro")
     ]
     data = card_data("deeploc", eval_results=metrics)
-    if results.get("language_model") == "unirep":
-        data.model_name = "protloc-deeploc-unirep"
-        for name, value in UNIREP_LICENSE.items():
-            setattr(data, name, value)
+    note_language_model(data, results)
     return ModelCard.from_template(data, template_path=str(template), insulin=INSULIN, repo=CARD_REPO, **results)
 
 
@@ -109,6 +114,7 @@ def render_deepgps_card(results: dict[str, Any], template: Path) -> ModelCard:
                 )
             )
     data = card_data("deepgps", eval_results=metrics)
+    note_language_model(data, results)
     return ModelCard.from_template(data, template_path=str(template), signal=SV40_SIGNAL, repo=CARD_REPO, **results)
 
 

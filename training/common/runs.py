@@ -5,11 +5,13 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
+from protloc.staging import EVALUATION
 from training.common.settings import merge_settings
 
 TRAIN = ["-m", "training.deeploc.train"]
@@ -58,6 +60,17 @@ def table(rows: list[list[str]]) -> str:
     """Markdown; the first row is the head."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def training_costs(runs: Sequence[Path], watts: float, hardware: str) -> list[dict[str, Any]]:
+    """The cost of each run; of a shipped model, which a run began with, that of its own runs."""
+    found: list[dict[str, Any]] = []
+    for run in runs:
+        if (run / EVALUATION).exists():
+            found += json.loads((run / EVALUATION).read_text(encoding="utf-8"))["training"]
+        else:
+            found.append(training_cost(run, watts, hardware))
+    return found
 
 
 def training_cost(folder: Path, watts: float, hardware: str) -> dict[str, Any]:

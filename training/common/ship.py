@@ -22,8 +22,8 @@ from protloc import ASSETS
 from protloc.files import atomic_path
 from protloc.loading import DRAWING_PREFIXES, ENCODER_PREFIX, WEIGHTS
 
-COPIED = [WEIGHTS, "tokenizer_config.json", "tokenizer.json"]
-CONFIGURATIONS = ["config.json", "preprocessor_config.json", "processor_config.json"]  # the last two: of a deepGPS
+COPIED = ["tokenizer_config.json", "tokenizer.json"]
+IMAGE_CONFIGURATIONS = ["preprocessor_config.json", "processor_config.json"]  # of a deepGPS
 LEFT_OUT = ["auto_map", "custom_pipelines", "_name_or_path"]
 
 
@@ -36,12 +36,14 @@ def without_references(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def ship(run: Path, out: Path, drawer: Path = ASSETS / "deepgps" / WEIGHTS) -> None:
+def ship(run: Path, out: Path, drawer: Path = ASSETS / "deepgps" / WEIGHTS, labels: Path | None = None) -> None:
     """
     Args:
         run (`Path`): Folder of a training run that is complete.
         out (`Path`): Folder in the package.
         drawer (`Path`): Weights of the deepGPS whose image network one on UniRep has.
+        labels (`Path`, *optional*): Folder of the deepGPS whose labels are kept, if the run continued the training of
+            its image network.
 
     Raises:
         FileNotFoundError: If the run has no weights, tokenizer or configuration.
@@ -49,7 +51,9 @@ def ship(run: Path, out: Path, drawer: Path = ASSETS / "deepgps" / WEIGHTS) -> N
     """
     out.mkdir(parents=True, exist_ok=True)
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    names = ["config.json", *(name for name in IMAGE_CONFIGURATIONS if (run / name).exists())]
     if (config.get("backbone_config") or {}).get("model_type") == "unirep":
+        names = ["config.json"]
         weights = load_file(run / WEIGHTS)
         left_out = ENCODER_PREFIX[config["model_type"]], *DRAWING_PREFIXES
         kept = {name: weights[name] for name in weights if not name.startswith(left_out)}
@@ -58,23 +62,31 @@ def ship(run: Path, out: Path, drawer: Path = ASSETS / "deepgps" / WEIGHTS) -> N
         if any(name not in known or not torch.equal(weight, known[name]) for name, weight in drawn.items()):
             raise ValueError(f"{run} draws otherwise than {drawer.parent.name}: train its labels from those weights")
         with atomic_path(out / WEIGHTS) as partial:
-            save_file(kept, partial)
+            save_file(kept, partial, {"format": "pt"})
     else:
+        weights = load_file(run / WEIGHTS)
+        if labels:
+            others = load_file(labels / WEIGHTS)
+            if others.keys() != weights.keys():
+                raise ValueError(f"{labels} and {run} have different layers: give the model that the run began with")
+            weights = {name: (weights if name.startswith(DRAWING_PREFIXES) else others)[name] for name in weights}
+        with atomic_path(out / WEIGHTS) as partial:
+            save_file(weights, partial, {"format": "pt"})
         for name in COPIED:
             shutil.copyfile(run / name, out / name)
-    for name in CONFIGURATIONS:
-        if name == "config.json" or (run / name).exists():
-            config = without_references(json.loads((run / name).read_text(encoding="utf-8")))
-            (out / name).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    for name in names:
+        config = without_references(json.loads((run / name).read_text(encoding="utf-8")))
+        (out / name).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--out", type=Path, required=True, help="folder in the package")
+    parser.add_argument("--labels", type=Path, help="deepGPS whose labels are kept, with the run's image network")
     args = parser.parse_args()
     try:
-        ship(args.run, args.out)
+        ship(args.run, args.out, labels=args.labels)
     except ValueError as error:
         parser.exit(2, f"training.common.ship: {error}\n")
     except FileNotFoundError as error:

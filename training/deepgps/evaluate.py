@@ -104,6 +104,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         "model": str(args.model),
         "objective": model.config.objective,
         "unet": model.config.unet,
+        "encoder": model.config.backbone_config.model_type,
         "parameters": model.num_parameters(),
         "split": args.split,
         "samples": args.samples,

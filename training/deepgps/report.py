@@ -23,7 +23,7 @@ from typing import Any
 from protloc.loading import LOAD_ERRORS, one_line
 from protloc.staging import EVALUATION
 from training.common.cards import render_deepgps_card
-from training.common.runs import training_cost
+from training.common.runs import training_costs
 from training.deepgps.evaluate import add_data_arguments, evaluate
 
 TEMPLATE = Path(__file__).parents[2] / "model_cards" / "deepgps.md.jinja"
@@ -52,8 +52,9 @@ def report(args: argparse.Namespace) -> None:
         raise ValueError("--other and --other-scores go together")
     shipped, runs = Path(args.model), [*args.runs, *([args.other] if args.other else [])]
     results: dict[str, Any] = {"evaluations": {}}
-    results["training"] = [training_cost(run, args.watts, args.hardware) for run in runs]
+    results["training"] = training_costs(runs, args.watts, args.hardware)
     found = evaluate(args)
+    results["language_model"] = None if found["encoder"] == "deeploc" else found["encoder"]
     results["evaluations"][found["objective"]] = {**found, "model": shipped.name}
     results["parameters"] = found["parameters"]
     if args.other:

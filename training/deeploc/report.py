@@ -13,14 +13,13 @@ import json
 import platform
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from datasets import get_dataset_config_names, load_dataset
 
 from protloc.loading import LOAD_ERRORS, load_model, one_line
 from protloc.staging import EVALUATION
 from training.common.cards import render_deeploc_card
-from training.common.runs import training_cost
+from training.common.runs import training_costs
 from training.deeploc.evaluate import compare_policies, evaluate_model
 
 TEMPLATE = Path(__file__).parents[2] / "model_cards" / "deeploc.md.jinja"
@@ -60,17 +59,10 @@ def main() -> None:
         parser.exit(2, f"training.deeploc.report: {one_line(error)}\n")
 
 
-def costs(run: Path, watts: float, hardware: str) -> list[dict[str, Any]]:
-    """What a run cost; of a model that shipped, which a run began with, what its own runs did."""
-    if (run / EVALUATION).exists():
-        return json.loads((run / EVALUATION).read_text(encoding="utf-8"))["training"]
-    return [training_cost(run, watts, hardware)]
-
-
 def report(args: argparse.Namespace) -> None:
     results: dict = {}
     results["ablation"] = json.loads(args.ablation.read_text(encoding="utf-8")) if args.ablation else {}
-    results["training"] = [cost for run in args.runs for cost in costs(run, args.watts, args.hardware)]
+    results["training"] = training_costs(args.runs, args.watts, args.hardware)
     model, tokenizer = load_model(args.model, dtype=args.dtype)
     results |= {"parameters": model.num_parameters(), "dtype": args.dtype, "evaluations": {}}
     results["language_model"] = model.config.backbone_config.model_type if model.config.backbone_config else None
