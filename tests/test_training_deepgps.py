@@ -132,6 +132,26 @@ def test_evaluation(run_script, trained, tiny_crops, tiny_proteins, tmp_path):
     assert {"examples.png", "cutoffs.png", "cross_assay.png", "matrix_by_crop.png", "curves_by_protein.png"} <= figures
 
 
+def test_the_paper_s_tables_and_figures(run_script, trained, tiny_crops, tiny_proteins, tmp_path):
+    rows = [row for row in load_dataset(str(tiny_proteins), split="test")]
+    lines = [f"{row['uniprot_id']},{'Nucleus' if row['label'] else 'Cytoplasm'}" for row in rows]
+    (tmp_path / "tool.csv").write_text("\n".join(["protein_id,localization", *lines]) + "\n")
+    data = ["--images", f"{tiny_crops / 'cells'}:cells", "--proteins", tiny_proteins, "--sequences", 1, "--limit", 2]
+    out = tmp_path / "paper"
+    models = ["--model", f"sequence={trained}", "--model", f"again={trained}"]
+    command = "training.deepgps.paper", *models, *data, "--tool", f"known={tmp_path / 'tool.csv'}"
+    code, _, error = run_script(*command, "--out", out)
+    assert code == 0, error
+    text = (out / "tables.md").read_text()
+    assert "| known, single-2, by protein | 6 | 0.500 | 1.000 | 0.000 |" in text  # two proteins share an accession
+    assert "sequence, by crop" in text and "again, nucleus copied" in text
+    assert Image.open(out / "variants.png").width > 300
+    for name in ("sequence", "again"):
+        assert {"scores.json", "examples.png", "cutoffs.png"} <= {path.name for path in (out / name).iterdir()}
+    code, _, error = run_script(*command, "--model", f"again={trained}", "--out", out)
+    assert code == 2 and "two models have the name 'again'" in error
+
+
 @pytest.fixture(scope="module")
 def adversarial(tiny_crops, tiny_proteins, tmp_path_factory) -> Path:
     """A model that is told labels alone and learns to deceive a discriminator, in two sittings."""

@@ -25,6 +25,7 @@ from tests.helpers import ROOT
 from training.common.checkpoints import tensors_only
 from training.common.loop import check_fsdp, start_accelerator
 from training.common.settings import choose_precision, load_yaml
+from training.deepgps.label_head import TrainingConfig as LabelTraining
 from training.deepgps.train import TrainingConfig as DeepGPSTraining
 from training.deeploc.train import TrainingConfig
 
@@ -50,6 +51,10 @@ TINY = {
 def test_configurations(path):
     """Every field of every file exists, in the training's configuration and in the model's."""
     config = load_yaml(path)
+    if path.stem == "deepgps_unirep":
+        run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(LabelTraining), config))
+        assert DeepGPSConfig(**run.model).pooling == "mean" and run.backbone == "unirep"
+        return
     if path.stem.startswith("deepgps"):
         run = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DeepGPSTraining), config))
         assert DeepGPSConfig(**run.model).model_type == "deepgps" and run.images[0].dataset

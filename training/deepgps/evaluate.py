@@ -62,8 +62,12 @@ def independent(model: Any, encoded: EncodedProteins, labels: list[str]) -> list
     ]
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=ASSETS / "deepgps", help="folder or Hub name (default: the shipped model)")
+    parser.add_argument("--figures", type=Path, help="folder for figures")
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=read_source, nargs="+", default=[], metavar="DATASET:CONFIG", help="data sets of crops"
     )
@@ -76,12 +80,12 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=1, help="samples per image, for diffusion (default: 1)")
     parser.add_argument("--steps", type=int, help="steps of diffusion (default: the model's)")
     parser.add_argument("--limit", type=int, help="use only the first crops, for a trial")
-    parser.add_argument("--figures", type=Path, help="folder for figures")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument("--out", type=Path, help="JSON file for the scores")
     args = parser.parse_args()

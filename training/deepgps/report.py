@@ -24,13 +24,14 @@ from protloc.loading import LOAD_ERRORS, one_line
 from protloc.staging import EVALUATION
 from training.common.cards import render_deepgps_card
 from training.common.runs import training_costs
-from training.deepgps.evaluate import add_data_arguments, evaluate
+from training.deepgps.evaluate import add_data_arguments, add_model_arguments, evaluate
 
 TEMPLATE = Path(__file__).parents[2] / "model_cards" / "deepgps.md.jinja"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="the runs that trained it, in order")
     parser.add_argument("--other", type=Path, help="a run with the other objective")
