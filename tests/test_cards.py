@@ -18,9 +18,8 @@ def results():
     return json.loads((ASSETS / "deeploc" / "evaluation.json").read_text())
 
 
-@pytest.fixture
-def deepgps_results():
-    return json.loads((ASSETS / "deepgps" / "evaluation.json").read_text())
+def deepgps_results(name: str) -> dict:
+    return json.loads((ASSETS / name / "evaluation.json").read_text())
 
 
 CUTOFFS = [10, 12, 14, 16, 18, 20]  # dB, of training/deepgps/images.py
@@ -65,25 +64,28 @@ def test_a_figure_typed_by_hand_is_noticed(results):
     assert unmeasured(card, results) == ["0.9876", "123457"]
 
 
-def test_the_card_of_deepgps(deepgps_results):
-    card = render_deepgps_card(deepgps_results, DEEPGPS_TEMPLATE)
-    assert (ASSETS / "deepgps" / "README.md").read_text() == str(card)
-    assert unmeasured(str(card), deepgps_results | {"cutoffs": CUTOFFS}) == []
+@pytest.mark.parametrize(("name", "licence"), [("deepgps", "cc-by-sa-4.0"), ("deepgps-unirep", "other")])
+def test_the_card_of_deepgps(name, licence):
+    found = deepgps_results(name)
+    card = render_deepgps_card(found, DEEPGPS_TEMPLATE)
+    assert (ASSETS / name / "README.md").read_text() == str(card)
+    assert unmeasured(str(card), found | {"cutoffs": CUTOFFS}) == []
     assert len(re.findall(r"0\.\d{3}", str(card))) > 50
     typed = str(card).replace("## Limits", "It reaches 0.9876.\n\n## Limits")
-    assert unmeasured(typed, deepgps_results | {"cutoffs": CUTOFFS}) == ["0.9876"]
-    assert card.data.license == "cc-by-sa-4.0"
+    assert unmeasured(typed, found | {"cutoffs": CUTOFFS}) == ["0.9876"]
+    assert card.data.license == licence and card.data.model_name == f"protloc-{name}"
 
 
-def test_results_show_the_measured_deepgps(deepgps_results):
+def test_results_show_the_measured_deepgps():
     """Written by `make ship-deepgps`; every row of figures in its section is one of the card's."""
     page = (ROOT / "docs" / "results.md").read_text()
     section = page.split("## deepGPS on held-out proteins and cells")[1].split("\n## ")[0]
-    card = str(render_deepgps_card(deepgps_results, DEEPGPS_TEMPLATE))
+    names = "deepgps", "deepgps-unirep"
+    cards = [str(render_deepgps_card(deepgps_results(name), DEEPGPS_TEMPLATE)).splitlines() for name in names]
     rows = [line for line in section.splitlines() if line.startswith("|") and re.search(r"\d\.\d", line)]
     assert len(rows) > 8
     for row in rows:
-        assert row in card.splitlines()
+        assert row in cards[0] + cards[1]
 
 
 def test_metadata_for_the_hub(results):

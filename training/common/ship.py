@@ -22,9 +22,9 @@ from protloc import ASSETS
 from protloc.files import atomic_path
 from protloc.loading import DRAWING_PREFIXES, ENCODER_PREFIX, WEIGHTS
 
-COPIED = ["tokenizer_config.json", "tokenizer.json"]
+TOKENIZER = "tokenizer.json"
 IMAGE_CONFIGURATIONS = ["preprocessor_config.json", "processor_config.json"]  # of a deepGPS
-LEFT_OUT = ["auto_map", "custom_pipelines", "_name_or_path"]
+LEFT_OUT = ["auto_map", "custom_pipelines", "_name_or_path", "is_local", "local_files_only"]
 
 
 def without_references(config: dict[str, Any]) -> dict[str, Any]:
@@ -51,7 +51,8 @@ def ship(run: Path, out: Path, drawer: Path = ASSETS / "deepgps" / WEIGHTS, labe
     """
     out.mkdir(parents=True, exist_ok=True)
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    names = ["config.json", *(name for name in IMAGE_CONFIGURATIONS if (run / name).exists())]
+    names = ["config.json", "tokenizer_config.json"]
+    names += [name for name in IMAGE_CONFIGURATIONS if (run / name).exists()]
     if (config.get("backbone_config") or {}).get("model_type") == "unirep":
         names = ["config.json"]
         weights = load_file(run / WEIGHTS)
@@ -72,8 +73,7 @@ def ship(run: Path, out: Path, drawer: Path = ASSETS / "deepgps" / WEIGHTS, labe
             weights = {name: (weights if name.startswith(DRAWING_PREFIXES) else others)[name] for name in weights}
         with atomic_path(out / WEIGHTS) as partial:
             save_file(weights, partial, {"format": "pt"})
-        for name in COPIED:
-            shutil.copyfile(run / name, out / name)
+        shutil.copyfile(run / TOKENIZER, out / TOKENIZER)
     for name in names:
         config = without_references(json.loads((run / name).read_text(encoding="utf-8")))
         (out / name).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")

@@ -25,7 +25,7 @@ from protloc.loading import DRAWING_PREFIXES, LOAD_ERRORS, model_path, one_line
 from protloc.models.sequence_encoder_deepgps import load_backbone
 from training.common.loop import Batch, Loop, Place, rounded, start_accelerator, steps_per_epoch
 from training.common.publish import check_push, publish
-from training.common.settings import check_output_dir, check_settings, read_settings, save_settings, stop
+from training.common.settings import HeadTraining, check_output_dir, check_settings, read_settings, save_settings, stop
 from training.common.splits import check_apart
 from training.deepgps.data import LabelledProteins, ProteinReader
 from training.deepgps.train import encoder_of
@@ -33,33 +33,14 @@ from training.deepgps.validation import calibrate, label_validation_scores, prot
 
 
 @dataclass
-class TrainingConfig:
+class TrainingConfig(HeadTraining):
     proteins: str = MISSING  # of datasets_scripts.build_proteins, a folder or a Hub repository
     embeddings: str = MISSING  # residue embeddings of `protloc embed`
-    output_dir: str = MISSING
     source_weights: dict[str, float] = field(default_factory=dict)  # how much likelier proteins of a source are drawn
     initial_weights: str = "deepgps"  # the deepGPS whose image network and labels are kept
     backbone: str | None = None  # another encoder: a transformers encoder, a DeepLoc or unirep
-    model: dict[str, Any] = field(default_factory=dict)  # fields of DeepGPSConfig: pooling, classifier_sizes, dropout
-    limit: int | None = None  # proteins of each split, for a quick try
-    epochs: int = 20
     batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_fraction: float = 0.1
-    gradient_accumulation_steps: int = 1
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.0
     early_stopping_patience: int = 20
-    backbone_training: str = "frozen"
-    mixed_precision: str = "no"
-    checkpoint_steps: int = 1000
-    checkpoints_kept: int = 1
-    log_with: str = "tensorboard"
-    resume: bool = False
-    push_to_hub: str | None = None
-    private: bool = False
-    seed: int = 0
 
 
 class ProteinSampler(Sampler[list[int]]):

@@ -9,7 +9,7 @@ per number: 3.5 GB for 10,000 proteins of the shipped model). The whole model is
 runs in one process.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,35 +28,16 @@ from protloc.models.protein_sequence import split_windows, tokenize, window_text
 from protloc.taxonomy import SORTING_SIGNALS
 from training.common.loop import Batch, Loop, Place, rounded, start_accelerator, steps_per_epoch
 from training.common.publish import publish
-from training.common.settings import check_output_dir, check_settings, read_settings, save_settings, stop
+from training.common.settings import HeadTraining, check_output_dir, check_settings, read_settings, save_settings, stop
 from training.deeploc.segments import segment_scores
 
 
 @dataclass
-class TrainingConfig:
+class TrainingConfig(HeadTraining):
     dataset: str = MISSING  # of datasets_scripts.build_residues, a folder or a Hub repository
-    output_dir: str = MISSING
     initial_weights: str = "deeploc"  # a trained DeepLoc, by folder or Hub name
-    model: dict[str, Any] = field(default_factory=dict)  # fields of DeepLocConfig: residue_head_size, dropout
-    limit: int | None = None  # proteins of each split, for a quick try
-    epochs: int = 10
     max_tokens_per_batch: int = 10_000
     learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    warmup_fraction: float = 0.05
-    gradient_accumulation_steps: int = 1
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.0
-    early_stopping_patience: int = 3
-    backbone_training: str = "frozen"
-    mixed_precision: str = "no"
-    checkpoint_steps: int = 500
-    checkpoints_kept: int = 1
-    log_with: str = "tensorboard"
-    resume: bool = False
-    push_to_hub: str | None = None
-    private: bool = False
-    seed: int = 0
 
 
 def possible_signals(signals: str, annotated: str) -> list[int]:
