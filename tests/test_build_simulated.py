@@ -1,10 +1,11 @@
 """Simulated proteins on the real nuclei of other data sets."""
 
 import numpy as np
+import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
 
-from protloc.simulation import simulate, simulate_protein
+from protloc.simulation import PATTERNS, simulate, simulate_protein
 from tests.test_build_pairs import write_pairs
 from training.deepgps.data import ImageSource, load_crops
 
@@ -44,3 +45,13 @@ def test_a_protein_around_given_nuclei():
 def test_crops_that_are_not_there(tmp_path, run_script):
     code, _, err = run_script("datasets_scripts.build_simulated", f"{tmp_path}:all", "--out", tmp_path / "made")
     assert code == 2 and "is no DATASET:CONFIG with a split train" in err and not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("category", sorted(PATTERNS))
+@pytest.mark.parametrize("shape", [(120, 208), (208, 120)])
+def test_a_field_of_any_shape_and_a_sliver_of_a_nucleus(category, shape):
+    nuclei = np.zeros(shape, np.int32)
+    nuclei[40:80, 40:80] = 1
+    nuclei[0, 90:92] = 3  # and no 2
+    protein = simulate_protein(category, nuclei)
+    assert protein.shape == shape and protein.max() > protein.min()

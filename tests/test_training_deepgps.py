@@ -64,6 +64,21 @@ def test_training_leaves_a_model_that_draws(trained):
     assert (trained / "pipeline_protein_imaging.py").exists()
 
 
+def test_a_projection_is_that_of_the_embeddings(tiny_crops, tiny_deeploc_dir, tmp_path):
+    sequences = [SEQUENCES[name] + "A" * seed for seed, name in enumerate(list(SEQUENCES) * 8)]
+    embed(sequences, tmp_path / "embeddings", str(tiny_deeploc_dir), project=4)
+    options = [f"backbone={tiny_deeploc_dir}", f"embeddings={tmp_path / 'embeddings'}", "epochs=1"]
+    refused = run(tmp_path / "no", tiny_crops, *options)
+    assert refused.returncode and "holds 4 numbers a residue" in refused.stderr
+    train(tmp_path / "run", tiny_crops, *options, "model.projection_size=4")
+    model = AutoModel.from_pretrained(tmp_path / "run")
+    fitted = load_file(tmp_path / "embeddings" / "projection.safetensors")
+    for name, weight in model.projection.state_dict().items():
+        torch.testing.assert_close(weight, fitted[name])
+    refused = run(tmp_path / "none", tiny_crops, "model.projection_size=4")
+    assert refused.returncode and "needs embeddings that protloc embed --project has fitted" in refused.stderr
+
+
 def test_the_same_protein_in_two_cell_lines(tiny_crops, tmp_path):
     train(tmp_path / "lines", tiny_crops, "model.cell_lines=[HEK293T,U2OS]", "epochs=1")
     draw = pipeline(

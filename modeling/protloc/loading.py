@@ -262,7 +262,13 @@ def _joined_with_unirep(head: Path) -> Path:
         save_file(weights, folder / WEIGHTS, {"format": "pt"})
         shutil.copyfile(head / "config.json", folder / "config.json")
 
-    parts = head / WEIGHTS, head / "config.json", encoder / WEIGHTS, drawer / WEIGHTS
+    parts = [
+        head / WEIGHTS,
+        head / "config.json",
+        encoder / WEIGHTS,
+        drawer / WEIGHTS,
+        *sorted(drawer.glob("*processor*.json")),
+    ]
     return _made_once(f"{head.name}-{_digest(*parts)}", join)
 
 

@@ -128,8 +128,11 @@ class _Field:
         nucleoli = np.zeros(nuclei.shape, bool)
         self.poles = np.zeros((nuclei.max() + 1, 2), int)  # pixels; row 0 is the background
         for label, window in enumerate(ndimage.find_objects(self.cells), start=1):
+            if window is None:  # a number that no nucleus has
+                continue
             core = (nuclei[window] == label) & (self.from_nucleus[window] < -0.7)
-            nucleoli[window] |= core & (peaks[window] > np.quantile(peaks[window][core], 0.82))
+            if core.any():  # which a sliver at the border has not
+                nucleoli[window] |= core & (peaks[window] > np.quantile(peaks[window][core], 0.82))
             choice = np.where(self.cells[window] == label, off_pole[window], np.inf)
             pole = np.unravel_index(choice.argmin(), choice.shape)
             self.poles[label] = window[0].start + pole[0], window[1].start + pole[1]
@@ -183,7 +186,7 @@ class _Field:
         turns = self.generator.normal(0, curl * np.sqrt(step * self.um_per_px), (len(starts), count))
         headings = angles[:, None] + turns.cumsum(axis=1)
         path = starts[:, None] + step * np.stack([np.sin(headings), np.cos(headings)], axis=-1).cumsum(axis=1)
-        pixels = path.round().astype(int).clip(0, len(self.cells) - 1)  # (threads, count, 2)
+        pixels = path.round().astype(int).clip(0, np.array(self.cells.shape) - 1)  # (threads, count, 2)
         alive = self.cells[pixels[..., 0], pixels[..., 1]] == self.cells[tuple(starts.T)][:, None]
         alive &= (abs(pixels - path) < 1).all(axis=-1)  # not clipped
         alive &= np.arange(count) < self.generator.uniform(count / 3, count, len(starts))[:, None]
@@ -213,7 +216,7 @@ def _golgi(field: _Field) -> np.ndarray:
 def _centrosome(field: _Field) -> np.ndarray:
     first = field.poles[1:]
     apart = field.generator.normal(0, 0.5, first.shape) / field.um_per_px
-    second = (first + apart).round().astype(int).clip(0, len(field.nuclei) - 1)
+    second = (first + apart).round().astype(int).clip(0, np.array(field.nuclei.shape) - 1)
     return field.dots(np.concatenate([first, second]), 0.22) + 0.02 * field.cytosol
 
 

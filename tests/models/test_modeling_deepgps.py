@@ -168,6 +168,9 @@ def test_cell_lines():
     images = [model(**inputs, cell_line=torch.full((3,), i)).protein_image for i in range(3)]
     assert not torch.allclose(images[0], images[1])
     torch.testing.assert_close(model(**inputs).protein_image, images[2])  # unknown
+    assert [model.config.cell_line_index(name) for name in ("u-2 os", "HEK293T", None, "unknown")] == [1, 0, 2, 2]
+    with pytest.raises(ValueError, match="a cell line is given by its name, got nan"):
+        model.config.cell_line_index(float("nan"))
 
 
 @torch.no_grad()
@@ -381,6 +384,8 @@ def test_the_paper_s_size():
         ({"objective": "adversarial", "noise_scales": []}, "noise_scales is empty"),
         ({"objective": "adversarial", "head_channels": 0}, "head_channels must be 1 or more, got 0"),
         ({"unet": "paper", "cell_lines": ["U2OS"]}, "knows no cell lines"),
+        ({"cell_lines": ["U2OS", "U-2 OS"]}, "must be different names"),
+        ({"cell_lines": ["U2OS", "unknown"]}, "must be different names"),
         ({"problem_type": "regression"}, "problem_type must be"),
         ({"condition_on_label": True, "classify": False}, "condition_on_label needs a head for single labels"),
         ({"label_temperature": 0}, "label_temperature must be above 0, got 0"),

@@ -55,6 +55,8 @@ def ship(run: Path, out: Path, drawer: Path = ASSETS / "deepgps" / WEIGHTS, labe
     names += [name for name in IMAGE_CONFIGURATIONS if (run / name).exists()]
     if (config.get("backbone_config") or {}).get("model_type") == "unirep":
         names = ["config.json"]
+        if labels:
+            raise ValueError(f"{run} is on UniRep, and has its own labels: leave --labels out")
         weights = load_file(run / WEIGHTS)
         left_out = ENCODER_PREFIX[config["model_type"]], *DRAWING_PREFIXES
         kept = {name: weights[name] for name in weights if not name.startswith(left_out)}
@@ -68,8 +70,14 @@ def ship(run: Path, out: Path, drawer: Path = ASSETS / "deepgps" / WEIGHTS, labe
         weights = load_file(run / WEIGHTS)
         if labels:
             others = load_file(labels / WEIGHTS)
-            if others.keys() != weights.keys():
-                raise ValueError(f"{labels} and {run} have different layers: give the model that the run began with")
+            names_alike = (
+                json.loads((labels / "config.json").read_text(encoding="utf-8"))["id2label"] == config["id2label"]
+            )
+            shapes, found = ({name: part.shape for name, part in some.items()} for some in (weights, others))
+            if shapes != found or not names_alike:
+                raise ValueError(
+                    f"{labels} and {run} have other layers or labels: give the model that the run began with"
+                )
             weights = {name: (weights if name.startswith(DRAWING_PREFIXES) else others)[name] for name in weights}
         with atomic_path(out / WEIGHTS) as partial:
             save_file(weights, partial, {"format": "pt"})

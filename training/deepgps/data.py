@@ -308,7 +308,7 @@ class Crops(TorchDataset):
         if self.reader and not sequence:
             partners = self.partners[row["class"]]
             sequence = partners[numbers.integers(len(partners))]
-        line = plain_name(row["cell_line"])
+        line = plain_name(row["cell_line"] or "")
         known = line in self.cell_lines and not (self.augment and numbers.random() < UNNAMED_LINES)
         return {
             "nucleus": nucleus,

@@ -37,7 +37,7 @@ class TrainingConfig(HeadTraining):
     proteins: str = MISSING  # of datasets_scripts.build_proteins, a folder or a Hub repository
     embeddings: str = MISSING  # residue embeddings of `protloc embed`
     source_weights: dict[str, float] = field(default_factory=dict)  # how much likelier proteins of a source are drawn
-    initial_weights: str = "deepgps"  # the deepGPS whose image network and labels are kept
+    initial_weights: str = "deepgps"  # the deepGPS whose image network and names of labels are kept
     backbone: str | None = None  # another encoder: a transformers encoder, a DeepLoc or unirep
     batch_size: int = 64
     early_stopping_patience: int = 20
@@ -79,12 +79,15 @@ def build_model(config: TrainingConfig, embeddings: ResidueEmbeddings) -> tuple[
         size = len(embeddings.projection["bias"]) if embeddings.projection else 0
         kept = initial.config.to_dict() | {"backbone_config": backbone.config, "projection_size": size, **tokens}
         model = DeepGPSModel(DeepGPSConfig.from_dict(kept | config.model))
+        drawing = {name: value for name, value in initial.state_dict().items() if name.startswith(DRAWING_PREFIXES)}
+        model.load_state_dict(drawing, strict=False)
+        missing = [name for name in model.state_dict() if name.startswith(DRAWING_PREFIXES) and name not in drawing]
+        if missing:
+            raise ValueError(f"its image network has no weights {missing[0]}: leave fields of the image network out")
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (*LOAD_ERRORS, TypeError) as error:
         stop(f"cannot build on {config.backbone or config.initial_weights!r}: {one_line(error)}")
     model.backbone.load_state_dict(backbone.state_dict(), strict=False)  # but for its own heads
-    drawing = {name: value for name, value in initial.state_dict().items() if name.startswith(DRAWING_PREFIXES)}
-    model.load_state_dict(drawing, strict=False)
     model.requires_grad_(False)
     if embeddings.projection:
         model.projection.load_state_dict(embeddings.projection)
@@ -108,6 +111,7 @@ def main() -> None:
     model, processor = build_model(config, embeddings)
     labels = list(model.config.id2label.values())
     try:
+        reader = ProteinReader(model.config, processor.tokenizer, embeddings)
         if (embeddings.size, embeddings.weights) != encoder_of(model):
             raise ValueError(f"{config.embeddings} holds residue embeddings of other weights than the encoder's")
         proteins = LabelledProteins(config.proteins, "train", labels, config.source_weights)
@@ -120,7 +124,6 @@ def main() -> None:
     for part in (proteins, known):
         part.limit(config.limit or len(part.sequences))
     save_settings(config)
-    reader = ProteinReader(model.config, processor.tokenizer, embeddings)
 
     def collate(numbers: list[int]) -> Batch:
         inputs = reader([proteins.sequences[i] for i in numbers], [""] * len(numbers))

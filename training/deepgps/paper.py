@@ -77,16 +77,16 @@ def variants_figure(models: dict[str, dict[str, Any]]) -> Figure:
 
 def draw(args: argparse.Namespace) -> None:
     """Write everything of all models."""
+    tools = {}
+    if args.tool:  # first: a file that can't be read is known before hours of drawing
+        of_crops = args.images[0] if args.images else None
+        tools = compare(argparse.Namespace(**{**vars(args), "images": of_crops, "fasta": None}))
     models: dict[str, dict[str, Any]] = {}
     for name, path in args.model:
         folder = args.out / name
         folder.mkdir(parents=True, exist_ok=True)
         models[name] = evaluate(argparse.Namespace(**{**vars(args), "model": path, "figures": folder}))
         (folder / "scores.json").write_text(json.dumps(models[name], indent=2) + "\n", encoding="utf-8")
-    tools = {}
-    if args.tool:
-        of_crops = args.images[0] if args.images else None
-        tools = compare(argparse.Namespace(**{**vars(args), "images": of_crops, "fasta": None}))
     (args.out / "tables.md").write_text(tables(models, tools), encoding="utf-8")
     plots.save(variants_figure(models), args.out / "variants.png")
 
@@ -104,6 +104,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.images and not args.proteins:
         parser.error("give --images, --proteins or both")
+    if args.tool and not args.proteins and len(args.images) > 1:
+        parser.error("--tool compares the proteins of one set of crops: give one --images, or --proteins")
     twice = {name for name, _ in args.model if [other for other, _ in args.model].count(name) > 1}
     if twice:
         parser.error(f"two models have the name {min(twice)!r}: give each its own")

@@ -202,6 +202,10 @@ def build_model(config: TrainingConfig) -> tuple[DeepGPSModel, PreTrainedTokeniz
             model = DeepGPSModel.from_backbone_pretrained(path, **names, **config.model)
     except (*LOAD_ERRORS, TypeError) as error:
         stop(f"cannot build on {start!r}: {one_line(error)}")
+    if model.config.projection_size:
+        if not config.embeddings and not config.initial_weights:
+            stop("model.projection_size needs embeddings that protloc embed --project has fitted")
+        model.projection.requires_grad_(False)
     if model.reads_sequence:
         try:
             set_backbone_training(model, config.backbone_training, config.lora_rank)
@@ -241,6 +245,15 @@ class Data:
     validation_proteins: LabelledProteins | None
 
 
+def use_projection(model: DeepGPSModel, embeddings: ResidueEmbeddings, config: TrainingConfig) -> None:
+    """Take the projection of the embeddings into a new model; `ValueError` if a trained one has another."""
+    fitted: Any = embeddings.projection
+    if not config.initial_weights:
+        model.projection.load_state_dict(fitted)
+    elif any(not torch.equal(weight, fitted[name]) for name, weight in model.projection.state_dict().items()):
+        raise ValueError(f"{config.embeddings} went through another projection than that of {config.initial_weights}")
+
+
 def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrainedTokenizerBase) -> Data:
     proteins = known = None
     labels = list(model.config.id2label.values())
@@ -249,9 +262,11 @@ def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrained
         reader = ProteinReader(model.config, tokenizer, embeddings, config.structures)
         if embeddings and model.reads_sequence and (embeddings.size, embeddings.weights) != encoder_of(model):
             raise ValueError(
-                f"{config.embeddings} holds residue embeddings of other weights than the encoder's: make them "
-                "with protloc embed"
+                f"{config.embeddings} holds {embeddings.size} numbers a residue, or those of other weights than the "
+                f"encoder's {model.config.residue_size}: make them with protloc embed"
             )
+        if embeddings and embeddings.projection:
+            use_projection(model, embeddings, config)
         if config.proteins:
             proteins = LabelledProteins(config.proteins, "train", labels, config.source_weights)
             known = LabelledProteins(config.proteins, "validation", labels, human_only=True)

@@ -184,6 +184,8 @@ class DeepGPSConfig(PreTrainedConfig):
             ValueError: For a cell line that the model doesn't know.
         """
         known = [plain_name(line) for line in self.cell_lines]
+        if not isinstance(name, str | None):
+            raise ValueError(f"a cell line is given by its name, got {name!r}")
         if name is None or plain_name(name) in ("", "unknown"):
             return len(known)
         if plain_name(name) not in known:
@@ -249,6 +251,9 @@ class DeepGPSConfig(PreTrainedConfig):
                 f"drawing_shifts must be 1, patch_size or its square ({', '.join(map(str, shifts))}), got "
                 f"{self.drawing_shifts}"
             )
+        lines = [plain_name(line) for line in self.cell_lines]
+        if len({*lines, "unknown", ""}) < len(lines) + 2:
+            raise ValueError(f"cell_lines must be different names, and none of them unknown, got {self.cell_lines}")
         if self.unet == "paper" and self.cell_lines:
             raise ValueError("unet 'paper' knows no cell lines: leave cell_lines empty, or use unet 'condition'")
         if self.problem_type not in ("single_label_classification", "multi_label_classification"):

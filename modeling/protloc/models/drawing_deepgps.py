@@ -58,7 +58,7 @@ class DrawingMixin:
             return None
         if cell_line is None:
             unknown = len(self.config.cell_lines)
-            return torch.full((len(nucleus),), unknown, dtype=torch.long, device=nucleus.device)
+            return torch.full((nucleus.shape[0],), unknown, dtype=torch.long, device=nucleus.device)
         return cell_line
 
     def check_labels(self, labels: torch.Tensor | None, nucleus: torch.Tensor) -> None:

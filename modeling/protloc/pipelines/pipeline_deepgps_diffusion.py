@@ -29,6 +29,7 @@ class DeepGPSDiffusionPipeline(DiffusionPipeline):
         sequence: str | list[str] | None = None,
         nucleus: Any = None,
         structure: Any = None,
+        cell_line: str | None = None,
         num_images_per_prompt: int = 1,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -38,13 +39,16 @@ class DeepGPSDiffusionPipeline(DiffusionPipeline):
         """
         Args:
             sequence, nucleus, structure: As for [`DeepGPSProcessor`].
+            cell_line (`str`, *optional*): One of the model's cell lines; unknown by default.
             num_images_per_prompt (`int`): Number of images per protein, which are adjacent in the output.
             num_inference_steps, guidance_scale, generator: As for [`DeepGPSModel.generate`].
             output_type (`str`): `"pil"`, or `"np"` for an array `(images, H, W, 1)` in [0, 1].
         """
         inputs = self.processor(text=sequence, images=nucleus, structure=structure).to(self.model.device)
+        line = torch.tensor([self.model.config.cell_line_index(cell_line)], device=self.model.device)
         outputs = self.model.generate(
             **inputs,
+            cell_line=line.expand(len(inputs["nucleus"])),
             num_samples=num_images_per_prompt,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
