@@ -260,11 +260,18 @@ def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrained
     try:
         embeddings = ResidueEmbeddings(config.embeddings) if config.embeddings else None
         reader = ProteinReader(model.config, tokenizer, embeddings, config.structures)
-        if embeddings and model.reads_sequence and (embeddings.size, embeddings.weights) != encoder_of(model):
-            raise ValueError(
-                f"{config.embeddings} holds {embeddings.size} numbers a residue, or those of other weights than the "
-                f"encoder's {model.config.residue_size}: make them with protloc embed"
-            )
+        if embeddings and model.reads_sequence:
+            size, weights = encoder_of(model)
+            if embeddings.weights != weights:
+                raise ValueError(
+                    f"{config.embeddings} holds residue embeddings of other weights than the encoder's: make them "
+                    "with protloc embed"
+                )
+            if embeddings.size != size:
+                raise ValueError(
+                    f"{config.embeddings} holds {embeddings.size} numbers a residue, and the model reads {size}: set "
+                    f"model.projection_size={embeddings.size if embeddings.projection else 0}"
+                )
         if embeddings and embeddings.projection:
             use_projection(model, embeddings, config)
         if config.proteins:
