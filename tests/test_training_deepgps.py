@@ -70,6 +70,9 @@ def test_a_projection_is_that_of_the_embeddings(tiny_crops, tiny_deeploc_dir, tm
     options = [f"backbone={tiny_deeploc_dir}", f"embeddings={tmp_path / 'embeddings'}", "epochs=1"]
     refused = run(tmp_path / "no", tiny_crops, *options)
     assert refused.returncode and "holds 4 numbers a residue" in refused.stderr
+    embed(sequences, tmp_path / "means", str(tiny_deeploc_dir), mean=True)
+    refused = run(tmp_path / "no", tiny_crops, *options, f"embeddings={tmp_path / 'means'}")
+    assert refused.returncode and "holds one embedding a protein" in refused.stderr
     train(tmp_path / "run", tiny_crops, *options, "model.projection_size=4")
     model = AutoModel.from_pretrained(tmp_path / "run")
     fitted = load_file(tmp_path / "embeddings" / "projection.safetensors")

@@ -195,6 +195,8 @@ class ProteinReader:
         structures: str | None = None,
     ):
         self.reads_sequence, self.reads_structure = "sequence" in config.inputs, "structure" in config.inputs
+        if embeddings and embeddings.mean:
+            raise ValueError(f"{embeddings.folder} holds one embedding a protein: use protloc embed without --mean")
         self.tokenizer, self.embeddings = tokenizer, embeddings
         self.files: dict[str, Path] = {}
         self.clouds: dict[tuple[str, str], torch.Tensor] = {}

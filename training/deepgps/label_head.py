@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import AutoProcessor, AutoTokenizer, get_scheduler, pipeline
 
 from protloc import DeepGPSConfig, DeepGPSModel, DeepGPSProcessor
-from protloc.embedding import ResidueEmbeddings
+from protloc.embedding import ResidueEmbeddings, weights_digest
 from protloc.loading import DRAWING_PREFIXES, LOAD_ERRORS, model_path, one_line
 from protloc.models.sequence_encoder_deepgps import load_backbone
 from training.common.loop import Batch, Loop, Place, rounded, start_accelerator, steps_per_epoch
@@ -28,7 +28,6 @@ from training.common.publish import check_push, publish
 from training.common.settings import HeadTraining, check_output_dir, check_settings, read_settings, save_settings, stop
 from training.common.splits import check_apart
 from training.deepgps.data import LabelledProteins, ProteinReader
-from training.deepgps.train import encoder_of
 from training.deepgps.validation import calibrate, label_validation_scores, protein_logits
 
 
@@ -112,7 +111,7 @@ def main() -> None:
     labels = list(model.config.id2label.values())
     try:
         reader = ProteinReader(model.config, processor.tokenizer, embeddings)
-        if (embeddings.size, embeddings.weights) != encoder_of(model):
+        if embeddings.weights != weights_digest(model.backbone):
             raise ValueError(f"{config.embeddings} holds residue embeddings of other weights than the encoder's")
         proteins = LabelledProteins(config.proteins, "train", labels, config.source_weights)
         known = LabelledProteins(config.proteins, "validation", labels, human_only=True)

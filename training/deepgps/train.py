@@ -220,11 +220,6 @@ def build_model(config: TrainingConfig) -> tuple[DeepGPSModel, PreTrainedTokeniz
     return model, tokenizer
 
 
-def encoder_of(model: DeepGPSModel) -> tuple[int, str]:
-    """Size of the residue embeddings that it reads, and the digest of its weights."""
-    return model.config.residue_size, weights_digest(model.backbone)
-
-
 def build_schedule(config: TrainingConfig, optimizer: torch.optim.Optimizer, epoch_steps: int) -> LRScheduler:
     """Learning rate by optimizer step."""
     if config.schedule == "decay":
@@ -246,12 +241,19 @@ class Data:
 
 
 def use_projection(model: DeepGPSModel, embeddings: ResidueEmbeddings, config: TrainingConfig) -> None:
-    """Take the projection of the embeddings into a new model; `ValueError` if a trained one has another."""
-    fitted: Any = embeddings.projection
-    if not config.initial_weights:
-        model.projection.load_state_dict(fitted)
-    elif any(not torch.equal(weight, fitted[name]) for name, weight in model.projection.state_dict().items()):
-        raise ValueError(f"{config.embeddings} went through another projection than that of {config.initial_weights}")
+    """Take the projection of the embeddings into a new model; `ValueError` if the model's is another."""
+    size = embeddings.size if embeddings.projection else 0
+    if size != model.config.projection_size:
+        raise ValueError(
+            f"{config.embeddings} holds {embeddings.size} numbers a residue, and the model reads "
+            f"{model.config.residue_size}: set model.projection_size={size}"
+        )
+    if embeddings.projection and not config.initial_weights:
+        model.projection.load_state_dict(embeddings.projection)
+    elif embeddings.projection:
+        own = model.projection.state_dict()
+        if any(not torch.equal(own[name], weight) for name, weight in embeddings.projection.items()):
+            raise ValueError(f"{config.embeddings} has another projection than {config.initial_weights}")
 
 
 def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrainedTokenizerBase) -> Data:
@@ -261,18 +263,11 @@ def load_data(config: TrainingConfig, model: DeepGPSModel, tokenizer: PreTrained
         embeddings = ResidueEmbeddings(config.embeddings) if config.embeddings else None
         reader = ProteinReader(model.config, tokenizer, embeddings, config.structures)
         if embeddings and model.reads_sequence:
-            size, weights = encoder_of(model)
-            if embeddings.weights != weights:
+            if embeddings.weights != weights_digest(model.backbone):
                 raise ValueError(
                     f"{config.embeddings} holds residue embeddings of other weights than the encoder's: make them "
                     "with protloc embed"
                 )
-            if embeddings.size != size:
-                raise ValueError(
-                    f"{config.embeddings} holds {embeddings.size} numbers a residue, and the model reads {size}: set "
-                    f"model.projection_size={embeddings.size if embeddings.projection else 0}"
-                )
-        if embeddings and embeddings.projection:
             use_projection(model, embeddings, config)
         if config.proteins:
             proteins = LabelledProteins(config.proteins, "train", labels, config.source_weights)
