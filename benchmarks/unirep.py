@@ -26,9 +26,10 @@ from transformers import utils
 
 from benchmarks.common import compare, made_up_proteins, save
 from protloc.embedding import Encoder
+from protloc.loading import model_path
 from protloc.models.configuration_unirep import UniRepConfig
 from protloc.models.convert_unirep import build_tokenizer
-from protloc.models.modeling_unirep import UniRepForCausalLM
+from protloc.models.modeling_unirep import UniRepForCausalLM, UniRepModel
 from protloc.sequences import read_sequences
 
 JAX = """
@@ -104,8 +105,10 @@ def main() -> None:
         threads = torch.get_num_threads()
         print(f"torch {torch.__version__}, {threads} threads, {len(proteins)} proteins, {residues} residues")
         ratios: dict[str, float] = {}
-        few, first = proteins[: args.naive], encoders["float32"]
-        plain = rate(lambda: naive(first.backbone, few, first.tokenizer), sum(map(len, few)), args.device)
+        few = proteins[: args.naive]
+        unpacked = UniRepModel.from_pretrained(model_path(model), dtype=torch.float32).to(args.device).eval()
+        tokenizer = encoders["float32"].tokenizer
+        plain = rate(lambda: naive(unpacked, few, tokenizer), sum(map(len, few)), args.device)
         print(f"protein after protein, float32: {plain:.0f} residues/s")
         for dtype, encoder in encoders.items():
             left = torch.randn(128, hidden, device=args.device).to(getattr(torch, dtype))

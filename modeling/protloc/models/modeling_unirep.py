@@ -1,6 +1,7 @@
 """UniRep: a multiplicative LSTM that reads a protein residue by residue (Alley et al. 2019; Krause et al. 2016)."""
 
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,7 +14,8 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_unirep import UniRepConfig
 from .safetensors_model import SafetensorsModel
 
-STEPS = 16  # time steps whose input products are computed at once: enough for the product, few enough for the caches
+# Time steps that are computed at once: of more, what tokens contribute has to come from the system anew each time.
+STEPS = 4
 
 
 class UniRepLayer(nn.Module):
@@ -57,38 +59,15 @@ class UniRepLayer(nn.Module):
             states.append(hidden)
         return torch.cat(states), hidden, cell
 
-    def forward(self, inputs: torch.Tensor, ids: torch.Tensor | None, batch_sizes: list[int]) -> torch.Tensor:
-        """
-        Args:
-            inputs (`torch.Tensor` of shape `(tokens, input_size)`): In the order of `PackedSequence.data`; with `ids`,
-                the embedding `(vocab_size, input_size)`.
-            ids (`torch.LongTensor` of shape `(tokens,)`, *optional*): Tokens in that order. There are few different
-                ones, so that their products are computed once and looked up.
-            batch_sizes (`list[int]`): As in `PackedSequence`.
-
-        Returns:
-            `torch.Tensor` of shape `(tokens, hidden_size)`.
-        """
-        if ids is not None:
-            tables = self.multiplier_input(inputs), self.gates_input(inputs)  # (V, H), (V, 4H)
-        hidden = inputs.new_zeros(batch_sizes[0], self.multiplier_hidden.in_features)
-        cell = hidden.float()
-        states, start = [], 0
-        for step in range(0, len(batch_sizes), STEPS):
-            sizes = batch_sizes[step : step + STEPS]
-            part = slice(start, start := start + sum(sizes))
-            if ids is not None:
-                multipliers, gates = (F.embedding(ids[part], table) for table in tables)
-            else:
-                multipliers, gates = self.multiplier_input(inputs[part]), self.gates_input(inputs[part])
-            if self.gradient_checkpointing and self.training:
-                # transformers sets the function when checkpointing is switched on
-                checkpoint: Any = self._gradient_checkpointing_func
-                found, hidden, cell = checkpoint(self.scan, multipliers, gates, hidden, cell, sizes)
-            else:
-                found, hidden, cell = self.scan(multipliers, gates, hidden, cell, sizes)
-            states.append(found)
-        return torch.cat(states)
+    def forward(
+        self, multipliers: torch.Tensor, gates: torch.Tensor, hidden: torch.Tensor, cell: torch.Tensor, sizes: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `scan`; with gradient checkpointing, it is computed again when gradients are."""
+        if self.gradient_checkpointing and self.training:
+            # transformers sets the function when checkpointing is switched on
+            checkpoint: Any = self._gradient_checkpointing_func
+            return checkpoint(self.scan, multipliers, gates, hidden, cell, sizes)
+        return self.scan(multipliers, gates, hidden, cell, sizes)
 
 
 class UniRepPreTrainedModel(SafetensorsModel):
@@ -125,6 +104,47 @@ class UniRepModel(UniRepPreTrainedModel):
     def set_input_embeddings(self, value):
         self.embeddings = value
 
+    def read(self, packed: PackedSequence) -> Iterator[torch.Tensor]:
+        """
+        Hidden states of packed tokens, of some steps at a time.
+
+        Args:
+            packed ([`PackedSequence`]): Tokens, all proteins' first before all proteins' second.
+
+        Returns:
+            `Iterator[torch.Tensor]`: States `(tokens, hidden_size)`, in the order of `packed.data`.
+        """
+        sizes = packed.batch_sizes.tolist()
+        first, *upper = cast(Iterable[UniRepLayer], self.layers)
+        # There are few different tokens: what they contribute is computed once and looked up.
+        tables = first.multiplier_input(self.embeddings.weight), first.gates_input(self.embeddings.weight)
+        hidden = self.embeddings.weight.new_zeros(sizes[0], self.config.hidden_size)
+        carried = [(hidden, hidden.float())] * len(self.layers)  # of each layer, after the step before
+        end = 0
+        for step in range(0, len(sizes), STEPS):
+            some = sizes[step : step + STEPS]
+            ids = packed.data[end : (end := end + sum(some))]
+            multipliers, gates = (F.embedding(ids, table) for table in tables)
+            states, hidden, cell = first(multipliers, gates, *carried[0], some)
+            carried[0] = hidden, cell
+            for i, layer in enumerate(upper, 1):
+                multipliers, gates = layer.multiplier_input(states), layer.gates_input(states)
+                states, hidden, cell = layer(multipliers, gates, *carried[i], some)
+                carried[i] = hidden, cell
+            yield states
+
+    def pack(self, input_ids: torch.LongTensor, attention_mask: torch.LongTensor | None = None) -> PackedSequence:
+        """The tokens as `read` takes them; arguments and errors as in `forward`."""
+        if attention_mask is None:
+            attention_mask = (input_ids != self.config.pad_token_id).long()
+        mask = attention_mask.bool()
+        lengths = mask.sum(dim=1)
+        positions = torch.arange(mask.shape[1], device=mask.device)
+        if not torch.equal(mask, positions < lengths[:, None]) or (lengths == 0).any():
+            raise ValueError("UniRep reads one token or more of each protein, padded on the right")
+        # Sorted by length: each step goes through the proteins that are not yet at their end.
+        return pack_padded_sequence(input_ids, lengths.cpu(), batch_first=True, enforce_sorted=False)
+
     @can_return_tuple
     def forward(
         self, input_ids: torch.LongTensor, attention_mask: torch.LongTensor | None = None, **kwargs
@@ -142,20 +162,9 @@ class UniRepModel(UniRepPreTrainedModel):
         Raises:
             ValueError: For a protein without tokens, or with padding that is not on the right.
         """
-        if attention_mask is None:
-            attention_mask = (input_ids != self.config.pad_token_id).long()
-        mask = attention_mask.bool()
-        lengths = mask.sum(dim=1)
-        positions = torch.arange(mask.shape[1], device=mask.device)
-        if not torch.equal(mask, positions < lengths[:, None]) or (lengths == 0).any():
-            raise ValueError("UniRep reads one token or more of each protein, padded on the right")
-        # Sorted by length: each step goes through the proteins that are not yet at their end.
-        packed = pack_padded_sequence(input_ids, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        sizes = packed.batch_sizes.tolist()
-        states = self.layers[0](self.embeddings.weight, packed.data, sizes)
-        for layer in self.layers[1:]:
-            states = layer(states, None, sizes)
-        states = PackedSequence(states, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+        packed = self.pack(input_ids, attention_mask)
+        data = torch.cat(list(self.read(packed)))
+        states = PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
         hidden, _ = pad_packed_sequence(states, batch_first=True, total_length=input_ids.shape[1])
         return BaseModelOutput(last_hidden_state=hidden)
 
