@@ -64,7 +64,7 @@ def main() -> None:
         torch.set_num_threads(1)
         steps = {}
         steps["read"], (nucleus, protein) = seconds(lambda: read_field(fields[0], SETTINGS))
-        steps["segment"], labels = seconds(lambda: segment_nuclei(nucleus))
+        steps["segment"], labels = seconds(lambda: segment_nuclei(nucleus, OPENCELL_UM_PER_PX))
         steps["normalize"], images = seconds(lambda: (normalize(nucleus), normalize(protein, robust=False)))
         steps["crop"], found = seconds(lambda: nucleus_crops(images[0], images[1], labels))
         steps["encode"], _ = seconds(lambda: [crop_row(crop) for crop in found])

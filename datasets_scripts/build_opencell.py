@@ -25,15 +25,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-from skimage.measure import regionprops
-
 from datasets_scripts.arguments import positive, push
 from datasets_scripts.download import DownloadError, RemoteFile, fetch, fetch_archives, list_bucket
 from datasets_scripts.fields import Field, add_arguments, build
 from datasets_scripts.proteins import MAX_LENGTH, UNIPROT_HUMAN, Proteins, split_proteins
 from protloc.images import read_image
-from protloc.microscopy import OPENCELL_UM_PER_PX, segment_nuclei
+from protloc.microscopy import OPENCELL_UM_PER_PX, normalize
+from protloc.nuclei import estimate_um_per_px
 from protloc.tables import read_csv
 from protloc.taxonomy import OPENCELL_CATEGORIES
 
@@ -199,23 +197,12 @@ def gather(args: argparse.Namespace) -> tuple[list[Field], list[str], dict]:
     )
 
 
-PIXEL_SIZES = np.geomspace(0.08, 0.5, 8)  # micrometres, that are tried
-
-
 def pixel_size(nucleus: Path, diameter: float) -> float:
     """The pixel size in micrometres at which the usual nucleus of an image has this diameter."""
-    image = read_image(nucleus).pixels
-    found = []
-    for size in PIXEL_SIZES:
-        areas = np.sort([region.area for region in regionprops(segment_nuclei(image, size))])
-        if len(areas):
-            # Half of all that is nucleus lies in larger ones: pieces, into which a wrong size cuts them, count little.
-            middle = areas[np.searchsorted(areas.cumsum(), areas.sum() / 2)]
-            fitting = diameter / (2 * np.sqrt(middle / np.pi))
-            found.append((abs(np.log(fitting / size)), fitting))  # the nuclei are those of the size that was looked for
-    if not found:
+    size = estimate_um_per_px(normalize(read_image(nucleus).pixels), diameter)
+    if size is None:
         raise ValueError(f"{nucleus}: no nucleus is seen in it that --nucleus-um could measure")
-    return float(min(found)[1])
+    return size
 
 
 def main() -> None:

@@ -167,8 +167,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--nucleus-um-per-px",
         type=positive_float,
         metavar="UM",
-        help="pixel size of the nucleus image in micrometres (default: from the file's metadata, else 0.206; other "
-        "sizes are rescaled to 0.206, the model's pixel size)",
+        help="pixel size of the nucleus image in micrometres (default: from the file's metadata, else from the size "
+        "of the nuclei; other sizes are rescaled to 0.206, the model's pixel size)",
     )
     predict.add_argument(
         "--nucleus-channel",

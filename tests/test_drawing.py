@@ -52,7 +52,7 @@ def protloc_command(monkeypatch, capsys):
 def test_images_beside_the_table(protloc_command, fasta, drawer_dir, tiny_model_dir, tmp_path):
     nucleus = tmp_path / "nucleus.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (45, 61), dtype=np.uint8)).save(nucleus)
-    seen = str(nucleus_found(np.asarray(Image.open(nucleus)))).lower()
+    seen = str(nucleus_found(np.asarray(Image.open(nucleus)), 0.206)).lower()
     out = tmp_path / "results" / "out.csv"
     out.parent.mkdir()
     options = ("--model", tiny_model_dir, "--image-model", drawer_dir, "-o", out)

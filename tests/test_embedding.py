@@ -20,10 +20,12 @@ from transformers import AutoTokenizer
 
 from protloc.embedding import INDEX, Encoder, ResidueEmbeddings, embed, prefetch, sequence_key, weights_digest
 from protloc.files import lock
+from protloc.models.convert_unirep import build_tokenizer
+from protloc.models.modeling_unirep import UniRepModel
 from protloc.models.protein_sequence import AMINO_ACIDS
 from protloc.models.sequence_encoder_deepgps import encode_sequence, load_backbone
 from protloc.packed_attention import packed_attention
-from tests.helpers import run_protloc, tiny_deepgps
+from tests.helpers import run_protloc, tiny_deepgps, tiny_unirep
 
 SEQUENCES = ["MKTAYIAKQR", "MK", "MKVLAAGIVGLLLALSAQA", "MK"]
 
@@ -75,6 +77,22 @@ def test_states_do_not_depend_on_the_batch(tiny_backbones, tiny_model_dir, name)
         [(_, expected)] = encoder.states([sequence])
         assert found[sequence].shape == (len(sequence), encoder.config.sequence_size)
         torch.testing.assert_close(found[sequence], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_packed_weights_read_as_the_model_does(tmp_path, dtype):
+    tiny_unirep().save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    model, tokenizer = UniRepModel.from_pretrained(tmp_path).eval(), AutoTokenizer.from_pretrained(tmp_path)
+    encoder = Encoder(str(tmp_path), dtype=dtype)
+    several = dict(encoder.states(MANY, max_tokens_per_batch=150))
+    assert several.keys() == set(MANY)
+    tolerance = 1e-5 if dtype == "float32" else 0.02
+    for found in (several, dict(encoder.states(MANY))):  # the second in one batch, larger than all before it
+        for sequence in MANY:
+            with torch.no_grad():
+                expected = model(**tokenizer(sequence, return_tensors="pt")).last_hidden_state[0, 1:]
+            torch.testing.assert_close(found[sequence].float(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import torch
 from protloc import nuclei
 from protloc.images import read_image
 from protloc.microscopy import normalize, nucleus_crops, nucleus_found, rescale, segment_nuclei, simulate
-from protloc.nuclei import match_instances
+from protloc.nuclei import estimate_um_per_px, match_instances
+from protloc.simulation import NUCLEUS_AXES
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +25,29 @@ def test_segmentation_finds_simulated_nuclei(um_per_px):
     assert 2 * match["matched"][0] / (match["true"] + match["found"]) > 0.9
 
 
+@pytest.mark.parametrize("um_per_px", [0.1, 0.206, 0.4])
+def test_segmentation_without_the_size_of_a_pixel(um_per_px):
+    field = simulate("cytoplasmic", size=round(80 / um_per_px), um_per_px=um_per_px, seed=1, cells=12)
+    match = match_instances(field.labels, segment_nuclei(field.nucleus))
+    assert 2 * match["matched"][0] / (match["true"] + match["found"]) > 0.8
+    usual = np.sqrt(np.prod(NUCLEUS_AXES))  # of an ellipse
+    assert estimate_um_per_px(normalize(field.nucleus), usual) == pytest.approx(um_per_px, rel=0.12)
+
+
+def test_no_size_without_nuclei():
+    assert estimate_um_per_px(normalize(simulate("cytoplasmic", size=200, cells=0).nucleus)) is None
+
+
 def test_segmentation_is_deterministic_and_unit_free(field):
-    labels = segment_nuclei(field.nucleus)
-    assert np.array_equal(labels, segment_nuclei(field.nucleus))
-    assert match_instances(labels, segment_nuclei(field.nucleus.astype(np.float32) * 3))["average_precision"] == 1
+    labels = segment_nuclei(field.nucleus, 0.206)
+    assert np.array_equal(labels, segment_nuclei(field.nucleus, 0.206))
+    assert (
+        match_instances(labels, segment_nuclei(field.nucleus.astype(np.float32) * 3, 0.206))["average_precision"] == 1
+    )
     assert set(np.unique(labels)) == set(range(labels.max() + 1))
 
 
-def test_the_size_of_a_pixel_is_opencells_if_none_is_given(field):
-    assert np.array_equal(segment_nuclei(field.nucleus), segment_nuclei(field.nucleus, 0.206))
-    assert np.array_equal(segment_nuclei(field.nucleus, None), segment_nuclei(field.nucleus, um_per_px=0.206))
+def test_sizes_of_pixels_are_checked(field):
     for size in (0, -0.2, float("nan"), 50):
         with pytest.raises(ValueError, match=f"um_per_px must be from 0.02 to 4 micrometres, got {size}"):
             segment_nuclei(field.nucleus, size)
@@ -41,15 +55,15 @@ def test_the_size_of_a_pixel_is_opencells_if_none_is_given(field):
 
 def test_noise_holds_no_nucleus(caplog):
     noise = np.random.default_rng(0).normal(500, 20, (400, 400))
-    labels = segment_nuclei(noise)
+    labels = segment_nuclei(noise, 0.206)
     assert nucleus_crops(normalize(noise), normalize(noise), labels) == []
-    assert not nucleus_found(noise)
+    assert not nucleus_found(noise, 0.206)
     assert "no nucleus is seen in the field, at 0.206 um a pixel" in caplog.text
 
 
 def test_a_negative_is_said(field, caplog):
-    assert nucleus_found(field.nucleus) and not caplog.text
-    segment_nuclei(field.nucleus.max() - field.nucleus)
+    assert nucleus_found(field.nucleus, 0.206) and not caplog.text
+    segment_nuclei(field.nucleus.max() - field.nucleus, 0.206)
     assert "looks inverted, with dark nuclei on a bright ground" in caplog.text
 
 
@@ -68,7 +82,7 @@ def test_debris_hides_no_nucleus():
     field = simulate("cytoplasmic", size=800, seed=1, cells=25)
     dirty = field.nucleus.astype(np.float32)
     dirty[380:420, 380:420] = 65535
-    found = match_instances(segment_nuclei(field.nucleus), segment_nuclei(dirty))
+    found = match_instances(segment_nuclei(field.nucleus, 0.206), segment_nuclei(dirty, 0.206))
     assert found["matched"][0] >= found["true"] - 2
 
 
@@ -156,7 +170,7 @@ def test_rescale():
 def test_real_fields(data_dir):
     fields = data_dir / "opencell" / "nuclei"
     counts = {
-        name: segment_nuclei(read_image(fields / f"hoechst_{name}.tif").pixels).max()
+        name: segment_nuclei(read_image(fields / f"hoechst_{name}.tif").pixels, 0.206).max()
         for name in ("good-1", "sparse-1", "no-nuclei-1", "overconfluent-1")
     }
     assert counts["no-nuclei-1"] == 0

@@ -19,13 +19,15 @@ from . import ASSETS
 from .batching import token_budget_batches
 from .images import Picture, read_image
 from .loading import check_finite, check_tokenizer, choose_device, model_path, naming
-from .microscopy import MAX_UM_PER_PX, MIN_UM_PER_PX, OPENCELL_UM_PER_PX, nucleus_found, rescale
+from .microscopy import MAX_UM_PER_PX, MIN_UM_PER_PX, OPENCELL_UM_PER_PX, normalize, nucleus_found, rescale
 from .models.image_processing_deepgps import MAX_DRAWN_PIXELS
 from .models.protein_sequence import clean_sequence
+from .nuclei import NUCLEUS_UM, estimate_um_per_px
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = ASSETS / "deepgps"
+NEAR = 1.4  # factor between pixel sizes at which nuclei of one size or the other are both common
 _PIXELS = 8 * 208**2  # drawn at once
 _CHUNK = 64  # records that are sorted by length together
 
@@ -97,7 +99,7 @@ def read_nucleus(
         processor: From `load_model`.
         channel, page, project: As for `read_image`.
         um_per_px (`float`, *optional*): Pixel size of the file in micrometres. By default from the file's metadata, or
-            else OpenCell's 0.206.
+            else by `guess_pixel_size`.
 
     Raises:
         ValueError: In one sentence, as `read_image`, and for an invalid pixel size and images that are too large.
@@ -109,7 +111,8 @@ def read_nucleus(
     size = um_per_px or picture.um_per_px
     if um_per_px is None and size is not None and not MIN_UM_PER_PX <= size <= MAX_UM_PER_PX:
         size = None  # of a print, not of a microscope
-    size = size or OPENCELL_UM_PER_PX
+    if size is None:
+        size = OPENCELL_UM_PER_PX if name == "default" else guess_pixel_size(name, picture.pixels)
     if not MIN_UM_PER_PX <= size <= MAX_UM_PER_PX:
         raise ValueError(f"the pixel size must be from {MIN_UM_PER_PX} to {MAX_UM_PER_PX} micrometres, got {size}")
     pixels = picture.pixels.size * (size / OPENCELL_UM_PER_PX) ** 2
@@ -123,7 +126,7 @@ def read_nucleus(
     else:
         size = OPENCELL_UM_PER_PX
     scaled = rescale(picture.pixels, size, OPENCELL_UM_PER_PX)
-    found = nucleus_found(scaled)
+    found = nucleus_found(scaled, OPENCELL_UM_PER_PX)
     if not found:
         logger.warning(
             "%s: what is drawn on it means little: give a picture of a nuclear stain, and if it is one, its channel "
@@ -131,6 +134,23 @@ def read_nucleus(
             name,
         )
     return Nucleus(name, processor.image_processor(scaled)["nucleus"], found)
+
+
+def guess_pixel_size(name: str, nucleus: np.ndarray) -> float:
+    """
+    Micrometres of a pixel, by the size of the nuclei: OpenCell's 0.206, from which the model learnt, if that may be.
+    Warns of any other.
+    """
+    size = estimate_um_per_px(normalize(nucleus))
+    if size is None or 1 / NEAR <= size / OPENCELL_UM_PER_PX <= NEAR:
+        return OPENCELL_UM_PER_PX
+    size = float(np.clip(size, MIN_UM_PER_PX, MAX_UM_PER_PX))
+    logger.warning(
+        "%s does not say how large a pixel is: %.2g um are assumed, with which its nuclei are %g um wide. If you know "
+        "better, give --nucleus-um-per-px",
+        *(name, size, NUCLEUS_UM),
+    )
+    return size
 
 
 @torch.inference_mode()

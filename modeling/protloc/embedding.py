@@ -27,7 +27,7 @@ from .loading import check_finite, check_tokenizer, choose_device, model_path, n
 from .models.configuration_deepgps import DeepGPSConfig
 from .models.protein_sequence import clean_sequence, split_windows, window_text
 from .models.sequence_encoder_deepgps import encode_sequence, load_backbone
-from .packed_linear import pack_linears
+from .packed_weights import pack_unirep
 
 logger = logging.getLogger(__name__)
 
@@ -149,8 +149,7 @@ class Encoder:
             self.max_tokens_per_batch, self.max_proteins_per_batch = 131_072, 128
             # States of a batch, kept for the next: where pages are slow to come, new ones took a sixth of the time.
             self._states = torch.empty(0, backbone.config.hidden_size, device=self.device, dtype=backbone.dtype)
-            if self.device == "cpu" and torch.backends.mkldnn.is_available():
-                pack_linears(backbone, self.max_proteins_per_batch)
+            pack_unirep(backbone, self.max_proteins_per_batch)
         if self.packed:
             backbone.set_attn_implementation(packed_attention.NAME)
         if compile:

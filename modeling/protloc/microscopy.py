@@ -81,7 +81,8 @@ def segment_nuclei(image: np.ndarray, um_per_px: float | None = None, segmenter:
 
     Args:
         image (`np.ndarray` of shape `(H, W)`): A nuclear stain, in any unit.
-        um_per_px (`float`, *optional*): Pixel size in micrometres; by default OpenCell's 0.206.
+        um_per_px (`float`, *optional*): Pixel size in micrometres. Without it, the size of the nuclei is found out
+            first, which takes some ten times as long.
         segmenter (`str`): `"builtin"`, a small network that ships with the package, or `"stardist"`, the model
             `2D_versatile_fluo` (Schmidt et al. 2018), which needs `pip install protloc[stardist]` and takes no pixel
             size.
@@ -96,8 +97,7 @@ def segment_nuclei(image: np.ndarray, um_per_px: float | None = None, segmenter:
     """
     if segmenter not in SEGMENTERS:
         raise ValueError(f"segmenter must be one of {', '.join(SEGMENTERS)}, got {segmenter!r}")
-    um_per_px = OPENCELL_UM_PER_PX if um_per_px is None else um_per_px
-    if not MIN_UM_PER_PX <= um_per_px <= MAX_UM_PER_PX:
+    if um_per_px is not None and not MIN_UM_PER_PX <= um_per_px <= MAX_UM_PER_PX:
         raise ValueError(f"um_per_px must be from {MIN_UM_PER_PX} to {MAX_UM_PER_PX} micrometres, got {um_per_px}")
     if np.ndim(image) != 2:
         raise ValueError(f"expected one channel of shape (height, width), got {np.shape(image)}")
@@ -111,7 +111,8 @@ def segment_nuclei(image: np.ndarray, um_per_px: float | None = None, segmenter:
     if is_inverted(normalized):
         logger.warning("%s", INVERTED)
     elif not labels.any():
-        logger.warning("no nucleus is seen in the field, at %g um a pixel", um_per_px)
+        size = "of unknown pixel size" if um_per_px is None else f"at {um_per_px:g} um a pixel"
+        logger.warning("no nucleus is seen in the field, %s", size)
     return labels
 
 

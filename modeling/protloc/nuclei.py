@@ -28,6 +28,12 @@ MIN_DEPTH = 0.3  # of such a maximum
 MIN_AREA = 20  # in pixels of UM_PER_PX; smaller regions are noise
 MAX_HOLE = 60  # in the same pixels; nucleoli may look empty
 TILE = 1024  # of the same pixels, read at once
+NUCLEUS_UM = 14.0  # usual diameter of a nucleus of cultured cells, where nothing says how large a pixel is
+SCALES = np.geomspace(0.06, 1.4, 14)  # pixels of the network per pixel: where nuclei of unknown size are looked for
+LOOKED_AT = 512  # side, in pixels of the network, of the middle of an image that is looked at for that
+MEASURED = 7, 45  # diameters in pixels of the network that it can tell
+AGREEMENT = 0.15  # of two scales on the diameter of nuclei, as the logarithm of their ratio
+AGREED = 3  # scales that must at least agree: noise has another size at each
 IOU_THRESHOLDS = np.arange(0.5, 1, 0.05)
 MARGIN = 96  # around a tile: more than the network sees of a pixel's surroundings
 
@@ -101,25 +107,69 @@ def read_tiles(model: NucleusNet, image: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def segment(image: np.ndarray, um_per_px: float, model: NucleusNet | None = None) -> np.ndarray:
+def segment(image: np.ndarray, um_per_px: float | None, model: NucleusNet | None = None) -> np.ndarray:
     """
     Args:
         image (`np.ndarray` of shape `(H, W)`): Normalized nuclei.
-        um_per_px (`float`): Size of a pixel in micrometres.
+        um_per_px (`float` or `None`): Size of a pixel in micrometres. `None` means that it is not known: the image is
+            read such that its nuclei have their usual size, somewhat enlarged at most.
 
     Returns:
         `np.ndarray`: int32 labels of shape `(H, W)`, 0 for the background.
     """
+    model = model or pretrained()
+    if um_per_px is None:
+        estimate = estimate_um_per_px(image, model=model)
+        if estimate is None:
+            return np.zeros(image.shape, np.int32)
+        um_per_px = min(estimate, float(SCALES[-1]) * UM_PER_PX)
     sides = [max(1, round(side * um_per_px / UM_PER_PX)) for side in image.shape]
     batch = torch.from_numpy(image)[None, None].sqrt()  # for the sake of dim nuclei beside bright ones
     batch = F.interpolate(batch, sides, mode="bilinear", antialias=True)
     batch = F.pad(batch, (0, -sides[1] % 8, 0, -sides[0] % 8), mode="replicate")
-    place, depth = read_tiles(model or pretrained(), batch)[:, : sides[0], : sides[1]].numpy()
+    place, depth = read_tiles(model, batch)[:, : sides[0], : sides[1]].numpy()
     place[remove_small_holes(place > 0.5, max_size=MAX_HOLE) & (place <= 0.5)] = 1
     labels = torch.from_numpy(expand_labels(separate(place, depth)))
     labels = F.interpolate(labels[None, None].float(), image.shape, mode="nearest-exact")[0, 0]
     outlines = F.interpolate(torch.from_numpy(place)[None, None], image.shape, mode="bilinear")[0, 0]
     return labels.where(outlines > 0.5, 0).int().numpy()
+
+
+def estimate_um_per_px(
+    image: np.ndarray, nucleus_um: float = NUCLEUS_UM, model: NucleusNet | None = None
+) -> float | None:
+    """
+    The pixel size at which the usual nucleus of an image has a certain diameter.
+
+    The image is read at many scales, and the diameter counts on which most of them agree: at too coarse a scale
+    neighbours merge, and at too fine a one nuclei fall into pieces, each time to a diameter that no other scale finds.
+
+    Args:
+        image (`np.ndarray` of shape `(H, W)`): Normalized nuclei.
+        nucleus_um (`float`): The diameter in micrometres.
+
+    Returns:
+        `float` or `None`: Micrometres; `None` if no nucleus is seen.
+    """
+    found: list[float] = []
+    for scale in SCALES:
+        side = round(LOOKED_AT / scale)
+        top, left = (max(0, (length - side) // 2) for length in image.shape)
+        middle = np.ascontiguousarray(image[top : top + side, left : left + side])
+        areas = np.sort(np.bincount(segment(middle, scale * UM_PER_PX, model).ravel())[1:])
+        if areas.any():
+            # Half of all that is nucleus lies in larger ones: specks count little.
+            usual = areas[np.searchsorted(areas.cumsum(), areas.sum() / 2)]
+            diameter = 2 * np.sqrt(usual / np.pi)
+            if MEASURED[0] <= diameter * scale <= MEASURED[1]:
+                found.append(np.log(diameter))
+    logarithms = np.array(found)
+    agree = abs(logarithms[:, None] - logarithms) < AGREEMENT
+    supported = agree.sum(axis=1)
+    if not (supported >= AGREED).any():
+        return None
+    best = np.flatnonzero(supported == supported.max())[-1]  # of several, that of the finest scale
+    return float(nucleus_um / np.exp(np.median(logarithms[agree[best]])))
 
 
 def match_instances(true: np.ndarray, found: np.ndarray) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from transformers import AutoConfig
 from protloc import drawing, loading, prediction
 from protloc.images import Picture, read_image
 from protloc.microscopy import MAX_UM_PER_PX, MIN_UM_PER_PX, OPENCELL_UM_PER_PX, rescale
+from protloc.packed_weights import pack_unirep
 from protloc.taxonomy import IMAGE_CLASS_OF
 
 MAX_IMAGE_PIXELS = 16_000_000
@@ -123,7 +124,9 @@ def cut(image: np.ndarray, x: int | None = None, y: int | None = None) -> np.nda
 
 @lru_cache(maxsize=4)
 def load_localizer(name: str | None) -> tuple[Any, Any]:
-    return loading.load_model(name) if name else loading.load_model()
+    model, tokenizer = loading.load_model(name) if name else loading.load_model()
+    pack_unirep(model, rows=1)
+    return model, tokenizer
 
 
 @lru_cache(maxsize=4)

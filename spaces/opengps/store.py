@@ -137,7 +137,7 @@ class Submission:
         nucleus, protein = (
             rescale(image, self.um_per_px, OPENCELL_UM_PER_PX) for image in (self.nucleus, self.protein)
         )
-        labels = segment_nuclei(nucleus)
+        labels = segment_nuclei(nucleus, OPENCELL_UM_PER_PX)
         images = normalize(nucleus), normalize(protein, robust=False), labels
         # A picture of one cell is smaller than a crop.
         crops = nucleus_crops(*images, SIZE) or nucleus_crops(*images, SIZE, pad=True)

@@ -202,7 +202,7 @@ def looks_swapped(submission: Submission) -> bool:
     counts, areas = [], []
     for image in (submission.nucleus, submission.protein):
         part = rescale(image[:LOOKED_AT, :LOOKED_AT], submission.um_per_px, OPENCELL_UM_PER_PX)
-        sizes = np.bincount(segment_nuclei(part).ravel())[1:]
+        sizes = np.bincount(segment_nuclei(part, OPENCELL_UM_PER_PX).ravel())[1:]
         counts.append((sizes >= MIN_NUCLEUS).sum())
         areas.append(sizes[sizes >= MIN_NUCLEUS].sum())
     return bool(counts[1] > counts[0] / 4 and areas[0] > 1.5 * areas[1])
@@ -223,7 +223,8 @@ def compare(submission: Submission) -> tuple[list[Any], dict[str, Any]]:
     try:
         crops = submission.crops()
     except ValueError as error:
-        swapped = not nucleus_found(submission.nucleus) and nucleus_found(submission.protein)
+        size = submission.um_per_px
+        swapped = not nucleus_found(submission.nucleus, size) and nucleus_found(submission.protein, size)
         more = " Nuclei are seen in the image of the protein: are the two images swapped?" if swapped else ""
         raise InputError(f"{sentence(error)}.{more}") from None
     pictures, scores = [], []

@@ -31,6 +31,7 @@ from datasets import load_dataset
 from protloc import plots
 from protloc.loading import DEFAULT_MODEL, LOAD_ERRORS, load_ensemble, load_model, one_line
 from protloc.metrics import LocalizationMetric, MembraneMetric, bootstrap_intervals
+from protloc.packed_weights import pack_unirep
 from protloc.prediction import predict
 from protloc.taxonomy import MEMBRANE
 from training.deeploc.data import profile_source
@@ -212,9 +213,10 @@ def compare_policies(load, proteins, policies: list[str], max_tokens_per_batch: 
 
 
 def load(args, length_policy: str | None = None):
-    if args.ensemble:
-        return load_ensemble(args.ensemble, args.device, args.dtype, length_policy)
-    return load_model(args.model, args.device, args.dtype, length_policy)
+    options = args.device, args.dtype, length_policy
+    model, tokenizer = load_ensemble(args.ensemble, *options) if args.ensemble else load_model(args.model, *options)
+    pack_unirep(model, rows=32)
+    return model, tokenizer
 
 
 def main() -> None:

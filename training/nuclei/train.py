@@ -3,18 +3,21 @@ Train the built-in nucleus segmenter on images with labelled nuclei, and evaluat
 
     python -m training.nuclei.train --images FOLDER --folds 5 --report model_cards/nuclei.json
     python -m training.nuclei.train --images FOLDER --out modeling/protloc/assets/nuclei
+    python -m training.nuclei.train --images FOLDER --judge 0.2                            # of the weights that ship
 
 FOLDER holds `NAME_image.png` and `NAME_labels.png` (Data Science Bowl 2018; nuclei numbered from 1). Some simulated
 fields are added in training, for textured nuclei and for fields without nuclei; the scores don't include them. With
 `--folds`, every image is segmented by a network that was not trained on it, and the scores are printed (and written,
 for the data cards). With `--out`, the weights of one network trained on all images are written. A network takes some
-ten minutes on one CPU core.
+ten minutes on one CPU core. With `--judge`, the weights that ship are scored on images they did not learn from. Each
+time, images are read at their pixel size, and as if it were not known.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,30 +141,40 @@ def measure(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     }
 
 
+def with_and_without_size(found: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """Scores of `(true labels, found at the right pixel size, found without it)`."""
+    known = measure([(true, labels) for true, labels, _ in found])
+    return known | {"size_unknown": measure([(true, labels) for true, _, labels in found])}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of NAME_image.png and NAME_labels.png")
     parser.add_argument("--folds", type=int, help="number of folds of the cross-validation")
     parser.add_argument("--report", type=Path, help="JSON file for the scores of the cross-validation")
     parser.add_argument("--steps", type=int, default=2000, help="training steps (default: 2000)")
+    parser.add_argument("--judge", type=float, metavar="UM", help="score the weights that ship; UM per pixel")
     parser.add_argument("--out", type=Path, help="folder for the weights of a network trained on all images")
     args = parser.parse_args()
-    if not args.out and (args.folds or 0) < 2:
-        parser.error("give --out, or --folds of 2 or more")
+    if not args.out and not args.judge and (args.folds or 0) < 2:
+        parser.error("give --out, --judge, or --folds of 2 or more")
     pairs = load(args.images)
     if not pairs:
         parser.exit(2, f"training.nuclei.train: {args.images} holds no image NAME_image.png\n")
+    if args.judge:
+        found = [(true, segment(image, args.judge), segment(image, None)) for image, true in pairs]
+        print(json.dumps(with_and_without_size(found), indent=2))
     if args.folds:
         results = []
         for fold in range(args.folds):
             held_out = pairs[fold :: args.folds]
             model = train([pair for i, pair in enumerate(pairs) if i % args.folds != fold], args.steps, seed=fold)
             # The images have no pixel size: they are read as they are.
-            found = [(labels, segment(image, UM_PER_PX, model)) for image, labels in held_out]
-            print(f"fold {fold}: {json.dumps(measure(found))}", flush=True)
+            found = [(true, segment(image, UM_PER_PX, model), segment(image, None, model)) for image, true in held_out]
+            print(f"fold {fold}: {json.dumps(with_and_without_size(found))}", flush=True)
             results += found
         without = measure([(labels, classical(image)) for image, labels in pairs])
-        scores = {"folds": args.folds, "steps": args.steps, **measure(results), "classical": without}
+        scores = {"folds": args.folds, "steps": args.steps, **with_and_without_size(results), "classical": without}
         report = json.dumps(scores, indent=2)
         print(report)
         if args.report:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .. import prediction, results
 from ..files import check_other, lock, safe_name
 from ..loading import DEFAULT_MODEL, load_config, load_ensemble, load_model
+from ..packed_weights import pack_unirep
 from ..profiles import protein_profile
 from ..sequences import SequenceError, Warned, clean_sequence, read_sequences, sequence_warning
 from . import progress_bars
@@ -117,6 +118,7 @@ def predict(args: argparse.Namespace, inputs: list[str], names: dict[str, str]) 
     done = 0
     if out and results.partial_path(out).exists():
         done, records = results.resume(records, out, settings, args.profiles)
+    pack_unirep(model, rows=32)  # behind the digest, which reads the weights
     records, finished = itertools.tee(records)
     if args.nucleus:
         records, *to_draw = itertools.tee(records, 1 + len(nuclei))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..files import atomic_path, check_other
 from ..loading import DEFAULT_MODEL, load_model
+from ..packed_weights import pack_unirep
 from ..prediction import Row
 from ..results import write_csv, write_table
 from ..sequences import read_sequences
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     }
     # In bfloat16 small differences would be rounded away.
     model, tokenizer = load_model(args.model or DEFAULT_MODEL, args.device, "float32")
+    pack_unirep(model, rows=32)
     names = columns(model.config)
 
     def rows() -> Iterator[Row]:
