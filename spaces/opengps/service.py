@@ -15,7 +15,8 @@ from transformers import AutoConfig
 
 from protloc import drawing, loading, prediction
 from protloc.images import Picture, read_image
-from protloc.microscopy import MAX_UM_PER_PX, MIN_UM_PER_PX, OPENCELL_UM_PER_PX, rescale
+from protloc.microscopy import MAX_UM_PER_PX, MIN_UM_PER_PX, OPENCELL_UM_PER_PX, normalize, rescale
+from protloc.nuclei import NUCLEUS_UM, estimate_um_per_px
 from protloc.packed_weights import pack_unirep
 from protloc.taxonomy import IMAGE_CLASS_OF
 
@@ -80,8 +81,17 @@ def pixel_size(picture: Picture, shows: str, um_per_px: float | None = None) -> 
         return picture.um_per_px, "as the file says"
     raise InputError(
         f"The image of the {shows}: the file does not say how large its pixels are: give their size in micrometres "
-        "(the microscope's software says it)."
+        f"(the microscope's software says it).{estimate(picture) if shows == 'nucleus' else ''}"
     )
+
+
+def estimate(picture: Picture) -> str:
+    """What the pixel size of an image of nuclei would be, in words; empty if none is seen."""
+    try:
+        size = estimate_um_per_px(normalize(picture.pixels))
+    except ValueError:  # nothing but one grey, which is said when it is to be drawn on
+        size = None
+    return f" With nuclei {NUCLEUS_UM:g} µm wide, as is usual, it would be {size:.2g}." if size else ""
 
 
 def read_channel(

@@ -29,6 +29,7 @@ from reading import InputError
 
 from protloc.drawing import save_image
 from protloc.loading import DEFAULT_MODEL, load_config, load_model
+from protloc.microscopy import normalize, simulate
 from protloc.prediction import columns, model_digest
 from protloc.sequences import read_fasta
 from tests.helpers import ROOT, run_protloc, tiny_deeploc
@@ -210,6 +211,10 @@ def test_the_pixel_size_is_the_files_or_asked_for(tmp_path):
     Image.new("L", (300, 300)).save(tmp_path / "no_size.png")
     with pytest.raises(InputError, match="does not say how large its pixels are: give their size in micrometres"):
         service.read_nucleus(str(tmp_path / "no_size.png"))
+    nucleus = simulate("nucleoplasm", size=400, cells=5).nucleus
+    Image.fromarray((255 * normalize(nucleus)).astype(np.uint8)).save(tmp_path / "nuclei.png")
+    with pytest.raises(InputError, match=r"With nuclei 14 µm wide, as is usual, it would be 0\.2\d\."):
+        service.read_nucleus(str(tmp_path / "nuclei.png"))
     found = service.read_nucleus(str(tmp_path / "no_size.png"), um_per_px=0.103)
     assert found.pixels.shape == (150, 150) and found.scale == "Pixels of 0.103 µm, as you said."
     save_image(np.eye(104, dtype=np.float32), tmp_path / "sized", "", 0.412)
