@@ -52,8 +52,8 @@ class UniRepLayer(nn.Module):
         for multiplier, gate in zip(multipliers.split(sizes), gates.split(sizes), strict=True):
             hidden, cell = hidden[: len(gate)], cell[: len(gate)]
             summed = gate + self.gates_hidden(multiplier * self.multiplier_hidden(hidden))  # (P, 4H)
-            # A cell sums over the whole protein: it stays in float32 where the rest is in fewer bits.
-            i, f, o, u = summed.to(cell.dtype).chunk(4, dim=-1)
+            # A cell sums over the whole protein: it stays in float32.
+            i, f, o, u = summed.float().chunk(4, dim=-1)
             cell = f.sigmoid() * cell + i.sigmoid() * u.tanh()
             hidden = (o.sigmoid() * cell.tanh()).to(gate.dtype)
             states.append(hidden)
@@ -119,8 +119,7 @@ class UniRepModel(UniRepPreTrainedModel):
         # There are few different tokens: what they contribute is computed once and looked up.
         tables = first.multiplier_input(self.embeddings.weight), first.gates_input(self.embeddings.weight)
         hidden = self.embeddings.weight.new_zeros(sizes[0], self.config.hidden_size)
-        cell = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        carried = [(hidden, cell)] * len(self.layers)  # of each layer, after the step before
+        carried = [(hidden, hidden.float())] * len(self.layers)  # of each layer, after the step before
         end = 0
         for step in range(0, len(sizes), STEPS):
             some = sizes[step : step + STEPS]
