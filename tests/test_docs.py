@@ -260,6 +260,14 @@ def test_figures_of_deeploc_unirep_are_measured():
     assert f"UniRep language model | {hpa['micro']['f1']:.3f} | {hpa['macro']['f1']:.3f} (8 classes) |" in readme
 
 
+def test_the_benchmark_of_deeploc1_is_recorded():
+    measured = json.loads((ROOT / "model_cards" / "deeploc1_unirep.json").read_text())
+    scores, membrane = measured["localization"], measured["membrane"]
+    cells = f"{scores['num_proteins']:,} | {scores['argmax_accuracy']:.3f} | {scores['gorodkin']:.3f} | "
+    cells += f"{membrane['num_proteins']:,} | {membrane['accuracy']:.3f} |"
+    assert cells in (ROOT / "docs" / "results.md").read_text()
+
+
 def test_speed_is_measured():
     """Every figure of the page's tables and of its exponents is in benchmarks/results/."""
     files = (ROOT / "benchmarks" / "results").glob("*.json")
