@@ -19,7 +19,7 @@ from protloc import DeepGPSImageProcessor, DeepGPSProcessor, drawing
 from protloc.embedding import ResidueEmbeddings
 from protloc.images import read_image
 from protloc.loading import load_model
-from protloc.microscopy import DEFAULT_NUCLEUS, nucleus_found, simulate
+from protloc.microscopy import DEFAULT_NUCLEUS, normalize, nucleus_found, simulate
 from protloc.models.convert_unirep import build_tokenizer
 from protloc.prediction import model_digest
 from protloc.results import partial_path
@@ -111,6 +111,23 @@ def test_several_nuclei_of_any_pixel_size(protloc_command, fasta, drawer_dir, ti
     assert code == 2 and "200 x 200 pixels of 3.9 um are" in err and "cut out a part of it" in err
     code, err = protloc_command(*base, *both, "--nucleus-um-per-px", "-1", "-o", tmp_path / "none.csv")
     assert code == 2 and "'-1' is not a positive number" in err
+
+
+@pytest.mark.parametrize(
+    ("um_per_px", "said"),
+    [(0.09, "with which its nuclei are 14 um wide"), (0.206, "0.206 um are assumed, as in the images that the model")],
+)
+def test_a_pixel_size_that_nobody_gives(drawer_dir, tmp_path, caplog, um_per_px, said):
+    field = simulate("cytoplasmic", size=round(60 / um_per_px), um_per_px=um_per_px, seed=1, cells=8).nucleus
+    Image.fromarray((255 * normalize(field)).astype(np.uint8)).save(tmp_path / "nucleus.png")
+    processor = drawing.load_model(drawer_dir)[1]
+    found = drawing.read_nucleus(str(tmp_path / "nucleus.png"), processor)
+    assert found.found and "does not say how large a pixel is: " in caplog.text and said in caplog.text
+    # Simulated nuclei are 10.4 um wide.
+    assert um_per_px == 0.206 or found.pixels.shape[-1] == pytest.approx(60 / 0.206 * 14 / 10.4, rel=0.12)
+    caplog.clear()
+    drawing.read_nucleus(str(tmp_path / "nucleus.png"), processor, um_per_px=um_per_px)
+    assert "does not say how large" not in caplog.text
 
 
 def test_samples_and_seed(protloc_command, fasta, tiny_model_dir, tokenizer, tmp_path, capsys):

@@ -139,16 +139,15 @@ def read_nucleus(
 def guess_pixel_size(name: str, nucleus: np.ndarray) -> float:
     """
     Micrometres of a pixel, by the size of the nuclei: OpenCell's 0.206, from which the model learnt, if that may be.
-    Warns of any other.
+    Warns of what it takes.
     """
-    size = estimate_um_per_px(normalize(nucleus))
+    size, why = estimate_um_per_px(normalize(nucleus)), f"with which its nuclei are {NUCLEUS_UM:g} um wide"
     if size is None or 1 / NEAR <= size / OPENCELL_UM_PER_PX <= NEAR:
-        return OPENCELL_UM_PER_PX
+        size, why = OPENCELL_UM_PER_PX, "as in the images that the model learnt from"
     size = float(np.clip(size, MIN_UM_PER_PX, MAX_UM_PER_PX))
     logger.warning(
-        "%s does not say how large a pixel is: %.2g um are assumed, with which its nuclei are %g um wide. If you know "
-        "better, give --nucleus-um-per-px",
-        *(name, size, NUCLEUS_UM),
+        "%s does not say how large a pixel is: %.3g um are assumed, %s. If you know better, give --nucleus-um-per-px",
+        *(name, size, why),
     )
     return size
 
